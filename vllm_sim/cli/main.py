@@ -1,0 +1,37 @@
+"""`vllm-sim`: one subcommand a module of this package, each with `add_parser(subparsers)`.
+
+Parsers are built from the modules' own text, so a command module imports what it needs inside its function:
+`vllm-sim --help` must not wait for vllm, torch or numpy.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from vllm_sim import __version__
+from vllm_sim.cli import model
+
+COMMANDS = (model,)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="vllm-sim", description="A laboratory for prefix sharing in LLM serving.")
+    parser.add_argument("--version", action="version", version=f"vllm-sim {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code: 0, or 1 after an error, or 2 for wrong arguments."""
+    options = build_parser().parse_args(arguments)
+    try:
+        return options.run(options) or 0
+    except (ValueError, OSError) as error:
+        print(f"vllm-sim: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0

@@ -1,0 +1,79 @@
+"""Reading traces: plain, .gz or .zst, one record a line, as a stream. The memory needed is that of one line."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from vllm_sim.trace.record import Record, TraceError, parse_record
+
+
+def open_text(path: Path) -> IO[str]:
+    """Opens a file for reading as UTF-8 text, with the line ends that are in it; .gz and .zst are unpacked."""
+    if path.suffix == ".gz":
+        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline="\n"))
+    if path.suffix == ".zst":
+        import zstandard
+
+        return cast(IO[str], zstandard.open(path, "rt", encoding="utf-8", newline="\n"))
+    return path.open(encoding="utf-8", newline="\n")
+
+
+def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line); blank lines are passed over.
+
+    Raises:
+        TraceError: the file is not there, cannot be unpacked or is not UTF-8.
+    """
+    number = 0
+    try:
+        with open_text(path) as file:
+            for number, line in enumerate(file, 1):  # noqa: B007
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError:
+        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        raise TraceError(path, 0, f"no such file{where}") from None
+    except UnicodeDecodeError as error:
+        raise TraceError(path, number + 1, f"not UTF-8: {error.reason}") from None
+    except (OSError, EOFError, _zstd_error()) as error:
+        raise TraceError(path, number + 1 if number else 0, f"cannot be read: {error}") from None
+
+
+def _zstd_error() -> type[Exception]:
+    import zstandard
+
+    return zstandard.ZstdError
+
+
+def parse_line(line: str) -> Record:
+    """A record from a line of JSON.
+
+    Raises:
+        ValueError: not JSON, or not a record; with the reason.
+    """
+    try:
+        values = json.loads(line)
+    except json.JSONDecodeError as error:
+        cut = "" if line.endswith("\n") else " (the last line is cut off)"
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}{cut}") from None
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+    return parse_record(values)
+
+
+def iter_records(path: Path) -> Iterator[tuple[int, Record]]:
+    """Yields (line number, record).
+
+    Raises:
+        TraceError: at the first line that is not a record; or the file holds none.
+    """
+    number = 0
+    for number, line in iter_lines(path):
+        try:
+            yield number, parse_line(line)
+        except ValueError as error:
+            raise TraceError(path, number, str(error)) from None
+    if not number:
+        raise TraceError(path, 0, "the file holds no record")
