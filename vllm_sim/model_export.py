@@ -1,17 +1,17 @@
 """Builds the folder of a model without weights: configuration, tokenizer and chat template of Llama 3.2 1B Instruct.
 
-The architecture is the published one. The tokenizer is Meta's own file out of the PyPI package `llama-models`, converted
-by transformers' TikTokenConverter; it is under the Llama licence, so it is built on the user's machine and never
+The architecture is the published one. The tokenizer is Meta's own file out of the PyPI package `llama-models`,
+converted by transformers' TikTokenConverter; it is under the Llama licence, so it is built on the user's machine and never
 committed. The chat template is this project's: Llama 3's header format, without the date that Meta's template writes
 into the system turn, so that a chat recorded today has the same tokens tomorrow.
 """
 
 import importlib.util
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
+
+from vllm_sim.trace.files import open_output
 
 RECIPE = 1
 """Raised when the files that are built change; an export of an older recipe is built again."""
@@ -194,7 +194,5 @@ def _as_json(values: dict[str, Any]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8") as file:
+    with open_output(path) as file:
         file.write(text)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)

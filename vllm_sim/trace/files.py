@@ -1,10 +1,19 @@
-"""Reading traces: plain, .gz or .zst, one record a line, as a stream. The memory needed is that of one line."""
+"""Reading and writing traces: plain, .gz or .zst, one record a line, as a stream. The memory needed is that of one line.
+
+A file is written under a temporary name beside its place and renamed when it is whole.
+"""
 
 import gzip
+import io
 import json
-from collections.abc import Iterator
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
+
+import zstandard
 
 from vllm_sim.trace.record import Record, TraceError, parse_record
 
@@ -14,8 +23,6 @@ def open_text(path: Path) -> IO[str]:
     if path.suffix == ".gz":
         return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline="\n"))
     if path.suffix == ".zst":
-        import zstandard
-
         return cast(IO[str], zstandard.open(path, "rt", encoding="utf-8", newline="\n"))
     return path.open(encoding="utf-8", newline="\n")
 
@@ -29,7 +36,7 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with open_text(path) as file:
-            for number, line in enumerate(file, 1):  # noqa: B007
+            for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line
     except FileNotFoundError:
@@ -37,14 +44,8 @@ def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise TraceError(path, 0, f"no such file{where}") from None
     except UnicodeDecodeError as error:
         raise TraceError(path, number + 1, f"not UTF-8: {error.reason}") from None
-    except (OSError, EOFError, _zstd_error()) as error:
+    except (OSError, EOFError, zstandard.ZstdError) as error:
         raise TraceError(path, number + 1 if number else 0, f"cannot be read: {error}") from None
-
-
-def _zstd_error() -> type[Exception]:
-    import zstandard
-
-    return zstandard.ZstdError
 
 
 def parse_line(line: str) -> Record:
@@ -77,3 +78,44 @@ def iter_records(path: Path) -> Iterator[tuple[int, Record]]:
             raise TraceError(path, number, str(error)) from None
     if not number:
         raise TraceError(path, 0, "the file holds no record")
+
+
+@contextmanager
+def open_output(path: Path) -> Iterator[IO[str]]:
+    """Opens a text file for writing (UTF-8, packed by its suffix); it appears under its name only when it is whole.
+
+    A gzip file carries no time of its making: the same text gives the same bytes.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as raw:
+            if path.suffix == ".gz":
+                packed: Any = gzip.GzipFile(fileobj=raw, filename="", mode="wb", mtime=0)
+            elif path.suffix == ".zst":
+                packed = zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
+            else:
+                packed = raw
+            with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
+                yield file
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_records(path: Path, records: Iterable[Record]) -> int:
+    """Writes a trace; returns the number of records."""
+    count = 0
+    with open_output(path) as file:
+        for record in records:
+            file.write(format_record(record))
+            count += 1
+    return count
+
+
+def format_record(record: Record) -> str:
+    """The line of a record, its line end included."""
+    return json.dumps(record.to_json(), ensure_ascii=False, separators=(",", ":")) + "\n"
