@@ -1,9 +1,9 @@
 """Builds the folder of a model without weights: configuration, tokenizer and chat template of Llama 3.2 1B Instruct.
 
 The architecture is the published one. The tokenizer is Meta's own file out of the PyPI package `llama-models`,
-converted by transformers' TikTokenConverter; it is under the Llama licence, so it is built on the user's machine and never
-committed. The chat template is this project's: Llama 3's header format, without the date that Meta's template writes
-into the system turn, so that a chat recorded today has the same tokens tomorrow.
+converted by transformers' TikTokenConverter; it is under the Llama licence, so it is built on the user's machine and
+never committed. The chat template is this project's: Llama 3's header format, without the date that Meta's template
+writes into the system turn, so that a chat recorded today has the same tokens tomorrow.
 """
 
 import importlib.util

@@ -1,4 +1,4 @@
-"""Reading and writing traces: plain, .gz or .zst, one record a line, as a stream. The memory needed is that of one line.
+"""Reading and writing traces: plain, .gz or .zst, one record a line, as a stream with the memory of one line.
 
 A file is written under a temporary name beside its place and renamed when it is whole.
 """
