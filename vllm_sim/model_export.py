@@ -48,6 +48,8 @@ CONFIG: dict[str, Any] = {
     "torch_dtype": "bfloat16",
     "bos_token_id": 128000,
     "eos_token_id": [128001, 128008, 128009],
+    # As published. Without a version before 5, transformers takes the tokenizer for one with a wrong pattern and warns.
+    "transformers_version": "4.45.0.dev0",
 }
 
 GENERATION_CONFIG: dict[str, Any] = {
@@ -86,47 +88,32 @@ CHAT_TEMPLATE = """\
 {%- macro turn(role) -%}
     {{- "<|start_header_id|>" + role + "<|end_header_id|>\\n\\n" }}
 {%- endmacro -%}
-{%- macro text(content) -%}
-    {%- if content is string -%}
-        {{- content }}
-    {%- elif content is not none -%}
-        {%- for part in content -%}
-            {{- part.text }}
-        {%- endfor -%}
-    {%- endif -%}
-{%- endmacro -%}
 {{- bos_token }}
-{%- set system = messages and messages[0].role in ("system", "developer") -%}
-{%- if system or tools -%}
+{%- set has_system = messages and messages[0]["role"] == "system" -%}
+{%- if has_system or tools -%}
     {{- turn("system") }}
-    {%- if system -%}
-        {{- text(messages[0].content) }}
-    {%- endif -%}
+    {{- messages[0]["content"] if has_system else "" }}
     {%- if tools -%}
-        {{- "\\n\\n" if system else "" }}
+        {{- "\\n\\n" if has_system else "" }}
         {{- "You can call these functions. To call one, answer with a JSON object only: " }}
         {{- '{"name": function name, "parameters": arguments by name}.' }}
         {%- for tool in tools -%}
-            {{- "\\n\\n" + (tool | tojson) }}
+            {%- set function = tool["function"] -%}
+            {{- '\\n\\n{"name": ' + (function["name"] | tojson) }}
+            {{- ', "description": ' + (function["description"] | default("", true) | tojson) }}
+            {{- ', "parameters": ' + (function["parameters"] | default({}, true) | tojson) + "}" }}
         {%- endfor -%}
     {%- endif -%}
     {{- "<|eot_id|>" }}
 {%- endif -%}
-{%- for message in (messages[1:] if system else messages) -%}
-    {%- if message.role == "tool" -%}
-        {{- turn("ipython") }}
-        {{- text(message.content) }}
-    {%- else -%}
-        {{- turn(message.role) }}
-        {{- text(message.content) }}
-        {%- for call in message.tool_calls or [] -%}
-            {%- set function = call.function or call -%}
-            {{- "\\n" if message.content or not loop.first else "" }}
-            {{- '{"name": ' + (function.name | tojson) + ', "parameters": ' }}
-            {{- function.arguments if function.arguments is string else (function.arguments | tojson) }}
-            {{- "}" }}
-        {%- endfor -%}
-    {%- endif -%}
+{%- for message in (messages[1:] if has_system else messages) -%}
+    {{- turn("ipython" if message["role"] == "tool" else message["role"]) }}
+    {{- message["content"] or "" }}
+    {%- for call in message["tool_calls"] or [] -%}
+        {{- "\\n" if message["content"] or not loop.first else "" }}
+        {{- '{"name": ' + (call["function"]["name"] | tojson) }}
+        {{- ', "parameters": ' + (call["function"]["arguments"] | tojson) + "}" }}
+    {%- endfor -%}
     {{- "<|eot_id|>" }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}

@@ -1,0 +1,242 @@
+"""The tokenizer side of a model folder, without transformers or torch.
+
+Faithful to vLLM 0.32: the tokens of a text prompt (special tokens recognised, BOS added), of a chat (the folder's
+template under the environment that transformers compiles templates in, messages normalised as vllm/renderers/
+chat_utils.py does for templates that take contents as text, no special tokens added), and the end tokens. A test
+compares them with vLLM's own renderer. Not covered: tokenizers without a tokenizer.json, media in chat messages,
+templates that take message contents as a list of parts, and the removal of Claude Code's attribution line.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2.exceptions import TemplateError
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import Tokenizer
+
+from vllm_sim.trace.synthetic import Filler
+
+FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+
+
+# type of a content part: the key that holds its text
+_TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+
+
+class Vocabulary:
+    """Tokenizer, chat template and end tokens of a model.
+
+    Args:
+        model: A folder with tokenizer.json and tokenizer_config.json, or the name of a model on the Hugging Face hub,
+            whose files are then fetched (from the local cache if they are there).
+
+    Raises:
+        ValueError: the tokenizer is not there.
+    """
+
+    def __init__(self, model: str | Path):
+        self.model = model
+        self._files = {name: _find_file(model, name) for name in FILES}
+        if self._files["tokenizer.json"] is None:
+            raise ValueError(
+                f"{model} holds no tokenizer.json; allowed: a folder that has one, as `vllm-sim model export` builds it"
+            )
+        self._config = self._read_json("tokenizer_config.json")
+        self._for_prompts = self._load()
+        self._for_responses = self._load()
+        # In a response, text like "<|eot_id|>" is text: only this way does it come back as it was.
+        self._for_responses.encode_special_tokens = True
+
+    def _load(self) -> Tokenizer:
+        tokenizer = Tokenizer.from_file(str(self._files["tokenizer.json"]))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return tokenizer
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        path = self._files[name]
+        return json.loads(path.read_text(encoding="utf-8")) if path else {}
+
+    def fingerprint(self) -> Iterator[bytes]:
+        """Yields the bytes of every file that decides about tokens."""
+        for path in self._files.values():
+            yield path.read_bytes() if path else b""
+
+    @cached_property
+    def special_tokens(self) -> dict[str, str]:
+        """The texts of bos_token, eos_token and so on, as a chat template sees them."""
+        tokens = {}
+        for name, value in self._config.items():
+            text = value.get("content") if isinstance(value, dict) else value
+            if name.endswith("_token") and isinstance(text, str):
+                tokens[name] = text
+        return tokens
+
+    @cached_property
+    def eos_token_id(self) -> int | None:
+        """The end token that a replay puts behind a text response: the tokenizer's own."""
+        return self._for_prompts.token_to_id(self.special_tokens.get("eos_token", ""))
+
+    @cached_property
+    def end_token_ids(self) -> frozenset[int]:
+        """Every token at which generation ends: the tokenizer's end token and those of generation_config.json."""
+        configured = self._read_json("generation_config.json").get("eos_token_id") or []
+        ids = [configured] if isinstance(configured, int) else configured
+        return frozenset(ids) | (frozenset() if self.eos_token_id is None else {self.eos_token_id})
+
+    @cached_property
+    def filler(self) -> Filler:
+        """Deterministic tokens for what a trace gives as ids or lengths only."""
+        return Filler.from_vocabulary(
+            self._for_prompts.get_vocab(with_added_tokens=False), self._for_prompts.get_added_tokens_decoder()
+        )
+
+    def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of text prompts, as /v1/completions has them."""
+        return [e.ids for e in self._for_prompts.encode_batch_fast(list(texts), add_special_tokens=True)]
+
+    def encode_chats(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of rendered chats: the template has written BOS and the headers itself."""
+        return [e.ids for e in self._for_prompts.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def encode_responses(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of generated text, without an end token."""
+        return [e.ids for e in self._for_responses.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, token_ids: "Sequence[int] | np.ndarray") -> str:
+        """The text of tokens, special ones included."""
+        return self._for_prompts.decode(list(map(int, token_ids)), skip_special_tokens=False)
+
+    @cached_property
+    def _template_source(self) -> str:
+        path = self._files["chat_template.jinja"]
+        source = path.read_text(encoding="utf-8") if path else self._config.get("chat_template")
+        if isinstance(source, list):
+            source = {entry["name"]: entry["template"] for entry in source}.get("default")
+        if not isinstance(source, str):
+            raise ValueError(f"{self.model} has no chat template; allowed: chat_template.jinja in the model's folder")
+        return source
+
+    @cached_property
+    def _template(self) -> Any:
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = _to_json
+        environment.globals["raise_exception"] = _raise_template_error
+        return environment.from_string(self._template_source)
+
+    def render_chat(
+        self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, options: dict[str, Any] | None
+    ) -> str:
+        """The text of a chat with the header of the assistant's next turn.
+
+        Args:
+            messages: OpenAI messages; not changed.
+            tools: OpenAI tools, or None.
+            options: What the request sent as chat_template_kwargs.
+
+        Raises:
+            ValueError: a message that vLLM would refuse, or that the template refuses.
+        """
+        values = {"add_generation_prompt": True, "documents": None, **self.special_tokens, **(options or {})}
+        turns = [_normalise(message) for message in messages]
+        if any(turn["role"] == "developer" for turn in turns) and not re.search(
+            r"""["']developer["']""", self._template_source
+        ):
+            turns = _with_one_system_turn(turns)
+        try:
+            return self._template.render(messages=turns, tools=tools, **values)
+        except TemplateError as error:
+            raise ValueError(f"messages: the chat template refuses them: {error}") from None
+
+
+def _find_file(model: str | Path, name: str) -> Path | None:
+    folder = Path(model)
+    if folder.is_dir():
+        return folder / name if (folder / name).is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(str(model), name))
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return None
+    except (HFValidationError, HfHubHTTPError, OSError) as error:
+        raise ValueError(f"{model} is neither a folder nor a model that the hub gives: {error}") from None
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+
+def _raise_template_error(message: str) -> None:
+    raise TemplateError(message)
+
+
+def _normalise(message: dict[str, Any]) -> dict[str, Any]:
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise ValueError(f"messages: a message has a role, this one has {role!r}")
+    result: dict[str, Any] = {"role": role, "content": _text_of(message.get("content"))}
+    if role == "assistant":
+        if message.get("tool_calls"):
+            result["tool_calls"] = [_normalise_call(call) for call in message["tool_calls"]]
+        if message.get("reasoning") is not None:
+            result["reasoning"] = result["reasoning_content"] = message["reasoning"]
+    if role == "tool" and "tool_call_id" in message:
+        result["tool_call_id"] = message["tool_call_id"]
+    if isinstance(message.get("name"), str):
+        result["name"] = message["name"]
+    return result
+
+
+def _text_of(content: Any) -> str:
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise ValueError(f"messages: content is {type(content).__name__}; allowed: a text, a list of text parts, null")
+    parts = (part if isinstance(part, str) else _text_part(part) for part in content)
+    return "\n".join(part for part in parts if part)
+
+
+def _text_part(part: Any) -> str:
+    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
+    if kind not in _TEXT_PARTS:
+        raise ValueError(f"messages: a part of type {kind!r}; allowed: {', '.join(_TEXT_PARTS)} (no media)")
+    text = part.get(_TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        raise ValueError(f"messages: a part of type {kind!r} without text")
+    return text
+
+
+def _with_one_system_turn(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What vLLM does where a template knows no developer role: system and developer turns become one system turn."""
+    instructions = [turn["content"] for turn in turns if turn["role"] in ("system", "developer")]
+    others = [turn for turn in turns if turn["role"] not in ("system", "developer")]
+    return [{"role": "system", "content": "\n\n".join(filter(None, instructions))}, *others]
+
+
+def _normalise_call(call: Any) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or call.get("type", "function") != "function":
+        raise ValueError("messages: tool_calls holds an entry that is not of type 'function'")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:
+            arguments = None
+    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
