@@ -8,44 +8,129 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import zstandard
 
-from vllm_sim.trace.record import Record, TraceError, parse_record
+from vllm_sim.trace.record import Record, TraceError, check_encodable, parse_record
+
+OnBytes = Callable[[int], None]
+MAX_LINE_BYTES = 1 << 28
+"""More than any request has; a file that is one long line is refused and not read into memory."""
+LINES_PER_REPORT = 256
+READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
-def open_text(path: Path) -> IO[str]:
-    """Opens a file for reading as UTF-8 text, with the line ends that are in it; .gz and .zst are unpacked."""
+def open_packed(path: Path, raw: BinaryIO) -> BinaryIO:
+    """The bytes of an open file, unpacked when its suffix says .gz or .zst; closing the result leaves `raw` open."""
     if path.suffix == ".gz":
-        return cast(IO[str], gzip.open(path, "rt", encoding="utf-8", newline="\n"))
+        return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
     if path.suffix == ".zst":
-        return cast(IO[str], zstandard.open(path, "rt", encoding="utf-8", newline="\n"))
-    return path.open(encoding="utf-8", newline="\n")
+        return cast(
+            BinaryIO,
+            io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)),
+        )
+    return raw
 
 
-def iter_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line); blank lines are passed over.
+@contextmanager
+def open_bytes(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """Opens a file for reading: (its bytes, unpacked; the file as it lies on the disk, whose `tell` is the progress).
 
     Raises:
-        TraceError: the file is not there, cannot be unpacked or is not UTF-8.
+        READ_ERRORS: then or while it is read; `read_error` makes a TraceError of each.
+    """
+    with path.open("rb") as raw, open_packed(path, raw) as file:
+        yield file, raw
+
+
+def read_error(path: Path, line: int, error: Exception) -> TraceError:
+    """What to raise for one of READ_ERRORS that came up at a line (0: before the first)."""
+    if isinstance(error, FileNotFoundError):
+        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        return TraceError(path, 0, f"no such file{where}")
+    return TraceError(path, line, f"cannot be read: {error}")
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Opens a file for reading as UTF-8 text, with the line ends that are in it; .gz and .zst are unpacked."""
+    with open_bytes(path) as (file, _), io.TextIOWrapper(file, encoding="utf-8", newline="\n") as text:
+        yield text
+
+
+def iter_raw_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, bytes]]:
+    """Yields (line number from 1, line as bytes); blank lines are passed over.
+
+    Args:
+        path: The file.
+        on_bytes: Called now and then with the number of bytes of the file, as it lies on the disk, that were read.
+
+    Raises:
+        TraceError: the file is not there or cannot be unpacked; or a line is longer than MAX_LINE_BYTES.
     """
     number = 0
     try:
-        with open_text(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
+        with open_bytes(path) as (file, raw):
+            while line := file.readline(MAX_LINE_BYTES):
+                number += 1
+                if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                    raise TraceError(path, number, f"the line is longer than {MAX_LINE_BYTES} bytes")
+                if on_bytes is not None and number % LINES_PER_REPORT == 0:
+                    on_bytes(raw.tell())
+                if not line.isspace():
                     yield number, line
-    except FileNotFoundError:
-        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
-        raise TraceError(path, 0, f"no such file{where}") from None
+    except READ_ERRORS as error:
+        raise read_error(path, number + 1 if number else 0, error) from None
+
+
+def iter_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, str]]:
+    """Yields (line number from 1, line) as iter_raw_lines does.
+
+    Raises:
+        TraceError: as iter_raw_lines, or a line is not UTF-8.
+    """
+    for number, line in iter_raw_lines(path, on_bytes):
+        try:
+            text = decode_text(line)
+        except ValueError as error:
+            raise TraceError(path, number, str(error)) from None
+        yield number, text
+
+
+def decode_text(line: bytes) -> str:
+    """A line as text.
+
+    Raises:
+        ValueError: it is not UTF-8.
+    """
+    try:
+        return line.decode()
     except UnicodeDecodeError as error:
-        raise TraceError(path, number + 1, f"not UTF-8: {error.reason}") from None
-    except (OSError, EOFError, zstandard.ZstdError) as error:
-        raise TraceError(path, number + 1 if number else 0, f"cannot be read: {error}") from None
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start + 1}") from None
+
+
+def parse_json(line: str) -> Any:
+    """The value of a line of JSON.
+
+    Raises:
+        ValueError: not JSON, or it holds half a character, which no tokenizer can encode; with the reason.
+    """
+    try:
+        value = json.loads(line)
+    except json.JSONDecodeError as error:
+        cut = "" if line.endswith("\n") else " (the last line is cut off)"
+        raise ValueError(f"not JSON: {error.msg} at column {error.colno}{cut}") from None
+    except RecursionError:
+        raise ValueError("not JSON that can be read: nested too deeply") from None
+    # Half a character can only come from an escape, so that most lines need no second look.
+    if "\\ud" in line or "\\uD" in line:
+        check_encodable("the line", json.dumps(value, ensure_ascii=False))
+    return value
 
 
 def parse_line(line: str) -> Record:
@@ -54,28 +139,38 @@ def parse_line(line: str) -> Record:
     Raises:
         ValueError: not JSON, or not a record; with the reason.
     """
-    try:
-        values = json.loads(line)
-    except json.JSONDecodeError as error:
-        cut = "" if line.endswith("\n") else " (the last line is cut off)"
-        raise ValueError(f"not JSON: {error.msg} at column {error.colno}{cut}") from None
-    except RecursionError:
-        raise ValueError("not JSON that can be read: nested too deeply") from None
-    return parse_record(values)
+    return parse_record(parse_json(line))
 
 
-def iter_records(path: Path) -> Iterator[tuple[int, Record]]:
+def iter_objects(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields (line number, object) of a file with one JSON object a line, of whatever format.
+
+    Raises:
+        TraceError: at the first line that is not a JSON object.
+    """
+    for number, line in iter_lines(path, on_bytes):
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            raise TraceError(path, number, str(error)) from None
+        if not isinstance(value, dict):
+            raise TraceError(path, number, f"the line is {line.strip()[:60]}; allowed: a JSON object")
+        yield number, value
+
+
+def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Record]]:
     """Yields (line number, record).
 
     Raises:
         TraceError: at the first line that is not a record; or the file holds none.
     """
     number = 0
-    for number, line in iter_lines(path):
+    for number, line in iter_lines(path, on_bytes):
         try:
-            yield number, parse_line(line)
+            record = parse_line(line)
         except ValueError as error:
             raise TraceError(path, number, str(error)) from None
+        yield number, record
     if not number:
         raise TraceError(path, 0, "the file holds no record")
 

@@ -168,7 +168,7 @@ def parse_record(values: Any) -> Record:
         _check_hash_ids(known)
     for name in ("prompt", "response", "cache_salt"):
         if isinstance(known.get(name), str):
-            _check_encodable(name, known[name])
+            check_encodable(name, known[name])
     extra = {name: value for name, value in values.items() if name not in _RULES}
     return Record(**known, extra=extra)
 
@@ -186,7 +186,8 @@ def _check_hash_ids(known: dict[str, Any]) -> None:
         )
 
 
-def _check_encodable(name: str, text: str) -> None:
+def check_encodable(name: str, text: str) -> None:
+    """Raises ValueError if a text holds half a character."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
