@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import model
+from vllm_sim.cli import model, trace
 
-COMMANDS = (model,)
+COMMANDS = (model, trace)
 
 
 def build_parser() -> argparse.ArgumentParser:

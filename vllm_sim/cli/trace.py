@@ -1,0 +1,130 @@
+"""`vllm-sim trace validate`, `trace stats`, `trace convert`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from vllm_sim.cli.model import DEFAULT_MODEL
+
+# The names of vllm_sim.trace.formats.CONVERTERS, which would have to be imported to be read; a test compares them.
+FORMATS = ("sharegpt", "openai", "mooncake", "bailian", "vllm-custom", "native")
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("trace", help="check, describe and convert traces")
+    actions = group.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    validate = actions.add_parser(
+        "validate",
+        help="report every line that is not a record; exit code 1 if there is one",
+        epilog="example: vllm-sim trace validate trace.jsonl other.jsonl.zst",
+    )
+    validate.add_argument("files", nargs="+", type=Path, metavar="FILE", help="native trace (.jsonl, .gz, .zst)")
+    validate.set_defaults(run=run_validate)
+    _add_stats(actions)
+    _add_convert(actions)
+
+
+def _add_stats(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    stats = actions.add_parser(
+        "stats",
+        help="requests, sessions, lengths, and how much of the prefixes comes again",
+        epilog="example: vllm-sim trace stats trace.jsonl --block-sizes 16,64 --json",
+    )
+    stats.add_argument("file", type=Path, metavar="FILE", help="native trace (.jsonl, .gz, .zst)")
+    stats.add_argument("--json", action="store_true", help="a JSON object instead of tables")
+    stats.add_argument("--block-sizes", type=_sizes, metavar="B,B", help="in tokens (default: 16 to 512 that fit)")
+    _add_model(stats)
+    stats.set_defaults(run=run_stats)
+
+
+def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    convert = actions.add_parser(
+        "convert",
+        help="make a native trace of another format, or an anonymous one",
+        epilog="examples: vllm-sim trace convert --from sharegpt dump.json trace.jsonl.zst | "
+        "vllm-sim trace convert --from native trace.jsonl shared.jsonl --anonymise --block-size 16",
+    )
+    convert.add_argument("--from", dest="format", choices=FORMATS, required=True, help="format of IN")
+    convert.add_argument("source", type=Path, metavar="IN", help="file to read; .gz and .zst are unpacked")
+    convert.add_argument("out", type=Path, metavar="OUT", help="trace to write; packed if it ends in .gz or .zst")
+    convert.add_argument("--workload", metavar="TAG", help="tag for every request")
+    convert.add_argument(
+        "--turns",
+        choices=("all", "first", "last"),
+        default="all",
+        help="assistant turns that become requests; sharegpt and openai (default: %(default)s)",
+    )
+    convert.add_argument(
+        "--output-tokens", type=int, metavar="N", help="vllm-custom: generated tokens where a row names none"
+    )
+    convert.add_argument(
+        "--skip-chat-template", action="store_true", help="vllm-custom: a prompt is plain text, not a user's turn"
+    )
+    convert.add_argument("--report", type=Path, metavar="FILE", help="write what was dropped or repaired as JSON")
+    convert.add_argument(
+        "--anonymise", action="store_true", help="hash ids in place of texts; lengths and times are kept"
+    )
+    convert.add_argument("--block-size", type=int, metavar="B", help="tokens an anonymous id stands for (default: 16)")
+    convert.add_argument("--salt", help="secret of the hashes (default: a random one that nobody keeps)")
+    _add_model(convert)
+    convert.set_defaults(run=run_convert)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", type=Path, default=Path(DEFAULT_MODEL), help="tokenizer for traces of text (default: %(default)s)"
+    )
+
+
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(","))
+
+
+def run_validate(options: argparse.Namespace) -> int:
+    from vllm_sim.trace.progress import byte_bar
+    from vllm_sim.trace.validate import find_faults
+
+    failed = False
+    for path in options.files:
+        records = faults = 0
+        with byte_bar(path.name, path) as on_bytes:
+            for fault in find_faults(path, on_bytes):
+                if fault is None:
+                    records += 1
+                else:
+                    faults += 1
+                    print(fault)
+        print(f"{path}: {records} records, {faults} faults")
+        failed = failed or faults > 0
+    return int(failed)
+
+
+def run_stats(options: argparse.Namespace) -> None:
+    import json
+
+    from vllm_sim.trace.progress import byte_bar
+    from vllm_sim.trace.show import show_stats
+    from vllm_sim.trace.stats import trace_stats
+
+    with byte_bar(options.file.name, options.file) as on_bytes:
+        stats = trace_stats(options.file, options.model, options.block_sizes, on_bytes)
+    if options.json:
+        print(json.dumps(stats, indent=2))
+    else:
+        show_stats(stats)
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    from vllm_sim.trace.convert import Anonymity, convert, write_report
+    from vllm_sim.trace.formats import Options
+
+    anonymity = Anonymity(options.model, options.block_size, options.salt) if options.anonymise else None
+    settings = Options(
+        turns=options.turns, output_tokens=options.output_tokens, chat_template=not options.skip_chat_template
+    )
+    done = convert(options.source, options.out, options.format, settings, options.workload, anonymity)
+    for line in done.report.lines():
+        print(line, file=sys.stderr)
+    if options.report:
+        write_report(options.report, done)
+    print(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")

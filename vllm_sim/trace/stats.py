@@ -1,0 +1,245 @@
+"""Statistics of a trace: sizes, sessions, and how much of its prefixes comes again.
+
+Shares and gaps are those of the trace alone, a cache without bounds that serves one request after the other: what no
+policy can exceed. Capacity, schedules and the rule about a prompt's last token are the replay's.
+
+Held in memory: 8 bytes a token or hash id and about 60 bytes a block of the smallest size.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_sim.trace.blocks import PromptBlocks, hash_blocks, prefix_names, token_blocks
+from vllm_sim.trace.files import OnBytes, iter_records
+from vllm_sim.trace.record import Record
+from vllm_sim.trace.tokens import load_tokenised
+
+BLOCK_SIZES = (16, 32, 64, 128, 256, 512)
+QUANTILES = (50, 90, 99)
+UNTAGGED = "(none)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is known of the rows besides their blocks; n is their number."""
+
+    sessions: list[str | int | None]
+    workloads: list[str]
+    salts: NDArray[np.uint64]
+    """[n], 0 for no cache salt; blocks under different salts are different blocks."""
+    timestamps: NDArray[np.float64]
+    """[n], milliseconds; NaN where there is none."""
+    prompts: NDArray[np.int64]
+    """[n], tokens."""
+    outputs: NDArray[np.int64]
+    """[n], tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Hashes:
+    """The hash ids of a trace that has nothing else."""
+
+    ids: NDArray[np.int64]
+    offsets: NDArray[np.int64]
+    unit_sizes: NDArray[np.int64]
+
+
+def trace_stats(
+    path: Path, model: Path, block_sizes: tuple[int, ...] | None = None, on_bytes: OnBytes | None = None
+) -> dict[str, Any]:
+    """Statistics as a JSON object.
+
+    Args:
+        path: A native trace.
+        model: Folder of the model that has the tokenizer; not read if all records have hash ids.
+        block_sizes: In tokens; unless given those of BLOCK_SIZES that fit the trace's hash ids, and the ids' own.
+        on_bytes: Called with the number of bytes of the trace that were read.
+
+    Raises:
+        TraceError: a line that is not a record or has no tokens.
+        ValueError: a block size that does not fit the trace's hash ids.
+    """
+    rows, hashes = _read(path, on_bytes)
+    if hashes is None:
+        rows = _with_token_counts(rows, path, model)
+    sizes = _fitting_sizes(hashes, block_sizes)
+    make = _block_maker(rows, hashes, path, model)
+    blocks = []
+    shares: dict[int, dict[str, Any]] = {}
+    for size in sizes:
+        found = make(size)
+        found = replace(found, names=found.names ^ rows.salts[found.rows])
+        seen, gaps = _reuse(found)
+        blocks.append({"block_size": size, **_share(found, seen), **_gaps(gaps, rows.timestamps)})
+        shares[size] = _shares_by_workload(found, seen, rows.workloads)
+    timed = rows.timestamps[~np.isnan(rows.timestamps)]
+    return {
+        "trace": path.name,
+        **_sizes(rows, np.ones(len(rows.prompts), dtype=np.bool_)),
+        "duration_ms": float(timed.max() - timed.min()) if len(timed) else None,
+        "hash_block_sizes": None if hashes is None else sorted({int(size) for size in hashes.unit_sizes}),
+        "distinct_hash_ids": None if hashes is None else len(np.unique(hashes.ids)),
+        "blocks": blocks,
+        "workloads": {
+            tag: _sizes(rows, np.array([workload == tag for workload in rows.workloads]))
+            | {"seen_before_by_block_size": {str(size): shares[size].get(tag) for size in sizes}}
+            for tag in sorted(set(rows.workloads))
+        },
+    }
+
+
+def _read(path: Path, on_bytes: OnBytes | None) -> tuple[_Rows, _Hashes | None]:
+    sessions: list[str | int | None] = []
+    workloads: list[str] = []
+    salts, timestamps, prompts, outputs, units, counts = [], [], [], [], [], []
+    ids: list[NDArray[np.int64]] = []
+    only_hashes = True
+    for _, record in iter_records(path, on_bytes):
+        sessions.append(record.session_id)
+        workloads.append(UNTAGGED if record.workload is None else record.workload)
+        salts.append(_salt_number(record.cache_salt))
+        timestamps.append(np.nan if record.timestamp is None else record.timestamp)
+        only_hashes = only_hashes and _has_only_hashes(record)
+        if only_hashes:
+            assert record.hash_ids is not None
+            prompts.append(record.input_length or 0)
+            outputs.append(record.output_length or 0)
+            units.append(record.hash_block_size or 0)
+            counts.append(len(record.hash_ids))
+            ids.append(_as_array(record.hash_ids))
+    numbers = np.array(prompts, dtype=np.int64), np.array(outputs, dtype=np.int64)
+    salt_array, time_array = np.array(salts, dtype=np.uint64), np.array(timestamps, dtype=np.float64)
+    rows = _Rows(sessions, workloads, salt_array, time_array, *numbers)
+    if not only_hashes:
+        return rows, None
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    return rows, _Hashes(np.concatenate(ids), offsets, np.array(units, dtype=np.int64))
+
+
+def _has_only_hashes(record: Record) -> bool:
+    return record.hash_ids is not None and record.output_length is not None
+
+
+def _salt_number(salt: str | None) -> int:
+    return 0 if salt is None else int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "big")
+
+
+def _as_array(ids: list[int]) -> NDArray[np.int64]:
+    # An id is any whole number; one that needs more than 63 bits keeps its lower ones.
+    return np.array([number & 0x7FFFFFFFFFFFFFFF for number in ids], dtype=np.int64)
+
+
+def _with_token_counts(rows: _Rows, path: Path, model: Path) -> _Rows:
+    trace = load_tokenised(path, model)
+    prompts, outputs = np.diff(trace.prompt_offsets), np.diff(trace.response_offsets)
+    return replace(rows, prompts=prompts, outputs=outputs)
+
+
+def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> list[int]:
+    for size in wanted or ():
+        if size < 1:
+            raise ValueError(f"block size {size}; allowed: 1 token or more")
+    if hashes is None:
+        return sorted(set(wanted or BLOCK_SIZES))
+    units = {int(unit) for unit in hashes.unit_sizes}
+
+    def fits(size: int) -> bool:
+        return all(unit % size == 0 or size % unit == 0 for unit in units)
+
+    for size in wanted or ():
+        if not fits(size):
+            shown = ", ".join(map(str, sorted(units)))
+            raise ValueError(f"block size {size}; allowed: divisors and multiples of the hash ids' {shown} tokens")
+    return sorted(set(wanted) if wanted else {size for size in (*BLOCK_SIZES, *units) if fits(size)})
+
+
+def _block_maker(rows: _Rows, hashes: _Hashes | None, path: Path, model: Path) -> Callable[[int], PromptBlocks]:
+    """A function from a block size to the blocks of that size."""
+    if hashes is not None:
+        names = prefix_names(hashes.ids, hashes.offsets)
+        return lambda size: hash_blocks(names, hashes.offsets, hashes.unit_sizes, rows.prompts, rows.outputs, size)
+    trace = load_tokenised(path, model)
+    tokens, offsets = _interleaved(trace.prompt_tokens, rows.prompts, trace.response_tokens, rows.outputs)
+    names = prefix_names(tokens, offsets)
+    return lambda size: token_blocks(names, offsets, rows.prompts, size)
+
+
+def _interleaved(
+    prompt_tokens: NDArray[np.int32],
+    prompts: NDArray[np.int64],
+    response_tokens: NDArray[np.int32],
+    outputs: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Prompt and response of each row, one row behind the other; and the offsets of the rows."""
+    offsets = np.concatenate([[0], np.cumsum(prompts + outputs)]).astype(np.int64)
+    is_prompt = np.repeat(np.tile([True, False], len(prompts)), np.stack([prompts, outputs], axis=1).ravel())
+    tokens = np.empty(int(offsets[-1]), dtype=np.int64)
+    tokens[is_prompt] = prompt_tokens
+    tokens[~is_prompt] = response_tokens
+    return tokens, offsets
+
+
+def _reuse(blocks: PromptBlocks) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
+    """(which blocks were there before, [k, 2] pairs of a request and the next one that has one of its blocks)."""
+    order = np.argsort(blocks.names, kind="stable")
+    again = blocks.names[order][1:] == blocks.names[order][:-1]
+    seen = np.zeros(len(order), dtype=np.bool_)
+    seen[order[1:][again]] = True
+    pairs = np.stack([blocks.rows[order[:-1][again]], blocks.rows[order[1:][again]]], axis=1)
+    return seen, pairs
+
+
+def _share(blocks: PromptBlocks, seen: NDArray[np.bool_]) -> dict[str, Any]:
+    prompt_blocks, again = int(blocks.in_prompt.sum()), int((seen & blocks.in_prompt).sum())
+    return {
+        "prompt_blocks": prompt_blocks,
+        "seen_before_blocks": again,
+        "seen_before_share": again / prompt_blocks if prompt_blocks else None,
+        "working_set_blocks": int((~seen).sum()),
+    }
+
+
+def _gaps(pairs: NDArray[np.int64], timestamps: NDArray[np.float64]) -> dict[str, Any]:
+    """Distance between two uses of a block, in requests and, where both have a time, in milliseconds."""
+    times = timestamps[pairs[:, 1]] - timestamps[pairs[:, 0]]
+    return {
+        "reuse_gap_requests": _quantiles(pairs[:, 1] - pairs[:, 0]),
+        "reuse_gap_ms": _quantiles(times[~np.isnan(times)]),
+    }
+
+
+def _shares_by_workload(blocks: PromptBlocks, seen: NDArray[np.bool_], workloads: list[str]) -> dict[str, float]:
+    tags = sorted(set(workloads))
+    number = {tag: i for i, tag in enumerate(tags)}
+    of_row = np.array([number[tag] for tag in workloads])[blocks.rows[blocks.in_prompt]]
+    total = np.bincount(of_row, minlength=len(tags))
+    again = np.bincount(of_row, weights=seen[blocks.in_prompt], minlength=len(tags))
+    return {tag: float(again[i] / total[i]) for tag, i in number.items() if total[i]}
+
+
+def _sizes(rows: _Rows, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    in_sessions = Counter(rows.sessions[row] for row in np.flatnonzero(chosen) if rows.sessions[row] is not None)
+    return {
+        "requests": int(chosen.sum()),
+        "sessions": len(in_sessions),
+        "requests_per_session": _quantiles(np.array(list(in_sessions.values()))),
+        "prompt_tokens": int(rows.prompts[chosen].sum()),
+        "output_tokens": int(rows.outputs[chosen].sum()),
+        "prompt_length": _quantiles(rows.prompts[chosen]),
+        "output_length": _quantiles(rows.outputs[chosen]),
+    }
+
+
+def _quantiles(values: NDArray[Any]) -> dict[str, float] | None:
+    """Quantiles that are values of the data, and the largest; None if there are none."""
+    if not len(values):
+        return None
+    found = np.percentile(values, (*QUANTILES, 100), method="inverted_cdf")
+    return {name: value.item() for name, value in zip([*(f"p{q}" for q in QUANTILES), "max"], found, strict=True)}
