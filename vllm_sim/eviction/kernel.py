@@ -1,0 +1,87 @@
+"""The sequential cache under a policy, over arrays: the `fast` backend.
+
+Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py, block_pool.py, read), one request after the other: full blocks only;
+a prompt's last token is never hit; the hit blocks are taken before any new one; the prompt's blocks are all taken
+before one is cached, a generated block is cached before the next is taken; of P prompt and O generated tokens
+floor((P+O-1)/B) blocks are cached; blocks are released tail first; a block without a hash is taken before a cached
+one. Not faithful: no batch, no chunks, no preemption. A request that needs more blocks than there are is rejected and
+changes nothing.
+"""
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from vllm_sim.eviction.book import LAST
+
+# Columns of what is written for each request, in blocks; BY is a row, -1 for none.
+HIT, GENERATED, COLD, MISSED, BY, ALLOCATED = range(6)
+
+
+@numba.njit(cache=True)
+def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
+    """Serves all requests.
+
+    Args:
+        book: an empty book.
+        policy: the policy, compiled as the book is (or both plain, with `serve.py_func`).
+        chains: what is asked for, see chains.py.
+        capacity: blocks there are.
+        out: written; [requests, 6], see the names of its columns.
+    """
+    nodes, begins = chains.nodes, chains.begins
+    evictor = np.full(chains.working_set, -1, np.int64)
+    seen = np.zeros(chains.working_set, np.bool_)
+    generated = np.zeros(capacity, np.bool_)
+    blank = np.arange(capacity)
+    blanks = capacity
+    table = np.empty(capacity, np.int64)
+    for row in range(begins.size - 1):
+        begin, cached = begins[row], begins[row + 1] - begins[row]
+        need, limit, prompt = chains.need[row], chains.hittable[row], chains.prompt[row]
+        rejected = need > capacity
+        hit = 0
+        while not rejected and hit < limit and book.first[nodes[begin + hit]] >= 0:
+            hit += 1
+        known = hit
+        while known < limit and seen[nodes[begin + known]]:
+            known += 1
+        out[row, HIT] = hit
+        out[row, COLD] = limit - known
+        out[row, MISSED] = known - hit
+        out[row, BY] = -1
+        if rejected:
+            continue
+        if known > hit:
+            out[row, BY] = evictor[nodes[begin + hit]]
+        out[row, ALLOCATED] = need - hit
+        policy.started(row, chains.category[row])
+        for i in range(hit):
+            block = book.first[nodes[begin + i]]
+            table[i] = block
+            out[row, GENERATED] += generated[block]
+            book.touch(policy, block, False)
+        done = hit
+        for i in range(hit, need):
+            if blanks:
+                blanks -= 1
+                table[i] = blank[blanks]
+            else:
+                table[i] = book.evict(policy)
+                evictor[book.counts[LAST]] = row
+            # Nothing is cached until the prompt has its blocks; then each block is, before the next one is taken.
+            full = min(cached, i + 1) if i + 1 >= chains.prompt_need[row] else done
+            for j in range(done, full):
+                node = nodes[begin + j]
+                book.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1)
+                seen[node] = True
+                generated[table[j]] = j >= prompt
+            done = full
+        for i in range(need - 1, -1, -1):
+            if i < cached:
+                book.release(policy, table[i])
+            else:
+                blank[blanks] = table[i]
+                blanks += 1
+        book.settle(policy)

@@ -1,0 +1,9 @@
+"""Least recently used: what vLLM does itself. A block's age counts from the end of the last request that used it."""
+
+from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.policy import Policy
+
+
+@compiled
+class Lru(Policy):
+    """As the base says. Safe for chains by construction: a parent is released after its child."""

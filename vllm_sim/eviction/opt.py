@@ -1,0 +1,50 @@
+"""Belady's optimum for chains: the block whose next use is farthest, a second copy before anything else.
+
+Ties go to the block released first, which of two blocks in a chain is the child: next-use(parent) <= next-use(child).
+Knows the future, so it is for recorded traces only; the future is the order of rows.
+
+Source: Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 1966.
+"""
+
+import numpy as np
+
+from vllm_sim.eviction.chains import Chains
+from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.policy import Policy, Room
+
+_NEVER = 2**62
+
+
+@compiled
+class Opt(Policy):
+    """A use is a request in which the block can be hit: not as the last block of a prompt that ends with it."""
+
+    def __init__(self, room: Room):
+        super().__init__(room)
+        if room.uses is None or room.first_use is None:
+            raise ValueError("policy opt needs the future: it works on a recorded trace, not in a live server")
+        self.row = -1
+        self.uses = room.uses
+        self.next = room.first_use[:-1].copy()
+        self.end = room.first_use[1:].copy()
+
+    def started(self, request: int, category: int) -> None:
+        self.row = request
+
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        if copies > 1:
+            return 0, -_NEVER
+        while self.next[node] < self.end[node] and self.uses[self.next[node]] <= self.row:
+            self.next[node] += 1
+        return 0, -self.uses[self.next[node]] if self.next[node] < self.end[node] else -_NEVER
+
+
+def future(chains: Chains, capacity: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that can hit each node, for Room.uses and Room.first_use; rejected requests use nothing."""
+    counts = np.where(chains.need <= capacity, chains.hittable, 0)
+    rows = np.repeat(np.arange(counts.size), counts)
+    within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
+    nodes = chains.nodes[chains.begins[rows] + within]
+    order = np.argsort(nodes, kind="stable")
+    first = np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=chains.working_set))])
+    return rows[order], first

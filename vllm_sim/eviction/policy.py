@@ -1,0 +1,80 @@
+"""What an eviction policy is: it ranks blocks that may be evicted, and may say which queue is served next.
+
+The book (book.py) knows blocks, copies, parents and children, and offers only leaves: a cached block that nobody uses
+and that has no cached child, or another copy. So every policy is safe for chains, and answers only "which block next".
+
+A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a
+policy may use as an index. Its blocks (one as a rule, more when vLLM computed the same prefix twice) are the book's
+matter. Nodes that are neither cached nor remembered as ghosts lose their number, after `forgotten`.
+
+Two rules keep a policy equal in every backend. What a call of `cached` notes may not change the order of the blocks
+before the request is released, since vLLM caches a long prompt in chunks and takes blocks in between. And nothing may
+depend on the value of a node's number, which differs between backends.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from vllm_sim.eviction.book import Book
+
+
+class Room(NamedTuple):
+    """What a policy is made for."""
+
+    blocks: int
+    """Usable blocks."""
+    nodes: int
+    """Node numbers are below this."""
+    categories: int = 1
+    """Request categories (workload and turn) are below this."""
+    seed: int = 0
+    uses: np.ndarray | None = None
+    """For `opt` alone: rows in which each node can be hit, ascending, node after node."""
+    first_use: np.ndarray | None = None
+    """For `opt` alone: where a node's rows begin in `uses`; [nodes + 1]."""
+
+
+class Policy:
+    """Least recently released first, in one queue. A policy overrides what it does otherwise.
+
+    Attributes:
+        queues: number of queues.
+        ghosts: evicted nodes that stay known, the oldest forgotten first.
+    """
+
+    def __init__(self, room: Room):
+        self.queues = 1
+        self.ghosts = 0
+
+    def started(self, request: int, category: int) -> None:
+        """A request is served: what is cached or hit from now on is for it. Not told for a preempted one's return."""
+
+    def cached(self, node: int, parent: int) -> None:
+        """A node is cached that was not (it may be a ghost); parent is -1 for a first block."""
+
+    def hit(self, node: int) -> None:
+        """A cached node is used by a request: found, or (a prompt's last block) computed once more."""
+
+    def released(self, node: int) -> None:
+        """A block of the node is used by nobody any more; the tail of a chain comes first."""
+
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        """The queue of a block that can be evicted from now on, and its key there: lowest first, then lowest stamp.
+
+        Args:
+            node: the node of the block.
+            copies: cached blocks of the node.
+            stamp: counts releases; of two blocks in a chain the parent has the higher one.
+        """
+        return 0, stamp
+
+    def victim(self, book: Book) -> int:
+        """The block to evict: one that `book.leaves` holds."""
+        return book.leaves.first(0)
+
+    def evicted(self, node: int) -> None:
+        """The last block of a node was evicted, or dropped by a reset; it is a ghost now or forgotten next."""
+
+    def forgotten(self, node: int) -> None:
+        """Nothing more will be said of this node; its number may come back as another one."""

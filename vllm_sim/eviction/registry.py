@@ -1,0 +1,58 @@
+"""Policies by name: a line for each."""
+
+import importlib
+import inspect
+from typing import Any
+
+from vllm_sim.eviction.policy import Policy, Room
+
+POLICIES = {
+    "lru": "vllm_sim.eviction.lru:Lru",
+    "fifo": "vllm_sim.eviction.fifo:Fifo",
+    "random": "vllm_sim.eviction.random:Random",
+    "lfu": "vllm_sim.eviction.lfu:Lfu",
+    "slru": "vllm_sim.eviction.slru:Slru",
+    "arc": "vllm_sim.eviction.arc:Arc",
+    "s3fifo": "vllm_sim.eviction.s3fifo:S3Fifo",
+    "wa": "vllm_sim.eviction.wa:Wa",
+    "opt": "vllm_sim.eviction.opt:Opt",
+}
+
+
+def find_policy(name: str) -> type[Policy]:
+    """The class of a policy.
+
+    Args:
+        name: a registered name, or `module:Class` of a user's own.
+
+    Raises:
+        ValueError: there is none.
+    """
+    path = POLICIES.get(name, name)
+    module, colon, cls = path.partition(":")
+    if not colon:
+        raise ValueError(f"policy is {name!r}; allowed: {', '.join(POLICIES)}, or module:Class")
+    try:
+        found = getattr(importlib.import_module(module), cls)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"policy is {name!r}, which cannot be loaded: {error}") from None
+    if not (inspect.isclass(found) and issubclass(found, Policy)):
+        raise ValueError(f"policy is {name!r}, which is not a subclass of vllm_sim.eviction.policy.Policy")
+    return found
+
+
+def make_policy(name: str, room: Room, params: dict[str, Any] | None = None) -> Policy:
+    """A policy with its parameters.
+
+    Raises:
+        ValueError: no such policy, parameter or value.
+    """
+    cls, params = find_policy(name), params or {}
+    allowed = [parameter for parameter in inspect.signature(cls).parameters if parameter != "room"]
+    for key in params:
+        if key not in allowed:
+            raise ValueError(f"policy {name} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
+    try:
+        return cls(room, **params)
+    except TypeError as error:
+        raise ValueError(f"parameters of policy {name} are {params}: {error}") from None
