@@ -1,0 +1,1 @@
+"""Everything that imports vllm: the platform, the executor, the block pool. This file itself imports nothing."""

@@ -1,0 +1,236 @@
+"""An executor without workers: it answers every scheduled step from the trace.
+
+Faithful to vLLM 0.32 (v1/executor/abstract.py, v1/worker/gpu_worker.py): what is scheduled, computed, cached, evicted
+and preempted is upstream's own; the token of a request at a position does not depend on how it was scheduled. Not
+modelled: the time of a step (a step is answered at once), sampling, and everything a request can ask of logits.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from vllm.logger import init_logger
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
+from vllm.v1.executor.abstract import Executor
+from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
+from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm.v1.request import Request
+
+from vllm_sim.engine import compat
+from vllm_sim.engine.answers import load_answers
+from vllm_sim.engine.kv_cache import available_bytes, kv_cache_specs
+from vllm_sim.engine.options import parse_options
+
+logger = init_logger("vllm.vllm_sim.executor")
+
+_FRESH_CHUNK_TOKENS = 256
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What a request is answered with: tokens[i] is its i-th generated token."""
+
+    prompt_tokens: int
+    tokens: list[int]
+    goes_on: bool
+    """Whether deterministic tokens follow the last one; else nothing behind it is ever used."""
+    stream: int
+
+
+class ReplayExecutor(Executor):
+    """Answers from the trace that VLLM_SIM_TRACE_PATH names."""
+
+    def _init_executor(self) -> None:
+        compat.apply()
+        self._options = parse_options(self.vllm_config.additional_config)
+        self._answers = load_answers(self.model_config.tokenizer)
+        self._running: dict[str, _Answer] = {}
+        self._sampled: ModelRunnerOutput | None = None
+
+    @classmethod
+    def supports_async_scheduling(cls) -> bool:
+        return True
+
+    # What a request is answered with
+
+    def admit(self, request: Request) -> None:
+        """Chooses the row of a request when it arrives; called by the rebinding in compat.py.
+
+        A recorded response that was cut by its length ends this one by its length too: upstream then stops at
+        request.max_tokens, which is lowered here.
+        """
+        params = request.sampling_params
+        if params is None or request.prompt_token_ids is None:
+            return
+        row = self._choose(request.request_id, request.prompt_token_ids, params)
+        if row is not None and self._answers.trace.cut[row] and not params.ignore_eos:
+            recorded = max(len(self._answers.trace.response(row)), params.min_tokens)
+            request.max_tokens = min(request.max_tokens, recorded)
+
+    def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
+        prompt = np.asarray(prompt_token_ids, dtype=np.int32)
+        row = self._answers.next_row(prompt)
+        end = self._answers.vocabulary.eos_token_id or 0
+        answer = _Answer(len(prompt_token_ids), [end], False, 0)
+        if row is not None:
+            answer.stream = row
+            answer.tokens = self._answers.trace.response(row).tolist()
+            self._continue(answer, params)
+        elif self._options.on_miss == "synthesize":
+            answer.stream = int.from_bytes(prompt.tobytes()[-16:], "little")
+            answer.tokens = []
+            answer.goes_on = True
+        else:
+            logger.error("Request %s has a prompt that is not in the trace: it ends at once.", request_id)
+        self._running[request_id] = answer
+        return row
+
+    def _continue(self, answer: _Answer, params: SamplingParams) -> None:
+        """Lets an answer go on behind its recorded end where the request asks for it."""
+        ends = self._answers.vocabulary.end_token_ids
+        end = answer.tokens[-1] if answer.tokens[-1] in ends else None
+        text = answer.tokens if end is None else answer.tokens[:-1]
+        if params.ignore_eos:
+            answer.tokens = text
+            answer.goes_on = True
+        elif len(text) < params.min_tokens:
+            fresh = self._answers.vocabulary.filler.fresh(answer.stream, len(text), params.min_tokens - len(text))
+            answer.tokens = text + fresh.tolist() + ([] if end is None else [end])
+
+    def _token_behind(self, answer: _Answer, position: int) -> int:
+        """The token at a position that has none yet."""
+        if not answer.goes_on:
+            return 0  # asynchronous scheduling asks for one more than it uses
+        fresh = self._answers.vocabulary.filler.fresh
+        while position >= len(answer.tokens):
+            answer.tokens += fresh(answer.stream, len(answer.tokens), _FRESH_CHUNK_TOKENS).tolist()
+        return answer.tokens[position]
+
+    # A step
+
+    def execute_model(
+        self, scheduler_output: SchedulerOutput, non_block: bool = False
+    ) -> ModelRunnerOutput | Future[ModelRunnerOutput | None] | None:
+        output = self._step(scheduler_output)
+        if output is None:
+            result: ModelRunnerOutput | None = EMPTY_MODEL_RUNNER_OUTPUT
+        else:
+            self._sampled, result = output, None  # the tokens are fetched by sample_tokens
+        return _done(result) if non_block else result
+
+    def sample_tokens(
+        self, grammar_output: GrammarOutput | None, non_block: bool = False
+    ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
+        result, self._sampled = self._sampled, None
+        assert result is not None
+        return _done(result) if non_block else result
+
+    def _step(self, output: SchedulerOutput) -> ModelRunnerOutput | None:
+        """The tokens of a step.
+
+        A request's next token is the one at computed + scheduled - prompt tokens, where that is not negative; the
+        executor counts nothing itself, because a preemption sets the count back.
+        """
+        running = self._running
+        for request_id in output.finished_req_ids:
+            running.pop(request_id, None)
+        scheduled = output.num_scheduled_tokens
+        if not scheduled:
+            return None
+        request_ids: list[str] = []
+        computed: list[int] = []
+        for new in output.scheduled_new_reqs:
+            if new.req_id not in running:
+                assert new.prompt_token_ids is not None
+                assert new.sampling_params is not None
+                self._choose(new.req_id, new.prompt_token_ids, new.sampling_params)
+            request_ids.append(new.req_id)
+            computed.append(new.num_computed_tokens)
+        request_ids += output.scheduled_cached_reqs.req_ids
+        computed += output.scheduled_cached_reqs.num_computed_tokens
+        sampled: list[list[int]] = []
+        for request_id, start in zip(request_ids, computed, strict=True):
+            answer = running[request_id]
+            position = start + scheduled[request_id] - answer.prompt_tokens
+            if position < 0:
+                sampled.append([])
+                continue
+            tokens = answer.tokens
+            sampled.append([tokens[position] if position < len(tokens) else self._token_behind(answer, position)])
+        return ModelRunnerOutput(
+            req_ids=request_ids,
+            req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
+            sampled_token_ids=sampled,
+        )
+
+    def execute_dummy_batch(self) -> None:
+        pass
+
+    # What workers would be asked
+
+    def get_kv_cache_specs(self) -> list[dict[str, KVCacheSpec]]:
+        return [kv_cache_specs(self.vllm_config)]
+
+    def determine_available_memory(self) -> list[int]:
+        return [available_bytes(self.vllm_config)]
+
+    def get_supported_kv_cache_layouts(self) -> list[list[str]]:
+        return [["LBNHC"]]
+
+    def set_kv_cache_layout(self, layout_name: str) -> None:
+        pass
+
+    def initialize_from_config(self, kv_cache_configs: list[KVCacheConfig]) -> None:
+        blocks, tokens = kv_cache_configs[0].num_blocks - 1, self.cache_config.block_size
+        logger.info(
+            "vllm_sim replays %s: %d requests, %d different prompts; KV cache of %d blocks of %d tokens (%d tokens), "
+            "and the null block.",
+            self._answers.path,
+            len(self._answers.trace),
+            self._answers.prompts,
+            blocks,
+            tokens,
+            blocks * tokens,
+        )
+
+    def compile_or_warm_up_model(self) -> None:
+        pass
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        non_block: bool = False,
+    ) -> Any:
+        if method not in _REPLIES:
+            raise NotImplementedError(f"{method} asks a worker, and vllm_sim has none")
+        result = [_REPLIES[method]]
+        return _done(result) if non_block else result
+
+    def check_health(self) -> None:
+        pass
+
+    def shutdown(self) -> None:
+        self._running = {}
+
+
+_REPLIES: dict[Any, Any] = {
+    "get_supported_tasks": ("generate",),
+    "synchronize_device": None,
+    "reset_mm_cache": None,
+    "reset_encoder_cache": None,
+    "profile": None,
+    "supports_draft_weight_updates": False,
+}
+"""What a worker would reply, by method."""
+
+
+def _done(result: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(result)
+    return future

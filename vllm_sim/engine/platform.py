@@ -1,0 +1,165 @@
+"""The platform that vLLM runs on when a trace is named: no device, no kernels, the replay executor.
+
+Read: platforms/interface.py and platforms/cpu.py of vLLM 0.32. It calls itself a CPU where upstream asks, because a
+platform of neither kind makes the shutdown look for an accelerator. Nothing of the scheduler, the KV-cache manager or
+the API server is touched.
+"""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm.logger import init_logger
+from vllm.platforms.interface import Platform, PlatformEnum
+
+from vllm_sim.engine import compat
+from vllm_sim.engine.options import parse_options
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+logger = init_logger("vllm.vllm_sim.platform")
+
+DEFAULT_BLOCK_SIZE = 16
+
+
+class ReplayPlatform(Platform):
+    """Runs vLLM without a model."""
+
+    _enum = PlatformEnum.OOT
+    device_name = "vllm_sim"
+    device_type = "cpu"
+    dispatch_key = "CPU"
+    dist_backend = "gloo"
+    _state: "tuple[Any, Any] | None" = None
+    """(Options, Answers) of this process, once a configuration with a model was seen."""
+
+    def is_cpu(self) -> bool:
+        return True
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        pass
+
+    @classmethod
+    def get_device_name(cls, device_id: int = 0) -> str:
+        return cls.device_name
+
+    @classmethod
+    def get_device_total_memory(cls, device_id: int = 0) -> int:
+        import psutil
+
+        return psutil.virtual_memory().total
+
+    @classmethod
+    def is_pin_memory_available(cls) -> bool:
+        return False
+
+    @classmethod
+    def inference_mode(cls) -> Any:
+        return torch.no_grad()
+
+    @classmethod
+    def manual_seed_all(cls, seed: int) -> None:
+        pass
+
+    @classmethod
+    def set_device(cls, device: torch.device) -> None:
+        pass
+
+    @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        return True
+
+    @classmethod
+    def pre_register_and_update(cls, parser: Any = None) -> None:
+        """Makes our variable known to vLLM, and accepts `--device cpu`, which vLLM itself has dropped."""
+        from vllm import envs
+
+        envs.environment_variables.setdefault(TRACE_VARIABLE, _trace_path)
+        if parser is not None and "--device" not in parser._option_string_actions:
+            parser.add_argument("--device", choices=["cpu"], default=argparse.SUPPRESS, action=_Ignore)
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
+        """Puts the replay executor in, loads the trace, and refuses what a simulator cannot honour."""
+        compat.installed_version()
+        options = parse_options(vllm_config.additional_config)
+        if vllm_config.model_config is None:
+            return
+        _refuse_unsupported(vllm_config)
+        parallel = vllm_config.parallel_config
+        parallel.distributed_executor_backend = "vllm_sim.engine.executor.ReplayExecutor"
+        parallel.worker_cls = "vllm.v1.worker.worker_base.WorkerBase"  # never made; upstream wants a name
+        if not vllm_config.cache_config.user_specified_block_size:
+            vllm_config.cache_config.block_size = DEFAULT_BLOCK_SIZE
+        cls._load(vllm_config, options)
+
+    @classmethod
+    def _load(cls, vllm_config: "VllmConfig", options: Any) -> None:
+        from vllm_sim.engine.answers import load_answers
+        from vllm_sim.engine.exactness import check_exact
+
+        model = vllm_config.model_config
+        answers = load_answers(model.tokenizer)
+        check_exact(answers, model, options.on_inexact)
+        cls._state = (options, answers)
+
+    @classmethod
+    def validate_request(cls, processed_inputs: Any, params: Any) -> None:
+        """Refuses a request in the front-end process, so that the engine lives on.
+
+        Raises:
+            VLLMValidationError: it asks for what a simulator cannot honour (400).
+            VLLMNotFoundError: its prompt is not in the trace (404).
+        """
+        from vllm_sim.engine.requests import check_parameters, check_prompt
+
+        assert cls._state is not None
+        options, answers = cls._state
+        check_parameters(params)
+        check_prompt(processed_inputs, answers, options)
+
+
+class _Ignore(argparse.Action):
+    """Accepts an option and keeps nothing of it: what reads the namespace knows no `device`."""
+
+    def __call__(self, *arguments: Any) -> None:
+        pass
+
+
+def _trace_path() -> str | None:
+    import os
+
+    return os.environ.get(TRACE_VARIABLE)
+
+
+def _refuse_unsupported(config: "VllmConfig") -> None:
+    """Raises ValueError for a configuration whose behaviour would not be the real one."""
+    model, parallel = config.model_config, config.parallel_config
+    text = model.hf_text_config
+    reasons = {
+        "LoRA": config.lora_config is not None,
+        "speculative decoding": config.speculative_config is not None,
+        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
+        "tensor parallelism": parallel.tensor_parallel_size > 1,
+        "context parallelism": parallel.decode_context_parallel_size > 1
+        or getattr(parallel, "prefill_context_parallel_size", 1) > 1,
+        "a pooling model": model.runner_type == "pooling",
+        "a multimodal model": model.is_multimodal_model,
+        "an encoder-decoder model": model.is_encoder_decoder,
+        "prompt embeddings": model.enable_prompt_embeds,
+        "custom logits processors": bool(model.logits_processors),
+        "a KV connector": config.kv_transfer_config is not None,
+        "an encoder connector": getattr(config, "ec_transfer_config", None) is not None,
+        "a model with layers that are not full attention": model.is_hybrid
+        or model.is_attention_free
+        or model.use_mla
+        or model.get_sliding_window() is not None
+        or any("full" not in kind for kind in getattr(text, "layer_types", None) or ()),
+        "--enable-trace-replay (it forces tokens on a real model)": getattr(model, "enable_trace_replay", False),
+    }
+    refused = [name for name, found in reasons.items() if found]
+    if refused:
+        raise ValueError(f"vllm_sim cannot simulate {', '.join(refused)}; see the limits in its README")

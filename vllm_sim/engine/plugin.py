@@ -1,0 +1,10 @@
+"""What vLLM's entry points call, in every process. vLLM resolves its platform in here, so nothing of it is imported."""
+
+import os
+
+TRACE_VARIABLE = "VLLM_SIM_TRACE_PATH"
+
+
+def platform() -> str | None:
+    """Entry point of `vllm.platform_plugins`: our platform where a trace is named, else vLLM's own choice."""
+    return "vllm_sim.engine.platform.ReplayPlatform" if os.environ.get(TRACE_VARIABLE) else None

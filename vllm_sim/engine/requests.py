@@ -1,0 +1,81 @@
+"""What a request may ask of a simulator: refused with 400 and the parameter's name, or with 404 for a miss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
+from vllm.sampling_params import SamplingParams
+
+from vllm_sim.engine.answers import Answers
+from vllm_sim.engine.options import KEY, Options
+
+_SHOWN_TOKENS = 24
+_SHOWN_CHARACTERS = 80
+
+# field of SamplingParams: the parameter's name in the API
+_NEEDS_LOGITS = {
+    "prompt_logprobs": "prompt_logprobs",
+    "prompt_logprob_token_ids": "prompt_logprob_token_ids",
+    "logprob_token_ids": "logprob_token_ids",
+    "bad_words": "bad_words",
+    "allowed_token_ids": "allowed_token_ids",
+    "logit_bias": "logit_bias",
+    "thinking_token_budget": "thinking_token_budget",
+    "trace_decode_token_ids": "trace_decode_token_ids",
+}
+
+
+def check_parameters(params: Any) -> None:
+    """Refuses what only a model that computes logits could honour.
+
+    Raises:
+        VLLMValidationError: with the parameter's name (the server answers 400).
+    """
+    if not isinstance(params, SamplingParams):
+        raise _refused("pooling_params", "it replays generated text only")
+    if params.structured_outputs is not None:
+        raise _refused(
+            "structured_outputs", "a recorded response follows no grammar (response_format and forced tool choice too)"
+        )
+    if params.logprobs is not None:
+        beams = params.max_tokens == 1 and not params.detokenize
+        raise _refused("use_beam_search" if beams else "logprobs", "no logits are computed")
+    for field, parameter in _NEEDS_LOGITS.items():
+        if getattr(params, field, None):
+            raise _refused(parameter, "no logits are computed")
+    if params.prompt_logprobs is not None:
+        raise _refused("prompt_logprobs", "no logits are computed")
+
+
+def _refused(parameter: str, reason: str) -> VLLMValidationError:
+    return VLLMValidationError(f"vllm_sim cannot honour {parameter}: {reason}.", parameter=parameter)
+
+
+def check_prompt(engine_input: Any, answers: Answers, options: Options) -> None:
+    """Refuses a prompt that the trace does not have, where the options say so.
+
+    Raises:
+        VLLMValidationError: the prompt is not made of tokens.
+        VLLMNotFoundError: the prompt is not in the trace (the server answers 404).
+    """
+    kind = engine_input["type"]
+    if kind != "token":
+        parameter = "prompt_embeds" if kind == "embeds" else "prompt"
+        raise _refused(parameter, f"a trace holds tokens, this prompt is of type {kind!r}")
+    if options.on_miss == "synthesize":
+        return
+    token_ids = engine_input["prompt_token_ids"]
+    if not answers.has(np.asarray(token_ids, dtype=np.int32)):
+        raise VLLMNotFoundError(_miss_message(token_ids, engine_input.get("prompt"), answers))
+
+
+def _miss_message(token_ids: list[int], text: str | None, answers: Answers) -> str:
+    decode: Callable[[list[int]], str] = answers.vocabulary.decode
+    shown = (text or decode(token_ids[:_SHOWN_TOKENS]))[:_SHOWN_CHARACTERS]
+    return (
+        f"This prompt of {len(token_ids)} tokens is not in the trace {answers.path} "
+        f"({answers.prompts} different prompts). It begins with {shown!r}. "
+        f'With --additional-config \'{{"{KEY}": {{"on_miss": "synthesize"}}}}\' prompts that are not in the trace are '
+        "answered with deterministic tokens."
+    )
