@@ -28,7 +28,7 @@ class Answers:
     def __init__(self, path: Path, model: str):
         self.path = path
         self.vocabulary = Vocabulary(model)
-        self.trace: TokenisedTrace = load_tokenised(path, model)
+        self.trace: TokenisedTrace = load_tokenised(path, self.vocabulary)
         self._rows: dict[bytes, list[int]] = {}
         for row, digest in enumerate(self.trace.digests.tolist()):
             self._rows.setdefault(digest, []).append(row)
@@ -56,7 +56,11 @@ class Answers:
         return rows[given % len(rows)]
 
 
-@functools.lru_cache(maxsize=1)
 def load_answers(model: str) -> Answers:
     """The answers of the trace that the environment names; one copy a process."""
-    return Answers(Path(os.environ[TRACE_VARIABLE]), model)
+    return _load_answers(Path(os.environ[TRACE_VARIABLE]), model)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_answers(path: Path, model: str) -> Answers:
+    return Answers(path, model)

@@ -86,19 +86,19 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sim" / "tokens"
 
 
-def load_tokenised(path: Path, model: str | Path) -> TokenisedTrace:
+def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace:
     """The tokens of a trace, from the cache, or computed and put there.
 
     Args:
         path: The trace, in the native format.
-        model: The folder of the model that has the tokenizer, or its name on the hub.
+        model: The tokenizer, or the folder of the model that has it, or its name on the hub.
 
     Raises:
         TraceError: a line that is not a record or that has no tokens, with file and line.
         ValueError: the model has no tokenizer.
     """
     trace_hash = _hash_file(path)
-    vocabulary = Vocabulary(model)
+    vocabulary = model if isinstance(model, Vocabulary) else Vocabulary(model)
     key = hashlib.sha256(f"{FORMAT} {trace_hash}".encode())
     for part in vocabulary.fingerprint():
         key.update(hashlib.sha256(part).digest())
