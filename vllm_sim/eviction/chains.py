@@ -20,8 +20,9 @@ class Requests(NamedTuple):
     """Requests in the order they are served; arrays of one length but for `ids`."""
 
     ids: Array
-    """Block ids, request after request: of the full blocks of the prompt, then of the generated ones. A prompt's
-    partial tail may have an id. Cached blocks without an id are fresh: they are never asked for again."""
+    """Block ids, request after request: of the full blocks of the prompt, then of the block that its partial tail and
+    the generated tokens fill, and of the generated ones. Cached blocks without an id are fresh: they are never asked
+    for again."""
     begins: Array
     """Where a request's ids begin; [requests + 1]."""
     prompt_tokens: Array
@@ -49,13 +50,15 @@ class Chains(NamedTuple):
     """Distinct nodes."""
 
 
-def link(requests: Requests, block_size: int, raw: bool = False) -> Chains:
+def link(requests: Requests, block_size: int, raw: bool = False, named_tails: bool = False) -> Chains:
     """Numbers the blocks of requests.
 
     Args:
         requests: their ids stand for `block_size` tokens.
         block_size: tokens.
         raw: raw blocks instead of vLLM's rules.
+        named_tails: an id behind those of a prompt's full blocks is its partial tail's, as in traces of hash ids; it
+            names less than the block that the tail becomes, which is fresh therefore, as all blocks behind it are.
 
     Raises:
         ValueError: a size is out of range, or a prompt has fewer ids than full blocks.
@@ -78,9 +81,7 @@ def link(requests: Requests, block_size: int, raw: bool = False) -> Chains:
         computed = tokens + np.maximum(requests.output_tokens, 1) - 1
         need, prompt_need = -(-computed // block_size), -(-tokens // block_size)
         cached, hittable = computed // block_size, (tokens - 1) // block_size
-        # The id of a partial tail names less than the block that it becomes.
-        tail = (given == prompt_need) & (tokens % block_size > 0)
-        usable = np.minimum(np.where(tail, full, given), cached)
+        usable = np.minimum(np.minimum(given, full) if named_tails else given, cached)
     begins = np.concatenate([[0], np.cumsum(cached)])
     nodes, count = _number(requests.ids, requests.begins, usable, begins, requests.salt)
     return Chains(nodes, begins, need, prompt_need, full, hittable, requests.category, count)
