@@ -18,6 +18,7 @@ CHUNK_CHARACTERS = 1 << 20
 MAX_ELEMENT_CHARACTERS = 1 << 28
 # The longest a literal, a number or an escape can be of which only a part is in the buffer.
 _UNFINISHED_TAIL = 64
+_BEHIND = frozenset(" \t\r\n,]")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -115,8 +116,12 @@ class _Buffer:
             except RecursionError:
                 raise TraceError(self.path, self.line(), "nested too deeply") from None
             else:
-                # A number may go on behind the buffer's end.
-                if end < len(self.text) or not isinstance(value, int | float):
+                # A number may go on behind the buffer's end: "-0" of "-0.5".
+                if (
+                    not isinstance(value, int | float)
+                    or end < len(self.text) - _UNFINISHED_TAIL
+                    or (self.text[end : end + 1] in _BEHIND)
+                ):
                     self.place = end
                     return True, value
             if len(self.text) - self.place > MAX_ELEMENT_CHARACTERS:
