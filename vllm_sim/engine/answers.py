@@ -27,7 +27,7 @@ class Answers:
 
     def __init__(self, path: Path, model: str):
         self.path = path
-        self.vocabulary = Vocabulary(model)
+        self.vocabulary = _load_vocabulary(model)
         self.trace: TokenisedTrace = load_tokenised(path, self.vocabulary)
         self._rows: dict[bytes, list[int]] = {}
         for row, digest in enumerate(self.trace.digests.tolist()):
@@ -64,3 +64,8 @@ def load_answers(model: str) -> Answers:
 @functools.lru_cache(maxsize=1)
 def _load_answers(path: Path, model: str) -> Answers:
     return Answers(path, model)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_vocabulary(model: str) -> Vocabulary:
+    return Vocabulary(model)
