@@ -24,6 +24,9 @@ with pytest.MonkeyPatch.context() as _environment:
         raise RuntimeError("vllm was imported before tests/engine: run these tests in a process of their own")
 
 from vllm.entrypoints.llm import LLM  # noqa: E402
+from vllm.inputs import TokensPrompt  # noqa: E402
+from vllm.outputs import CompletionOutput  # noqa: E402
+from vllm.sampling_params import SamplingParams  # noqa: E402
 from vllm.v1.engine import llm_engine  # noqa: E402
 
 Row = dict[str, Any]
@@ -67,3 +70,15 @@ def start(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
             return LLM(**defaults | arguments, additional_config={"vllm_sim": simulator or {}})
 
     return start_engine
+
+
+def prompts_of(llm: LLM) -> list[TokensPrompt]:
+    """The prompts of an engine's trace, row by row, as token ids."""
+    trace = llm.llm_engine.model_executor._answers.trace
+    return [TokensPrompt(prompt_token_ids=trace.prompt(row).tolist()) for row in range(len(trace))]
+
+
+def generate(llm: LLM, prompts: list[Any], **parameters: Any) -> list[CompletionOutput]:
+    """The first completion of each prompt, up to the recorded end unless the parameters say otherwise."""
+    params = SamplingParams(**{"max_tokens": 16000} | parameters)
+    return [output.outputs[0] for output in llm.generate(prompts, params, use_tqdm=False)]

@@ -4,13 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vllm.entrypoints.llm import LLM
-from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-from tests.engine.conftest import Start
+from tests.engine.conftest import Start, generate
 
 EOT = 128009
-WHOLE = SamplingParams(max_tokens=16000)
 PIECES = [
     "\U0001f937\U0001f3fd\u200d\u2640\ufe0f",
     "\U0001f1e9\U0001f1ea",
@@ -34,12 +32,8 @@ PIECES = [
 TEXTS = st.lists(st.text(max_size=6) | st.sampled_from(PIECES), max_size=8).map("".join)
 
 
-def generate(llm: LLM, prompts: list[str]) -> list[RequestOutput]:
-    return llm.generate(prompts, WHOLE, use_tqdm=False)
-
-
 def texts_of(llm: LLM, count: int) -> list[str]:
-    return [output.outputs[0].text for output in generate(llm, [f"prompt {i}" for i in range(count)])]
+    return [output.text for output in generate(llm, [f"prompt {i}" for i in range(count)])]
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -55,9 +49,9 @@ def test_texts_known_to_be_difficult_come_back(start: Start) -> None:
         start([{"prompt": f"prompt {i}", "response": text} for i, text in enumerate(texts)]),
         [f"prompt {i}" for i in range(len(texts))],
     )
-    assert [output.outputs[0].text for output in outputs] == texts
-    assert {output.outputs[0].finish_reason for output in outputs} == {"stop"}
-    assert {output.outputs[0].token_ids[-1] for output in outputs} == {EOT}
+    assert [output.text for output in outputs] == texts
+    assert {output.finish_reason for output in outputs} == {"stop"}
+    assert {output.token_ids[-1] for output in outputs} == {EOT}
 
 
 def test_the_pieces_of_a_stream_add_up_to_the_text(start: Start) -> None:
@@ -73,7 +67,7 @@ def test_the_pieces_of_a_stream_add_up_to_the_text(start: Start) -> None:
 
 def test_a_response_of_8000_tokens_is_whole(start: Start) -> None:
     text = "".join(f" word{i}" for i in range(3000))
-    output = generate(start([{"prompt": "p", "response": text}]), ["p"])[0].outputs[0]
+    output = generate(start([{"prompt": "p", "response": text}]), ["p"])[0]
     assert len(output.token_ids) > 8000
     assert output.text == text
 
@@ -90,7 +84,7 @@ def test_a_response_of_8000_tokens_is_whole(start: Start) -> None:
     ],
 )
 def test_response_token_ids_come_back_as_ids(start: Start, ids: list[int], given: list[int]) -> None:
-    output = generate(start([{"prompt": "p", "response_token_ids": ids}]), ["p"])[0].outputs[0]
+    output = generate(start([{"prompt": "p", "response_token_ids": ids}]), ["p"])[0]
     assert list(output.token_ids) == given
     assert output.finish_reason == "stop"
 
@@ -109,7 +103,7 @@ def test_with_on_inexact_warn_such_a_text_is_a_warning(start: Start, caplog: pyt
     warnings = [r.getMessage() for r in caplog.records if r.levelname == "WARNING" and "detokeniser" in r.getMessage()]
     assert len(warnings) == 1
     assert ".jsonl, line 1: " in warnings[0]
-    assert generate(llm, ["a"])[0].outputs[0].text == "fine"
+    assert generate(llm, ["a"])[0].text == "fine"
 
 
 def test_a_token_behind_the_vocabulary_stops_the_start_with_the_line(start: Start) -> None:
