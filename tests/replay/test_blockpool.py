@@ -13,6 +13,7 @@ from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.request import Request
 
 from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.blockpool import run
 
@@ -74,13 +75,14 @@ def assert_equal_runs(fast: Any, real: Any) -> None:
         assert np.array_equal(left, right), f"{field.name}: fast {left}, vLLM {right}"
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.parametrize("policy", POLICIES)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), spare=st.integers(-2, 8))
-def test_the_fast_lru_equals_vllm(workload: tuple[int, list[Call]], spare: int) -> None:
+def test_the_fast_cache_equals_vllm(policy: str, workload: tuple[int, list[Call]], spare: int) -> None:
     """Also with room for the largest request and no more, and with too little for it."""
     chains = link(to_requests(*workload), workload[0])
     capacity = max(1, int(chains.need.max()) + spare)
-    assert_equal_runs(simulate(chains, "lru", capacity), run(chains, "lru", capacity))
+    assert_equal_runs(simulate(chains, policy, capacity), run(chains, policy, capacity))
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -32,7 +32,7 @@ class Arc(Policy):
         self.returned = np.zeros(2, np.int64)
         self.target = 0.0
 
-    def started(self, request: int, category: int) -> None:
+    def started(self, request: int) -> None:
         once, again = max(1, self.ghost_nodes[ONCE]), max(1, self.ghost_nodes[AGAIN])
         if self.returned[ONCE]:
             self.target = min(self.target + self.returned[ONCE] * max(1.0, again / once), float(self.blocks))
@@ -70,5 +70,6 @@ class Arc(Policy):
         self.is_ghost[node] = True
 
     def forgotten(self, node: int) -> None:
-        self.ghost_nodes[self.kind[node]] -= 1
-        self.is_ghost[node] = False
+        if self.is_ghost[node]:
+            self.ghost_nodes[self.kind[node]] -= 1
+            self.is_ghost[node] = False

@@ -66,8 +66,8 @@ class Book:
                 self.enter(policy, block)
             block = self.newer[block]
 
-    def cache(self, policy: Any, block: int, node: int, parent: int) -> None:
-        """A block in use is cached."""
+    def cache(self, policy: Any, block: int, node: int, parent: int, again: bool) -> None:
+        """A block in use is cached; again: for a preempted request that returns, so that a copy is no new use."""
         self.node[block] = node
         self.free[block] = False
         self.copies[node] += 1
@@ -76,7 +76,8 @@ class Book:
         self.older[block] = last
         if last >= 0:
             self.newer[last] = block
-            policy.hit(node)
+            if not again:
+                policy.hit(node)
             if self.copies[node] == 2:
                 self.rerank(policy, node)
             return
@@ -84,8 +85,10 @@ class Book:
         self.parent[node] = parent
         if parent >= 0:
             self.children[parent] += 1
+            self.counts[ORPHANS_NOW] += self.first[parent] < 0
         # Orphans that find their parent again.
         self.counts[ORPHANS_NOW] -= self.children[node]
+        self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])
         policy.cached(node, parent)
         if self.ghosts and self.ghost.holds(node):
             self.ghost.remove(node)
@@ -116,6 +119,9 @@ class Book:
             self.forget(policy, node)
 
     def forget(self, policy: Any, node: int) -> None:
+        """Forgets a node that is not cached, unless it is a ghost or the parent of a cached node."""
+        if self.children[node] or (self.ghosts and self.ghost.holds(node)):
+            return
         policy.forgotten(node)
         if self.forgotten.size:
             self.forgotten[self.counts[FORGOTTEN]] = node
@@ -167,6 +173,7 @@ class Book:
             self.children[parent] -= 1
             if self.first[parent] < 0:
                 self.counts[ORPHANS_NOW] -= 1
+                self.forget(policy, parent)
             elif self.children[parent] == 0 and self.copies[parent] == 1:
                 block = self.first[parent]
                 if self.free[block]:

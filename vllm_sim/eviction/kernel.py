@@ -56,7 +56,8 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         if known > hit:
             out[row, BY] = evictor[nodes[begin + hit]]
         out[row, ALLOCATED] = need - hit
-        policy.started(row, chains.category[row])
+        policy.serving(chains.category[row])
+        policy.started(row)
         for i in range(hit):
             block = book.first[nodes[begin + i]]
             table[i] = block
@@ -74,7 +75,7 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
             full = min(cached, i + 1) if i + 1 >= chains.prompt_need[row] else done
             for j in range(done, full):
                 node = nodes[begin + j]
-                book.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1)
+                book.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1, False)
                 seen[node] = True
                 generated[table[j]] = j >= prompt
             done = full

@@ -5,7 +5,8 @@ and that has no cached child, or another copy. So every policy is safe for chain
 
 A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a
 policy may use as an index. Its blocks (one as a rule, more when vLLM computed the same prefix twice) are the book's
-matter. Nodes that are neither cached nor remembered as ghosts lose their number, after `forgotten`.
+matter. Nodes that are neither cached, nor parents of cached ones, nor remembered as ghosts lose their number, after
+`forgotten`.
 
 Two rules keep a policy equal in every backend. What a call of `cached` notes may not change the order of the blocks
 before the request is released, since vLLM caches a long prompt in chunks and takes blocks in between. And nothing may
@@ -47,8 +48,11 @@ class Policy:
         self.queues = 1
         self.ghosts = 0
 
-    def started(self, request: int, category: int) -> None:
-        """A request is served: what is cached or hit from now on is for it. Not told for a preempted one's return."""
+    def serving(self, category: int) -> None:
+        """What is cached or hit from now on is for a request of this category; told again as a batch moves on."""
+
+    def started(self, request: int) -> None:
+        """A request is served for the first time: not told of its later chunks, nor when it returns preempted."""
 
     def cached(self, node: int, parent: int) -> None:
         """A node is cached that was not (it may be a ghost); parent is -1 for a first block."""
@@ -77,4 +81,5 @@ class Policy:
         """The last block of a node was evicted, or dropped by a reset; it is a ghost now or forgotten next."""
 
     def forgotten(self, node: int) -> None:
-        """Nothing more will be said of this node; its number may come back as another one."""
+        """Nothing more will be said of this node; its number may come back as another one. It may be a node that was
+        never cached, only the parent of one that was."""

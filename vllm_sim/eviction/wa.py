@@ -35,11 +35,13 @@ class Wa(Policy):
         self.chance = np.full(room.categories, math.log(0.5))
         self.rate = np.full(room.categories, 1.0 / room.blocks)
 
-    def started(self, request: int, category: int) -> None:
+    def serving(self, category: int) -> None:
+        self.present = category
+
+    def started(self, request: int) -> None:
         for i in range(self.queues):
             self.chance[i] = math.log(min(1.0, self.reused_nodes[i] / self.released_nodes[i]))
             self.rate[i] = self.reused_nodes[i] / self.waited[i]
-        self.present = category
 
     def reuse(self, node: int) -> None:
         if self.left[node] >= 0:

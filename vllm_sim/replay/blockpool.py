@@ -16,12 +16,14 @@ import torch
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVCacheEvent
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_manager import KVCacheManager
-from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.core.kv_cache_utils import BlockHash, BlockHashWithGroupId, get_block_hash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 
+from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import Chains
-from vllm_sim.eviction.simulate import Run
+from vllm_sim.eviction.live import LiveBook
+from vllm_sim.eviction.simulate import Run, make_room
 
 _BLOCK_TOKENS = 2
 _MAX_MODEL_LEN = 2**40
@@ -40,9 +42,13 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
         raise ValueError(f"capacity is {capacity} blocks; allowed: 1 or more")
     if (chains.hittable == chains.need).any():
         raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
+    manager = _make_manager(capacity)
     if policy != "lru":
-        raise ValueError(f"policy is {policy!r}; allowed: lru")
-    return _serve(chains, capacity, _make_manager(capacity))
+        book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _node_of_hash)
+        adopt(manager, book, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
+    elif params:
+        raise ValueError(f"policy lru has no parameter {next(iter(params))!r}; allowed: none")
+    return _serve(chains, capacity, manager)
 
 
 def _make_manager(capacity: int) -> KVCacheManager:
@@ -178,3 +184,7 @@ class _Ledger:
 
 def _node(name: int | bytes) -> int:
     return name if isinstance(name, int) else int.from_bytes(name, "big")
+
+
+def _node_of_hash(name: BlockHashWithGroupId) -> int:
+    return _node(get_block_hash(name))

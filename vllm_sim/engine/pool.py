@@ -1,0 +1,209 @@
+"""vLLM's block pool under a policy of `vllm_sim.eviction`: which cached block is evicted next, and nothing else.
+
+Faithful to vLLM 0.32 (v1/core/block_pool.py, kv_cache_utils.py, kv_cache_manager.py, read): every method calls
+upstream's own; hashes, reference counts, KV events and metrics are upstream's; blocks without a hash are in upstream's
+list and are taken before any cached one. Not faithful: a block that loses its hash by `evict_blocks` goes to the end
+of that list, where upstream leaves it in its place. Refused: more than one cache group, or one that is not of full
+attention; KV connectors, which pin blocks and read upstream's list; a cache without prefix caching.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
+from vllm.v1.core.kv_cache_utils import (
+    BlockHashWithGroupId,
+    FreeKVCacheBlockQueue,
+    KVCacheBlock,
+    make_block_hash_with_group_id,
+)
+from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+from vllm.v1.request import Request
+
+from vllm_sim.eviction.live import LiveBook
+
+Describe = Callable[[Request], tuple[int, int]]
+"""The number of a request, ascending as they start, and its category."""
+
+
+class PolicyQueue(FreeKVCacheBlockQueue):
+    """Upstream's list, of the free blocks without a hash; the free blocks with one are held by the book."""
+
+    def adopt(self, book: LiveBook, blocks: list[KVCacheBlock]) -> None:
+        self.book = book
+        self.blocks = blocks
+        self.held_blocks = 0
+
+    def popleft(self) -> KVCacheBlock:
+        return self.popleft_n(1)[0] if self.num_free_blocks else super().popleft()
+
+    def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        listed = min(n, self.num_free_blocks - self.held_blocks)
+        found = super().popleft_n(listed)
+        if listed < n:
+            self._count_held(listed - n)
+            found += [self.blocks[block] for block in self.book.evict(n - listed)]
+        return found
+
+    def remove(self, block: KVCacheBlock) -> None:
+        if self.book.holds(block.block_id):
+            self._count_held(-1)
+        else:
+            super().remove(block)
+
+    def append(self, block: KVCacheBlock) -> None:
+        self.append_n([block])
+
+    def append_n(self, blocks: list[KVCacheBlock]) -> None:
+        cached = [block.block_id for block in blocks if block.block_hash is not None]
+        if len(cached) < len(blocks):
+            super().append_n([block for block in blocks if block.block_hash is None])
+        if cached:
+            self._count_held(len(cached))
+            self.book.release(cached)
+
+    def get_all_free_blocks(self) -> list[KVCacheBlock]:
+        """The list, and then the held blocks in the order of their release: the order of eviction for LRU alone."""
+        return super().get_all_free_blocks() + [self.blocks[block] for block in self.book.held()]
+
+    def drop(self, block: KVCacheBlock) -> None:
+        """A block has lost its hash without being evicted."""
+        held = self.book.holds(block.block_id)
+        self.book.drop(block.block_id)
+        if held:
+            self._count_held(-1)
+            super().append_n([block])
+
+    def _count_held(self, change: int) -> None:
+        self.held_blocks += change
+        self.num_free_blocks += change
+
+
+class PolicyBlockPool(BlockPool):
+    """Upstream's pool, which tells the book what happens."""
+
+    free_block_queue: PolicyQueue
+
+    def adopt(self, book: LiveBook, describe: Describe) -> None:
+        self.free_block_queue.__class__ = PolicyQueue
+        self.free_block_queue.adopt(book, self.blocks)
+        self._book = book
+        self._describe = describe
+        self._request: Request | None = None
+        self._is_told = True
+
+    def serve(self, request: Request) -> None:
+        """What follows is for this request; the policy is told once a block moves."""
+        if not request.num_computed_tokens or request is not self._request:
+            self._request = request
+            self._is_new = not (request.num_computed_tokens or request.num_preemptions)
+            self._is_told = False
+
+    def _tell(self) -> bool:
+        """Tells the policy whom it serves; returns whether that is a preempted request's return."""
+        request = self._request
+        if not self._is_told and request is not None:
+            self._is_told = True
+            number, category = self._describe(request)
+            self._book.serve(category)
+            if self._is_new:
+                self._book.start(number)
+        return request is not None and request.num_preemptions > 0
+
+    def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
+        again = self._tell()
+        super().touch(blocks)
+        cached = [block.block_id for block in blocks if block.block_hash is not None]
+        if cached:
+            self._book.touch(cached, again)
+
+    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
+        self._tell()
+        return super().get_new_blocks(num_blocks)
+
+    def cache_full_blocks(
+        self,
+        request: Request,
+        blocks: list[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        block_size: int,
+        kv_cache_group_id: int,
+        block_mask: list[bool] | None = None,
+    ) -> None:
+        super().cache_full_blocks(
+            request, blocks, num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, block_mask
+        )
+        new = blocks[num_cached_blocks:num_full_blocks]
+        if not new:
+            return
+        if request is not self._request:
+            self.serve(request)
+        parent = None
+        if num_cached_blocks:
+            parent = make_block_hash_with_group_id(request.block_hashes[num_cached_blocks - 1], kv_cache_group_id)
+        self._book.cache([block.block_id for block in new], [block.block_hash for block in new], parent, self._tell())
+
+    def _remove_cached_block_hashes(self, block: KVCacheBlock) -> list[BlockHashWithGroupId]:
+        removed = super()._remove_cached_block_hashes(block)
+        # An evicted block has left the book already.
+        if self._book.caches(block.block_id):
+            self.free_block_queue.drop(block)
+        return removed
+
+    def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
+        super().free_blocks(ordered_blocks)
+        self._book.settle()
+
+    def reset_prefix_cache(self) -> bool:
+        done = super().reset_prefix_cache()
+        if done:
+            # As they were released, so that no child is left behind.
+            for block in self._book.held():
+                self.free_block_queue.drop(self.blocks[block])
+        return done
+
+
+class PolicyKVCacheManager(KVCacheManager):
+    """Upstream's manager, which says whom it serves."""
+
+    block_pool: PolicyBlockPool
+
+    def allocate_slots(self, request: Request, *args: Any, **kwargs: Any) -> KVCacheBlocks | None:
+        self.block_pool.serve(request)
+        return super().allocate_slots(request, *args, **kwargs)
+
+
+def adopt(manager: KVCacheManager, book: LiveBook, describe: Describe) -> None:
+    """Puts a manager's pool under a policy; managers and blocks keep their references to it.
+
+    Args:
+        manager: changed; one that upstream has finished and that has served nobody yet.
+        book: for as many blocks as the pool has, without the null block.
+        describe: see Describe.
+
+    Raises:
+        ValueError: the cache is of a kind that cannot be served.
+    """
+    check_supported(manager)
+    manager.__class__ = PolicyKVCacheManager
+    manager.block_pool.__class__ = PolicyBlockPool
+    assert isinstance(manager.block_pool, PolicyBlockPool)
+    manager.block_pool.adopt(book, describe)
+
+
+def check_supported(manager: KVCacheManager) -> None:
+    """Raises ValueError for a cache that no policy but `lru` can serve."""
+    pool, singles = manager.block_pool, manager.coordinator.single_type_managers
+    reasons = {
+        f"{len(singles)} cache groups (allowed: 1)": len(singles) != 1,
+        "a cache group without full attention": any(type(single) is not FullAttentionManager for single in singles),
+        "a cache without prefix caching": not manager.enable_caching,
+        "hashes of another size than a block": any(single.block_size != pool.hash_block_size for single in singles),
+        f"a manager of class {type(manager).__qualname__}": type(manager) is not KVCacheManager,
+        f"a block pool of class {type(pool).__qualname__}": type(pool) is not BlockPool,
+    }
+    refused = [name for name, found in reasons.items() if found]
+    if refused:
+        raise ValueError(f"eviction cannot serve {', '.join(refused)}; allowed there: eviction lru")
