@@ -22,7 +22,42 @@ OnBytes = Callable[[int], None]
 MAX_LINE_BYTES = 1 << 28
 """More than any request has; a file that is one long line is refused and not read into memory."""
 LINES_PER_REPORT = 256
+ZSTD_BYTES = 1 << 14
+"""Packed bytes taken at once; what they unpack to is held."""
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+
+
+class _ZstdFrames(io.RawIOBase):
+    """The text of all frames of a .zst file; unlike zstandard's own reader it does not take a cut for the end."""
+
+    def __init__(self, raw: BinaryIO):
+        self._raw = raw
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._is_within_frame = False
+        self._packed = b""
+        self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._unpacked:
+            if self._frame.eof:
+                self._packed = self._frame.unused_data
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+                self._is_within_frame = False
+            packed = self._packed or self._raw.read(ZSTD_BYTES)
+            self._packed = b""
+            if not packed:
+                if self._is_within_frame:
+                    raise EOFError("the compressed file is cut off")
+                return 0
+            self._is_within_frame = True
+            self._unpacked = memoryview(self._frame.decompress(packed))
+        count = min(len(buffer), len(self._unpacked))
+        buffer[:count] = self._unpacked[:count]
+        self._unpacked = self._unpacked[count:]
+        return count
 
 
 def open_packed(path: Path, raw: BinaryIO) -> BinaryIO:
@@ -30,10 +65,7 @@ def open_packed(path: Path, raw: BinaryIO) -> BinaryIO:
     if path.suffix == ".gz":
         return cast(BinaryIO, gzip.GzipFile(fileobj=raw, mode="rb"))
     if path.suffix == ".zst":
-        return cast(
-            BinaryIO,
-            io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True, closefd=False)),
-        )
+        return cast(BinaryIO, io.BufferedReader(_ZstdFrames(raw)))
     return raw
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from vllm_sim.trace.blocks import PromptBlocks, hash_blocks, prefix_names, token_blocks
 from vllm_sim.trace.files import OnBytes, iter_records
 from vllm_sim.trace.record import Record
-from vllm_sim.trace.tokens import load_tokenised
+from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512)
 QUANTILES = (50, 90, 99)
@@ -67,10 +67,13 @@ def trace_stats(
         ValueError: a block size that does not fit the trace's hash ids.
     """
     rows, hashes = _read(path, on_bytes)
-    if hashes is None:
-        rows = _with_token_counts(rows, path, model)
     sizes = _fitting_sizes(hashes, block_sizes)
-    make = _block_maker(rows, hashes, path, model)
+    if hashes is None:
+        trace = load_tokenised(path, model)
+        rows = replace(rows, prompts=np.diff(trace.prompt_offsets), outputs=np.diff(trace.response_offsets))
+        make = _token_block_maker(rows, trace)
+    else:
+        make = _hash_block_maker(rows, hashes)
     blocks = []
     shares: dict[int, dict[str, Any]] = {}
     for size in sizes:
@@ -136,12 +139,6 @@ def _as_array(ids: list[int]) -> NDArray[np.int64]:
     return np.array([number & 0x7FFFFFFFFFFFFFFF for number in ids], dtype=np.int64)
 
 
-def _with_token_counts(rows: _Rows, path: Path, model: Path) -> _Rows:
-    trace = load_tokenised(path, model)
-    prompts, outputs = np.diff(trace.prompt_offsets), np.diff(trace.response_offsets)
-    return replace(rows, prompts=prompts, outputs=outputs)
-
-
 def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> list[int]:
     for size in wanted or ():
         if size < 1:
@@ -160,12 +157,14 @@ def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> li
     return sorted(set(wanted) if wanted else {size for size in (*BLOCK_SIZES, *units) if fits(size)})
 
 
-def _block_maker(rows: _Rows, hashes: _Hashes | None, path: Path, model: Path) -> Callable[[int], PromptBlocks]:
+def _hash_block_maker(rows: _Rows, hashes: _Hashes) -> Callable[[int], PromptBlocks]:
     """A function from a block size to the blocks of that size."""
-    if hashes is not None:
-        names = prefix_names(hashes.ids, hashes.offsets)
-        return lambda size: hash_blocks(names, hashes.offsets, hashes.unit_sizes, rows.prompts, rows.outputs, size)
-    trace = load_tokenised(path, model)
+    names = prefix_names(hashes.ids, hashes.offsets)
+    return lambda size: hash_blocks(names, hashes.offsets, hashes.unit_sizes, rows.prompts, rows.outputs, size)
+
+
+def _token_block_maker(rows: _Rows, trace: TokenisedTrace) -> Callable[[int], PromptBlocks]:
+    """A function from a block size to the blocks of that size."""
     tokens, offsets = _interleaved(trace.prompt_tokens, rows.prompts, trace.response_tokens, rows.outputs)
     names = prefix_names(tokens, offsets)
     return lambda size: token_blocks(names, offsets, rows.prompts, size)
