@@ -52,7 +52,7 @@ def test_n_gives_successive_responses(client: OpenAI) -> None:
 
 def test_max_tokens_cuts_with_length(client: OpenAI) -> None:
     reply = complete(client, "hehe", max_tokens=2)
-    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("haha", "length")
+    assert (reply.choices[0].text, reply.choices[0].finish_reason) == ("hahaha", "length")
     assert reply.usage.completion_tokens == 2
 
 

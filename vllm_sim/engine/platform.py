@@ -90,7 +90,8 @@ class ReplayPlatform(Platform):
             return
         _refuse_unsupported(vllm_config)
         parallel = vllm_config.parallel_config
-        parallel.distributed_executor_backend = "vllm_sim.engine.executor.ReplayExecutor"
+        if parallel.distributed_executor_backend in (None, "uni", "mp", "ray"):  # an executor that is named is used
+            parallel.distributed_executor_backend = "vllm_sim.engine.executor.ReplayExecutor"
         parallel.worker_cls = "vllm.v1.worker.worker_base.WorkerBase"  # never made; upstream wants a name
         if not vllm_config.cache_config.user_specified_block_size:
             vllm_config.cache_config.block_size = DEFAULT_BLOCK_SIZE

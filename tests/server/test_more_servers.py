@@ -1,0 +1,66 @@
+"""Servers of other shapes, each started for itself: part of `make test-all`."""
+
+import subprocess
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.conftest import ROWS
+from tests.serving import NAME, ROOT, arguments, environment, free_port, serve, write_trace
+
+pytestmark = pytest.mark.slow
+
+SIZES = ("--max-model-len", "512", "--max-num-seqs", "16", "--block-size", "8")
+LOADS = [row for row in ROWS if str(row.get("prompt", "")).startswith("load ")]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--api-server-count", "2"),
+        ("--data-parallel-size", "2"),
+        ("--no-async-scheduling", "--num-gpu-blocks-override", "70", "--max-num-batched-tokens", "64"),
+        ("--kv-cache-memory-bytes", "64M", "--no-enable-prefix-caching"),
+    ],
+    ids=lambda options: options[0],
+)
+def test_server_of_another_shape_gives_the_same_answers(tmp_path: Path, options: tuple[str, ...]) -> None:
+    with serve(tmp_path, ROWS, *SIZES, *options) as server:
+        prompts = [row["prompt"] for row in LOADS]
+        reply = server.client().completions.create(model=NAME, prompt=prompts, max_tokens=50)
+        assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
+
+
+def test_synthesised_answers_run_to_max_tokens_and_are_deterministic(tmp_path: Path) -> None:
+    option = ("--additional-config", '{"vllm_sim": {"on_miss": "synthesize"}}')
+    with serve(tmp_path, ROWS, *SIZES, *option) as server:
+        client = server.client()
+        replies = [client.completions.create(model=NAME, prompt="unheard of", max_tokens=40) for _ in range(2)]
+        assert [reply.usage.completion_tokens for reply in replies] == [40, 40]
+        assert replies[0].choices[0].text == replies[1].choices[0].text
+        assert client.completions.create(model=NAME, prompt="hehe").choices[0].text == "hahaha!"
+        with pytest.raises(openai.BadRequestError):
+            client.completions.create(model=NAME, prompt="hehe", logprobs=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "reasons"),
+    [
+        ([{"prompt": "a"}], (), ("trace.jsonl, line 1", "response")),
+        ([{"prompt": "a", "response": "half \ufffd"}], (), ("trace.jsonl, line 1", "detokeniser")),
+        (ROWS[:1], ("--additional-config", '{"vllm_sim": {"on_mis": "x"}}'), ("on_mis", "on_miss")),
+        (ROWS[:1], ("--enable-lora",), ("LoRA",)),
+    ],
+)
+def test_bad_start_ends_with_one_clear_error(
+    tmp_path: Path, rows: list[dict], options: tuple[str, ...], reasons: tuple[str, ...]
+) -> None:
+    trace = write_trace(tmp_path / "trace.jsonl", rows)
+    command = arguments(free_port(), *SIZES, *options)
+    done = subprocess.run(
+        command, env=environment(trace), cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode != 0
+    for reason in reasons:
+        assert reason in done.stderr
