@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 logger = init_logger("vllm.vllm_sim.platform")
 
 DEFAULT_BLOCK_SIZE = 16
+_CACHE_DTYPES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+"""Those whose blocks hold keys and values and nothing else, such as scales."""
 
 
 class ReplayPlatform(Platform):
@@ -140,6 +142,7 @@ def _refuse_unsupported(config: "VllmConfig") -> None:
     """Raises ValueError for a configuration whose behaviour would not be the real one."""
     model, parallel = config.model_config, config.parallel_config
     text = model.hf_text_config
+    cache_dtype = config.cache_config.cache_dtype
     reasons = {
         "LoRA": config.lora_config is not None,
         "speculative decoding": config.speculative_config is not None,
@@ -153,11 +156,16 @@ def _refuse_unsupported(config: "VllmConfig") -> None:
         "prompt embeddings": model.enable_prompt_embeds,
         "custom logits processors": bool(model.logits_processors),
         "a KV connector": config.kv_transfer_config is not None,
+        "KV offloading": getattr(config.cache_config, "kv_offloading_size", None) is not None,
+        f"a KV cache of type {cache_dtype}": cache_dtype not in _CACHE_DTYPES,
+        "watermarking": getattr(config, "watermark_config", None) is not None,
+        "a diffusion model": getattr(model, "is_diffusion", False),
         "an encoder connector": getattr(config, "ec_transfer_config", None) is not None,
         "a model with layers that are not full attention": model.is_hybrid
         or model.is_attention_free
         or model.use_mla
         or model.get_sliding_window() is not None
+        or getattr(text, "attention_chunk_size", None) is not None
         or any("full" not in kind for kind in getattr(text, "layer_types", None) or ()),
         "--enable-trace-replay (it forces tokens on a real model)": getattr(model, "enable_trace_replay", False),
     }

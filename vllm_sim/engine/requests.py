@@ -42,10 +42,8 @@ def check_parameters(params: Any) -> None:
         beams = params.max_tokens == 1 and not params.detokenize
         raise _refused("use_beam_search" if beams else "logprobs", "no logits are computed")
     for field, parameter in _NEEDS_LOGITS.items():
-        if getattr(params, field, None):
+        if getattr(params, field, None) not in (None, [], {}):
             raise _refused(parameter, "no logits are computed")
-    if params.prompt_logprobs is not None:
-        raise _refused("prompt_logprobs", "no logits are computed")
 
 
 def _refused(parameter: str, reason: str) -> VLLMValidationError:

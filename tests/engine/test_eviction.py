@@ -1,0 +1,125 @@
+"""Policies in the engine: a batch with chunks and preemptions, one request at a time, resets, and what is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from vllm.entrypoints.llm import LLM
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from tests.engine.conftest import Start, generate, prompts_of
+from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.eviction.simulate import simulate
+
+ONLINE = [name for name in POLICIES if name not in ("lru", "opt")]
+BLOCK_SIZE = 8
+SHARED = "A library of eight floors, each with its own colour and its own smell. " * 6
+ROWS: list[dict[str, Any]] = [
+    {
+        "prompt": f"{SHARED[: 40 * (i * i % 9)]}question {i % 40}",
+        "response": f"answer {i % 40}" + " and more" * (i % 50),
+    }
+    for i in range(200)
+]
+
+
+def scheduler_of(llm: LLM) -> Scheduler:
+    return llm.llm_engine.engine_core.engine_core.scheduler  # type: ignore[attr-defined]
+
+
+def pool_of(llm: LLM) -> Any:
+    return scheduler_of(llm).kv_cache_manager.block_pool
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
+@pytest.mark.parametrize("policy", [*ONLINE, "vllm_sim.eviction.lru:Lru"])
+def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
+    start: Start, policy: str, asynchronous: bool
+) -> None:
+    llm = start(
+        ROWS,
+        {"eviction": policy},
+        async_scheduling=asynchronous,
+        max_num_batched_tokens=128,
+        max_model_len=256,
+        num_gpu_blocks_override=41,
+    )
+    assert type(scheduler_of(llm)) is (AsyncScheduler if asynchronous else Scheduler)
+    answers = [output.text for output in generate(llm, [row["prompt"] for row in ROWS])]
+    assert answers == [row["response"] for row in ROWS]
+    pool = pool_of(llm)
+    assert pool.get_num_free_blocks() == 40
+    assert sorted(block.block_id for block in pool.free_block_queue.get_all_free_blocks()) == list(range(1, 41))
+    assert pool._book.evicted_blocks > 100
+    assert pool._book.orphan_blocks == 0
+    cached = {block.block_id for block in pool.blocks if block.block_hash is not None}
+    assert set(pool._book.held()) == cached
+    assert llm.reset_prefix_cache()
+    assert not pool._book.held()
+    assert pool.get_num_free_blocks() == len(pool.free_block_queue.get_all_free_blocks()) == 40
+
+
+def cached_blocks(llm: LLM) -> Iterator[int]:
+    """The blocks that each row of the trace hits, one request after the other."""
+    for prompt in prompts_of(llm):
+        output = llm.generate([prompt], SamplingParams(max_tokens=300), use_tqdm=False)[0]
+        yield (output.num_cached_tokens or 0) // BLOCK_SIZE
+
+
+def requests_of(llm: LLM) -> Requests:
+    trace = llm.llm_engine.model_executor._answers.trace  # type: ignore[attr-defined]
+    numbers: dict[bytes, int] = {}
+    rows, prompt_tokens, output_tokens = [], [], []
+    for row in range(len(trace)):
+        prompt, response = trace.prompt(row), trace.response(row)
+        text = np.concatenate([prompt, response])[:-1]
+        blocks = text[: text.size // BLOCK_SIZE * BLOCK_SIZE].reshape(-1, BLOCK_SIZE)
+        rows.append([numbers.setdefault(block.tobytes(), len(numbers)) for block in blocks])
+        prompt_tokens.append(prompt.size)
+        output_tokens.append(response.size)
+    begins = np.concatenate([[0], np.cumsum([len(row) for row in rows])])
+    zeros = np.zeros(len(rows), np.int64)
+    ids = np.array([name for row in rows for name in row], np.int64)
+    return Requests(ids, begins, np.array(prompt_tokens), np.array(output_tokens), zeros, zeros)
+
+
+@pytest.mark.parametrize("policy", ["lru", *ONLINE])
+def test_one_request_at_a_time_hits_what_the_fast_cache_hits(start: Start, policy: str) -> None:
+    llm = start(
+        ROWS, {"eviction": policy}, async_scheduling=False, max_model_len=256, num_gpu_blocks_override=61, seed=0
+    )
+    hits = list(cached_blocks(llm))
+    assert hits == simulate(link(requests_of(llm), BLOCK_SIZE), policy, 60).hit.tolist()
+    assert sum(hits) > 200
+
+
+def test_with_lru_nothing_is_touched(start: Start) -> None:
+    llm = start(ROWS, {"eviction": "lru"})
+    assert type(scheduler_of(llm)) is AsyncScheduler
+    assert type(scheduler_of(llm).kv_cache_manager) is KVCacheManager
+    assert type(pool_of(llm)) is BlockPool
+    assert type(pool_of(llm).free_block_queue) is FreeKVCacheBlockQueue
+
+
+@pytest.mark.parametrize(
+    ("options", "arguments", "message"),
+    [
+        ({"eviction": "opt"}, {}, "opt needs the future"),
+        ({"eviction": "lur"}, {}, "policy is 'lur'; allowed: lru, fifo"),
+        ({"eviction": "slru", "eviction_params": {"protected": 3}}, {}, "protected is 3"),
+        ({"eviction": "arc", "eviction_params": {"share": 3}}, {}, "no parameter 'share'; allowed: none"),
+        ({"eviction": "arc"}, {"enable_prefix_caching": False}, "without prefix caching"),
+    ],
+)
+def test_what_cannot_be_served_is_refused(
+    start: Start, options: dict[str, Any], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(ROWS[:3], options, **arguments)
