@@ -14,6 +14,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from tests.engine.conftest import Start, generate, prompts_of
+from tests.engine.test_scheduling import preemptions
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
@@ -50,10 +51,12 @@ def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
         max_num_batched_tokens=128,
         max_model_len=256,
         num_gpu_blocks_override=41,
+        disable_log_stats=False,
     )
     assert type(scheduler_of(llm)) is (AsyncScheduler if asynchronous else Scheduler)
     answers = [output.text for output in generate(llm, [row["prompt"] for row in ROWS])]
     assert answers == [row["response"] for row in ROWS]
+    assert preemptions(llm) > 10
     pool = pool_of(llm)
     assert pool.get_num_free_blocks() == 40
     assert sorted(block.block_id for block in pool.free_block_queue.get_all_free_blocks()) == list(range(1, 41))

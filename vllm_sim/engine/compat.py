@@ -1,7 +1,8 @@
 """Every name of vLLM that is rebound, in one table, and the check of vLLM's version.
 
-A rebinding is the last resort, where no configuration field, hook or subclass serves. `apply()` may be called again;
-`revert()` undoes it. A target that is not there raises and names the version of vLLM.
+A rebinding is the last resort, where no configuration field, hook or subclass serves. Whoever needs a row applies it
+by its name. `apply()` may be called again; `revert()` undoes it. A target that is not there raises and names the
+version of vLLM.
 """
 
 import functools
@@ -19,6 +20,7 @@ class Rebinding:
     """One rebound name.
 
     Attributes:
+        name: What it is applied by.
         target: module:attribute path.
         why: What needs it.
         upstream: Where the target is called.
@@ -26,6 +28,7 @@ class Rebinding:
         wrap: Makes the new function out of the old one.
     """
 
+    name: str
     target: str
     why: str
     upstream: str
@@ -45,13 +48,32 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     return preprocess_add_request
 
 
+def _evicting(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def get_scheduler_cls(self: Any) -> Any:
+        from vllm_sim.engine.scheduler import with_policy
+
+        return with_policy(original(self))
+
+    return get_scheduler_cls
+
+
 TABLE = (
     Rebinding(
+        name="finish",
         target="vllm.v1.engine.core:EngineCore.preprocess_add_request",
         why="a recorded finish_reason 'length' ends the replay with 'length': request.max_tokens is lowered on arrival",
         upstream="vllm/v1/engine/core.py, process_input_sockets; core_client.py, InprocClient.add_request",
         delete_when="an executor can end a request by its length, or sees a request before it is scheduled",
         wrap=_admitting,
+    ),
+    Rebinding(
+        name="eviction",
+        target="vllm.config:SchedulerConfig.get_scheduler_cls",
+        why="the scheduler that upstream would use gets a pool under a policy, and stays asynchronous where it was",
+        upstream="vllm/v1/engine/core.py, EngineCore.__init__",
+        delete_when="an option names a policy or a block pool, or --scheduler-cls keeps asynchronous scheduling",
+        wrap=_evicting,
     ),
 )
 
@@ -87,9 +109,16 @@ def _resolve(target: str) -> tuple[Any, str]:
     return owner, name
 
 
-def apply() -> None:
-    """Rebinds every name of the table that is not rebound yet."""
-    for row in TABLE:
+def apply(name: str) -> None:
+    """Rebinds what a row of the table names, unless it is rebound already.
+
+    Raises:
+        ValueError: there is no such row.
+    """
+    rows = [row for row in TABLE if row.name == name]
+    if not rows:
+        raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(row.name for row in TABLE)}")
+    for row in rows:
         if row.target not in _originals:
             owner, name = _resolve(row.target)
             original = getattr(owner, name)

@@ -44,7 +44,7 @@ class ReplayExecutor(Executor):
     """Answers from the trace that VLLM_SIM_TRACE_PATH names."""
 
     def _init_executor(self) -> None:
-        compat.apply()
+        compat.apply("finish")
         self._options = parse_options(self.vllm_config.additional_config)
         self._answers = load_answers(self.model_config.tokenizer)
         self._running: dict[str, _Answer] = {}

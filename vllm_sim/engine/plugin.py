@@ -8,3 +8,10 @@ TRACE_VARIABLE = "VLLM_SIM_TRACE_PATH"
 def platform() -> str | None:
     """Entry point of `vllm.platform_plugins`: our platform where a trace is named, else vLLM's own choice."""
     return "vllm_sim.engine.platform.ReplayPlatform" if os.environ.get(TRACE_VARIABLE) else None
+
+
+def general() -> None:
+    """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded."""
+    from vllm_sim.engine import compat
+
+    compat.apply("eviction")
