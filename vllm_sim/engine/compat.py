@@ -109,17 +109,18 @@ def _resolve(target: str) -> tuple[Any, str]:
     return owner, name
 
 
-def apply(name: str) -> None:
-    """Rebinds what a row of the table names, unless it is rebound already.
+def apply(*names: str) -> None:
+    """Rebinds what the named rows of the table name (all rows unless told), where it is not rebound yet.
 
     Raises:
         ValueError: there is no such row.
     """
-    rows = [row for row in TABLE if row.name == name]
-    if not rows:
-        raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(row.name for row in TABLE)}")
-    for row in rows:
-        if row.target not in _originals:
+    known = [row.name for row in TABLE]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(known)}")
+    for row in TABLE:
+        if row.name in (names or known) and row.target not in _originals:
             owner, name = _resolve(row.target)
             original = getattr(owner, name)
             setattr(owner, name, row.wrap(original))
