@@ -51,7 +51,7 @@ def main(path: Path) -> None:
         print(f"{policy:>12}", *(f"{block_rate(run, raw):>7.4f}" for run in runs))
         if policy in ("lru", "opt"):
             print(f"{'warm tokens':>12}", *(f"{token_rate(run, requests, WARMUP):>7.4f}" for run in runs))
-    for name, chains in (("raw", raw), ("vllm", link(requests, BLOCK_SIZE))):
+    for name, chains in (("raw", raw), ("vllm", link(requests, BLOCK_SIZE, named_tails=True))):
         run = simulate(chains, "lru", None)
         print(f"unlimited, {name}: block {block_rate(run, chains):.4f}, token {token_rate(run, requests):.4f}")
 
