@@ -4,7 +4,11 @@ Known to fail: text that ends in U+FFFD, which upstream holds back as half a cha
 cache of the trace's tokens, so that a trace is checked once.
 """
 
-from collections.abc import Iterator
+import functools
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from vllm_sim.trace.record import TraceError
 logger = init_logger("vllm.vllm_sim.exactness")
 
 _CHECKED = "exact.txt"
+_CHUNK_ROWS = 1000
 
 
 def check_exact(answers: Answers, model_config: Any, on_inexact: str) -> None:
@@ -62,11 +67,37 @@ def _check_vocabulary(answers: Answers, size: int) -> None:
 
 
 def _inexact_lines(answers: Answers, tokenizer: Any) -> Iterator[int]:
-    params = SamplingParams()
+    """Yields the lines whose response differs; large traces are split over processes that share the arrays by fork."""
+    records = ((row, *item) for row, item in enumerate(iter_records(answers.path)))
+    texts = ((row, line, record.response) for row, line, record in records if record.response is not None)
+    chunks = iter(lambda: list(islice(texts, _CHUNK_ROWS)), [])
+    check = functools.partial(_check_rows, answers, tokenizer)
+    may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
+    if may_fork and len(answers.trace) > 2 * _CHUNK_ROWS:
+        global _check_in_child
+        _check_in_child = check
+        with multiprocessing.get_context("fork").Pool() as pool:
+            for lines in pool.imap(_check_forked, chunks):
+                yield from lines
+    else:
+        for chunk in chunks:
+            yield from check(chunk)
+
+
+_check_in_child: Callable[[list[tuple[int, int, str]]], list[int]]
+"""Set before a fork, because the tokenizer and the trace need not be copied into the children then."""
+
+
+def _check_forked(rows: list[tuple[int, int, str]]) -> list[int]:
+    return _check_in_child(rows)
+
+
+def _check_rows(answers: Answers, tokenizer: Any, rows: list[tuple[int, int, str]]) -> list[int]:
+    """The lines of those (row, line, recorded text) that the detokeniser does not give back."""
     ends = answers.vocabulary.end_token_ids
-    for row, (line, record) in enumerate(iter_records(answers.path)):
-        if record.response is None:
-            continue
+    params = SamplingParams()
+    inexact = []
+    for row, line, text in rows:
         tokens = answers.trace.response(row).tolist()
         if tokens[-1] in ends:
             tokens.pop()
@@ -83,5 +114,6 @@ def _inexact_lines(answers: Answers, tokenizer: Any) -> Iterator[int]:
         )
         detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
         detokenizer.update(tokens, False)
-        if detokenizer.get_next_output_text(True, False) != record.response:
-            yield line
+        if detokenizer.get_next_output_text(True, False) != text:
+            inexact.append(line)
+    return inexact
