@@ -97,6 +97,11 @@ def test_a_text_that_upstream_cannot_give_back_stops_the_start_with_file_and_lin
         start(rows)
 
 
+def test_a_prompt_that_ends_in_half_a_character_swallows_the_answer_and_is_refused_too(start: Start) -> None:
+    with pytest.raises(ValueError, match=r"\.jsonl, line 1: vLLM's detokeniser"):
+        start([{"prompt": "half a character \ufffd", "response": "fine"}])
+
+
 def test_with_on_inexact_warn_such_a_text_is_a_warning(start: Start, caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"prompt": "b", "response": "half a character \ufffd"}, {"prompt": "a", "response": "fine"}]
     llm = start(rows, {"on_inexact": "warn"})

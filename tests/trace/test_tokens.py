@@ -1,0 +1,174 @@
+"""The tokens of a trace, and the cache that keeps them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vllm_sim.trace import tokens
+from vllm_sim.trace.record import TraceError
+from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised, prompt_digest
+from vllm_sim.trace.vocabulary import Vocabulary
+
+MODEL = Path(__file__).parents[2] / "exported_models" / "Llama-3.2-1B-Instruct"
+EOT = 128009
+ROWS: list[dict[str, Any]] = [
+    {"prompt": "hehe", "response": "hahaha!"},
+    {"prompt_token_ids": [128000, 383, 383], "response_token_ids": [71, 74635, 0]},
+    {"prompt": "cut", "response": "hahaha!", "finish_reason": "length"},
+    {"messages": [{"role": "user", "content": "hehe"}], "response": "<|eot_id|>"},
+    {"hash_ids": [7, 8], "input_length": 600, "output_length": 5},
+    {"hash_ids": [7], "input_length": 600, "output_length": 5, "finish_reason": "length"},
+]
+
+
+@pytest.fixture(scope="module")
+def vocabulary() -> Vocabulary:
+    return Vocabulary(MODEL)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "vllm-sim" / "tokens"
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def contents(trace: TokenisedTrace) -> list[tuple[list[int], list[int], bool, int]]:
+    return [
+        (trace.prompt(row).tolist(), trace.response(row).tolist(), bool(trace.cut[row]), int(trace.lines[row]))
+        for row in range(len(trace))
+    ]
+
+
+def test_rows_have_their_tokens_their_ends_and_their_lines(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n" + "\n\n".join(map(json.dumps, ROWS)))
+    rows = contents(load_tokenised(path, vocabulary))
+    hehe, hahaha = [128000, 383, 383], [71, 74635, 0]
+    assert rows[0] == (hehe, [*hahaha, EOT], False, 2)
+    assert rows[1] == (hehe, [*hahaha, EOT], False, 4)
+    assert rows[2][1:] == (hahaha, True, 6)
+    assert rows[3][0][:3] == [128000, 128006, 882]
+    assert rows[3][1][-1] == EOT
+    assert EOT not in rows[3][1][:-1]  # text like a special token stays text
+    assert [(len(prompt), len(response), response[-1] == EOT, cut) for prompt, response, cut, _ in rows[4:]] == [
+        (600, 5, True, False),
+        (600, 5, False, True),
+    ]
+    assert rows[4][0][:512] == rows[5][0][:512]
+    assert rows[4][0][512] != rows[5][0][512]
+
+
+def test_equal_prompts_have_equal_digests_and_others_do_not(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    trace = load_tokenised(write(tmp_path / "trace.jsonl", ROWS), vocabulary)
+    digests = trace.digests.tolist()
+    assert digests[0] == digests[1] == prompt_digest(np.array([128000, 383, 383], dtype=np.int32))
+    assert len(set(digests)) == len(ROWS) - 1
+
+
+def test_a_second_load_tokenises_nothing_and_gives_the_same_arrays(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    first = load_tokenised(path, vocabulary)
+
+    def no_work(*arguments: object) -> None:
+        raise AssertionError("the trace is read again")
+
+    monkeypatch.setattr(tokens, "_build", no_work)
+    second = load_tokenised(path, vocabulary)
+    assert second.folder == first.folder
+    assert contents(second) == contents(first)
+    assert second.sha256 == first.sha256
+    assert [folder.name for folder in cache.iterdir()] == [first.folder.name]
+
+
+def test_the_name_and_place_of_a_trace_do_not_matter(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    one = load_tokenised(write(tmp_path / "one.jsonl", ROWS), vocabulary)
+    assert load_tokenised(write(tmp_path / "two.jsonl", ROWS), vocabulary).folder == one.folder
+
+
+def test_a_changed_trace_gets_a_folder_of_its_own(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    first = load_tokenised(path, vocabulary)
+    second = load_tokenised(write(path, [*ROWS[:-1], {"prompt": "new", "response": "new"}]), vocabulary)
+    assert second.folder != first.folder
+    assert contents(second)[:-1] == contents(first)[:-1]
+    assert contents(second)[-1][0] == vocabulary.encode_prompts(["new"])[0]
+
+
+def test_a_changed_chat_template_gives_other_tokens(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    first = load_tokenised(path, vocabulary)
+    model = tmp_path / "model"
+    model.mkdir()
+    for file in MODEL.iterdir():
+        (model / file.name).symlink_to(file)
+    (model / "chat_template.jinja").unlink()
+    (model / "chat_template.jinja").write_text("{{ bos_token }}{{ messages[0].content }}")
+    second = load_tokenised(path, model)
+    assert second.folder != first.folder
+    assert contents(second)[3][0] == [128000, 383, 383]
+
+
+def test_a_trace_of_several_chunks_equals_one_of_one_chunk(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    whole = load_tokenised(path, vocabulary)
+    monkeypatch.setattr(tokens, "_CHUNK_RECORDS", 2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    chunked = load_tokenised(path, vocabulary)
+    assert chunked.folder != whole.folder
+    assert contents(chunked) == contents(whole)
+
+
+def test_two_processes_that_build_at_once_both_get_the_tokens(
+    tmp_path: Path, vocabulary: Vocabulary, cache: Path
+) -> None:
+    rows = [{"prompt": f"prompt {i} " + "word " * 50, "response": f"answer {i} " + "word " * 50} for i in range(6000)]
+    path = write(tmp_path / "trace.jsonl", rows)
+    code = (
+        "import sys; from pathlib import Path; from vllm_sim.trace.tokens import load_tokenised as load\n"
+        "trace = load(Path(sys.argv[1]), sys.argv[2]); print(trace.folder, trace.response_tokens.sum())"
+    )
+    command = [sys.executable, "-c", code, str(path), str(MODEL)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    trace = load_tokenised(path, vocabulary)
+    assert outputs == [f"{trace.folder} {trace.response_tokens.sum()}\n"] * 2
+    assert list(cache.iterdir()) == [trace.folder]
+
+
+def test_a_build_whose_folder_is_there_by_then_is_thrown_away(
+    tmp_path: Path, vocabulary: Vocabulary, cache: Path
+) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    folder = load_tokenised(path, vocabulary).folder
+    before = {file.name: file.stat().st_ino for file in folder.iterdir()}
+    tokens._build(path, vocabulary, folder)
+    assert {file.name: file.stat().st_ino for file in folder.iterdir()} == before
+    assert list(cache.iterdir()) == [folder]
+
+
+def test_a_bad_line_is_named_and_leaves_no_folder(tmp_path: Path, vocabulary: Vocabulary, cache: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps(ROWS[0]) + "\n{\n")
+    with pytest.raises(TraceError, match=r"trace\.jsonl, line 2: not JSON"):
+        load_tokenised(path, vocabulary)
+    assert list(cache.iterdir()) == []
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"holds no tokenizer\.json; allowed: a folder that has one"):
+        load_tokenised(write(tmp_path / "trace.jsonl", ROWS), tmp_path)
