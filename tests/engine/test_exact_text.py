@@ -1,7 +1,7 @@
 """A response comes back byte for byte, and token ids come back as ids."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from vllm.entrypoints.llm import LLM
 from vllm.sampling_params import RequestOutputKind, SamplingParams
@@ -36,7 +36,14 @@ def texts_of(llm: LLM, count: int) -> list[str]:
     return [output.text for output in generate(llm, [f"prompt {i}" for i in range(count)])]
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# No shrinking: an example costs an engine.
+@settings(
+    max_examples=8,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(texts=st.lists(TEXTS.filter(lambda text: not text.endswith("\ufffd")), min_size=1, max_size=60))
 def test_any_text_comes_back_byte_for_byte(start: Start, texts: list[str]) -> None:
     llm = start([{"prompt": f"prompt {i}", "response": text} for i, text in enumerate(texts)])

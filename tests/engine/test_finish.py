@@ -113,12 +113,34 @@ def test_n_gives_successive_answers(llm: LLM) -> None:
     assert [completion.text for completion in output.outputs] == ["a", "b", "c"]
 
 
+def test_a_request_that_is_aborted_leaves_the_others_alone(llm: LLM) -> None:
+    engine = llm.llm_engine
+    for request_id in ("aborted", "kept"):
+        engine.add_request(request_id, "words", SamplingParams(max_tokens=100))
+    texts = {output.request_id: output.outputs[0].text for output in engine.step() + engine.step()}
+    engine.abort_request(["aborted"])
+    while engine.has_unfinished_requests():
+        texts |= {output.request_id: output.outputs[0].text for output in engine.step()}
+    assert texts["kept"] == WORDS
+    assert WORDS.startswith(texts["aborted"])
+    assert texts["aborted"] != WORDS
+    assert generate(llm, ["words"])[0].text == WORDS
+
+
 def test_output_length_counts_every_generated_token(llm: LLM) -> None:
     whole, cut, none = generate(llm, ["length 40", "length 40 cut", "length 0"])
     assert (len(whole.token_ids), whole.token_ids[-1], whole.finish_reason) == (40, EOT, "stop")
     assert (len(cut.token_ids), cut.finish_reason) == (40, "length")
     assert EOT not in cut.token_ids
     assert (list(none.token_ids), none.finish_reason) == ([EOT], "stop")
+
+
+# From here on each test starts an engine of its own, and `llm` is not the latest any more.
+
+
+def test_the_models_length_cuts_with_length(start: Start) -> None:
+    (output,) = generate(start(ROWS[:1], max_model_len=6), ["words"], max_tokens=None)
+    assert (output.text, output.finish_reason) == ("one two three four", "length")
 
 
 @pytest.mark.parametrize("block_size", [2, 8, 64])
