@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import model, record, trace
+from vllm_sim.cli import model, record, trace, workload
 
-COMMANDS = (model, record, trace)
+COMMANDS = (model, record, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:
