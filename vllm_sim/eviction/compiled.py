@@ -2,12 +2,12 @@
 
 `@compiled` leaves a class as it is, so that a test can step through it, and lets `native(instance)` copy an instance
 into a numba structure with the same fields and methods. Such a class holds whole numbers, floats, truth values, numpy
-arrays and other compiled objects, all set in `__init__`; its methods use what numba knows. Arrays are shared with the
-copy, numbers are not: what Python wants to read afterwards belongs in an array.
+arrays and other compiled objects, all set in `__init__`; its methods use what numba knows, and set numbers alone.
+Arrays are shared with the copy, numbers are not: what Python wants to read afterwards belongs in an array.
 
-Measured before choosing (numba 0.65; LRU list, 288,500 references; a call from Python): a structref 2.3 ms and 0.7 us,
-a NamedTuple of arrays 2.2 to 3.2 ms and 1.1 us or more (every array is unpacked), a jitclass 1.9 ms and 0.5 us, but a
-jitclass cannot be cached and is compiled again by every process.
+A compiled function takes structures and reads them through `view(structure)`, a bare pointer. Through numba's own
+structref each access of an array counts references, which took more than half of the kernel's time; the structure,
+which the caller holds, keeps the arrays alive. A jitclass cannot be cached: every process would compile it again.
 
 numba's cache looks at the file of the compiled function alone and would serve a kernel with an old policy in it. The
 name of a structure therefore carries a digest of its class's sources: a change in any of them is another type.
@@ -21,15 +21,35 @@ from typing import Any, TypeVar
 
 import numba
 from numba import types
-from numba.core.extending import overload, overload_method
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.core.extending import (
+    infer_getattr,
+    intrinsic,
+    lower_getattr_generic,
+    lower_setattr_generic,
+    overload,
+    overload_method,
+    register_model,
+)
+from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
 
 _T = TypeVar("_T")
 _STRUCTS: dict[type, type[types.StructRef]] = {}
+_VIEWS: dict[type, type["View"]] = {}
 
 
 class Native(structref.StructRefProxy):
     """The handle of a numba structure; its fields are read by compiled code only."""
+
+
+class View(types.Type):
+    """A pointer to the fields of a structure, without a reference to it. Each compiled class has a subclass."""
+
+    def __init__(self, struct: Any):
+        self.struct = struct
+        super().__init__(f"{type(self).__name__}({struct.name})")
 
 
 def _digest(cls: type) -> str:
@@ -46,18 +66,26 @@ def compiled(cls: type[_T]) -> type[_T]:
         types.StructRef.__init__(self, fields)
         self.name += f"@{digest}"
 
-    name = f"{cls.__name__}Struct"
-    struct = type(name, (types.StructRef,), {"__init__": __init__, "__module__": cls.__module__, "__qualname__": name})
-    # Cached signatures are unpickled by name.
-    setattr(sys.modules[cls.__module__], name, struct)
+    struct = _declare(cls, "Struct", types.StructRef, {"__init__": __init__})
     structref.register(struct)
     structref.define_boxing(struct, Native)
+    view = _declare(cls, "View", View, {})
+    register_model(view)(models.OpaqueModel)
     methods = {n: f for base in reversed(cls.__mro__) for n, f in vars(base).items() if inspect.isfunction(f)}
     for method, function in methods.items():
         if not method.startswith("__"):
-            overload_method(struct, method, strict=False)(_always(function))
+            overload_method(view, method, strict=False)(_always(function))
     _STRUCTS[cls] = struct
+    _VIEWS[struct] = view
     return cls
+
+
+def _declare(cls: type, suffix: str, base: type, namespace: dict[str, Any]) -> type:
+    """A type of numba's, in the module of the class: cached signatures are unpickled by name."""
+    name = cls.__name__ + suffix
+    made = type(name, (base,), {"__module__": cls.__module__, "__qualname__": name} | namespace)
+    setattr(sys.modules[cls.__module__], name, made)
+    return made
 
 
 def _always(function: Any) -> Any:
@@ -108,3 +136,63 @@ def _build(kind: Any, values: Any) -> Any:
     struct = structref.new(kind)
     _fill(struct, values)
     return struct
+
+
+def view(instance: Any) -> Any:
+    """What compiled code reads an instance through; in plain Python the instance itself."""
+    return instance
+
+
+@overload(view, strict=False)
+def _overload_view(instance: Any) -> Any:
+    if type(instance) in _VIEWS:
+        return lambda instance: _to_view(instance)
+    return None
+
+
+@intrinsic
+def _to_view(typing: Any, struct: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        handle = cgutils.create_struct_proxy(struct)(context, builder, value=arguments[0])
+        return context.nrt.meminfo_data(builder, handle.meminfo)
+
+    return _VIEWS[type(struct)](struct)(struct), generate
+
+
+@infer_getattr
+class _ViewAttribute(AttributeTemplate):
+    key = View
+
+    def generic_resolve(self, kind: View, name: str) -> Any:
+        field = kind.struct.field_dict.get(name)
+        return _VIEWS[type(field)](field) if type(field) in _VIEWS else field
+
+
+def _fields(context: Any, builder: Any, kind: View, pointer: Any) -> Any:
+    payload = kind.struct.get_data_type()
+    place = context.data_model_manager[payload].get_value_type().as_pointer()
+    return cgutils.create_struct_proxy(payload)(context, builder, ref=builder.bitcast(pointer, place))
+
+
+@lower_getattr_generic(View)
+def _get_field(context: Any, builder: Any, kind: View, pointer: Any, name: str) -> Any:
+    value, field = getattr(_fields(context, builder, kind, pointer), name), kind.struct.field_dict[name]
+    if type(field) in _VIEWS:
+        handle = cgutils.create_struct_proxy(field)(context, builder, value=value)
+        return context.nrt.meminfo_data(builder, handle.meminfo)
+    if isinstance(field, types.Array):
+        # Without its owner an array has no reference to count.
+        array = cgutils.create_struct_proxy(field)(context, builder, value=value)
+        array.meminfo = cgutils.get_null_value(array.meminfo.type)
+        return array._getvalue()
+    return value
+
+
+@lower_setattr_generic(View)
+def _set_field(context: Any, builder: Any, signature: Any, arguments: Any, name: str) -> None:
+    kind, given = signature.args
+    field = kind.struct.field_dict[name]
+    if not isinstance(field, types.Number | types.Boolean):
+        raise TypeError(f"compiled methods set numbers only, and {name} is {field}")
+    fields = _fields(context, builder, kind, arguments[0])
+    setattr(fields, name, context.cast(builder, arguments[1], given, field))

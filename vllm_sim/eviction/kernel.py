@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from vllm_sim.eviction.book import LAST
+from vllm_sim.eviction.compiled import view
 
 # Columns of what is written for each request, in blocks; BY is a row, -1 for none.
 HIT, GENERATED, COLD, MISSED, BY, ALLOCATED = range(6)
@@ -30,6 +31,7 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         capacity: blocks there are.
         out: written; [requests, 6], see the names of its columns.
     """
+    book, policy = view(book), view(policy)
     nodes, begins = chains.nodes, chains.begins
     evictor = np.full(chains.working_set, -1, np.int64)
     seen = np.zeros(chains.working_set, np.bool_)

@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from vllm_sim.eviction.book import EVICTED, FORGOTTEN, ORPHANS, Book
-from vllm_sim.eviction.compiled import is_compiled, native
+from vllm_sim.eviction.compiled import is_compiled, native, view
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 
@@ -131,43 +131,47 @@ class LiveBook:
 
 @numba.njit(cache=True)
 def _serve(book: Any, policy: Any, category: int) -> None:
-    policy.serving(category)
+    view(policy).serving(category)
 
 
 @numba.njit(cache=True)
 def _start(book: Any, policy: Any, request: int) -> None:
-    policy.started(request)
+    view(policy).started(request)
 
 
 @numba.njit(cache=True)
 def _touch(book: Any, policy: Any, blocks: Any, again: bool) -> None:
+    book, policy = view(book), view(policy)
     for block in blocks:
         book.touch(policy, block, again)
 
 
 @numba.njit(cache=True)
 def _cache(book: Any, policy: Any, blocks: Any, nodes: Any, parent: int, again: bool) -> None:
+    book, policy = view(book), view(policy)
     for i in range(blocks.size):
         book.cache(policy, blocks[i], nodes[i], parent if i == 0 else nodes[i - 1], again)
 
 
 @numba.njit(cache=True)
 def _release(book: Any, policy: Any, blocks: Any) -> None:
+    book, policy = view(book), view(policy)
     for block in blocks:
         book.release(policy, block)
 
 
 @numba.njit(cache=True)
 def _settle(book: Any, policy: Any) -> None:
-    book.settle(policy)
+    view(book).settle(view(policy))
 
 
 @numba.njit(cache=True)
 def _evict(book: Any, policy: Any, blocks: Any) -> None:
+    book, policy = view(book), view(policy)
     for i in range(blocks.size):
         blocks[i] = book.evict(policy)
 
 
 @numba.njit(cache=True)
 def _drop(book: Any, policy: Any, block: int) -> None:
-    book.drop(policy, block)
+    view(book).drop(view(policy), block)
