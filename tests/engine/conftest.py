@@ -33,9 +33,9 @@ Row = dict[str, Any]
 Start = Callable[..., LLM]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
-    """In-process engines, and a cache of tokens that ends with the tests; vLLM's own cache stays where it is."""
+    """In-process engines, and a cache of tokens that ends with these tests; vLLM's own cache stays where it is."""
     with pytest.MonkeyPatch.context() as patch:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         patch.setenv("VLLM_CACHE_ROOT", os.environ.get("VLLM_CACHE_ROOT") or str(root / "vllm"))
@@ -44,7 +44,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
         yield patch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def start(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts an LLM over rows (or the bytes of a trace): start(rows, **arguments of LLM).
 
