@@ -13,6 +13,7 @@ milliseconds.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -71,7 +72,7 @@ class Thinking:
             ValueError: a request that has no recorded time.
         """
         gaps: list[float] = []
-        for earlier, later in zip(session.records, session.records[1:], strict=False):
+        for earlier, later in pairwise(session.records):
             think = self.tool_ms if _is_tool_result(later) else self.think_ms
             if think == "recorded":
                 gaps.append(_recorded_gap_ms(earlier, later))

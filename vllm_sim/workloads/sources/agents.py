@@ -18,7 +18,7 @@ from vllm_sim.trace.formats.conversations import Conversation, Message, requests
 from vllm_sim.workloads.distribution import Distribution, LogNormal, get_distribution
 from vllm_sim.workloads.prose import prose
 from vllm_sim.workloads.session import Seeds, Session, too_few
-from vllm_sim.workloads.sources.bfcl import CATEGORIES, Bfcl, Json, Task, openai_tool
+from vllm_sim.workloads.sources.bfcl import CATEGORIES, COMMAND, PACKAGE, Bfcl, Json, Task, openai_tool
 from vllm_sim.workloads.tables import TEXT, Table, texts
 
 SYSTEM = """You are an agent that works for one user, step by step, with the functions below.
@@ -58,8 +58,12 @@ class Agents:
 
     @classmethod
     def read(cls, table: Table) -> Self:
+        package = table.file("package") if "package" in table else None
+        if package is not None and not package.exists():
+            hint = table.hint() or f"; to get it: {COMMAND} (then without `package`)"
+            raise table.refuse("package", f"the wheel of {PACKAGE}, or a folder with bfcl_eval in it{hint}")
         return cls(
-            table.file("package") if "package" in table else None,
+            package,
             table.get("categories", texts(*CATEGORIES), list(CATEGORIES[:2])),
             table.get("system_prompt", TEXT, SYSTEM),
             get_distribution(table, "answer_words", 1, LogNormal(40, 0.5, 5, 300)),
