@@ -120,6 +120,12 @@ def test_list_with_one_miss_fails_whole(client: OpenAI) -> None:
         complete(client, ["hehe", "nobody ever asked this"])
 
 
+@pytest.mark.parametrize("prompt", [[2**31], [128000, 2**40], [[]], [[], [128000, 383, 383]]])
+def test_tokens_that_no_trace_can_hold_are_a_400_as_with_a_model(client: OpenAI, prompt: list) -> None:
+    with pytest.raises(openai.BadRequestError):
+        complete(client, prompt)
+
+
 @pytest.mark.parametrize(
     ("parameter", "options"),
     [

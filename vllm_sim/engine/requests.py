@@ -9,6 +9,7 @@ from vllm.sampling_params import SamplingParams
 
 from vllm_sim.engine.answers import Answers
 from vllm_sim.engine.options import KEY, Options
+from vllm_sim.trace.record import MAX_TOKEN_ID
 
 _SHOWN_TOKENS = 24
 _SHOWN_CHARACTERS = 80
@@ -64,6 +65,8 @@ def check_prompt(engine_input: Any, answers: Answers, options: Options) -> None:
     if options.on_miss == "synthesize":
         return
     token_ids = engine_input["prompt_token_ids"]
+    if not token_ids or max(token_ids) > MAX_TOKEN_ID:
+        return  # vLLM looks at these afterwards, and refuses them with 400
     if not answers.has(np.asarray(token_ids, dtype=np.int32)):
         raise VLLMNotFoundError(_miss_message(token_ids, engine_input.get("prompt"), answers))
 
