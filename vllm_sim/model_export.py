@@ -126,7 +126,8 @@ def export_model(out: Path) -> bool:
     """Builds the model's files in a folder; takes about 25 s, most of it the conversion of the tokenizer.
 
     Args:
-        out: The folder; made if it is not there. Files are written under temporary names and renamed, the marker last.
+        out: The folder; made if it is not there. Files are written under temporary names and renamed, the marker's
+            recipe last.
 
     Returns:
         False if nothing was done: the export is there already, or the folder holds a model that is not ours.
@@ -142,6 +143,7 @@ def export_model(out: Path) -> bool:
         return False
     tokenizer = _convert_tokenizer()
     out.mkdir(parents=True, exist_ok=True)
+    _write(marker, _as_json({"recipe": None}))  # an export that is interrupted here is known as ours, and built again
     _write(out / "config.json", _as_json(CONFIG))
     _write(out / "generation_config.json", _as_json(GENERATION_CONFIG))
     _write(out / "tokenizer.json", tokenizer)
