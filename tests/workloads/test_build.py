@@ -165,6 +165,20 @@ def test_recorded_times_stay_as_they_were(folder):
         assert record.workload == "recorded-chat"
 
 
+def test_recorded_turns_wait_for_their_time_and_for_the_think_time(folder):
+    times = [(0.1, None), (0.2, 0.3), (0.7, 0.1)]
+    recorded = [Record(prompt="a", response="b", session_id=1, timestamp=t, think_time_ms=gap) for t, gap in times]
+    write_records(folder / "chat.jsonl", recorded)
+    built = made(
+        folder,
+        '[sources.chat]\nkind = "trace"\npath = "chat.jsonl"\narrivals = { kind = "recorded" }\nstart_s = 0.7\n'
+        'think_ms = { kind = "recorded" }',
+    )
+    first, second, third = (r.timestamp for r in built)
+    assert (first, second, third) == (700 + 0.1, first + 0.3, 700 + 0.7)
+    assert third >= second + built[2].think_time_ms
+
+
 def test_recorded_think_time_is_taken_from_timestamps_where_there_is_none(folder):
     stripped = [
         Record(prompt="a", response="b", session_id="s", timestamp=time) for time in (500.0, 900.0, 10_000.0, 10_000.0)

@@ -81,20 +81,20 @@ class Thinking:
         return gaps
 
 
-def times_ms(session: Session, start_ms: float, gaps_ms: list[float], is_recorded: bool) -> list[float]:
-    """Arrival of each request from the source's start; no turn comes earlier than the gap behind the one before it.
+def times_ms(session: Session, start_ms: float, gaps_ms: list[float], recorded_from_ms: float | None) -> list[float]:
+    """Arrival of each request; no turn comes earlier than the gap behind the one before it.
 
     Args:
         session: The requests.
         start_ms: When the first arrives.
         gaps_ms: Before each of the others.
-        is_recorded: Whether turns that have a timestamp wait for it.
+        recorded_from_ms: Where recorded timestamps are counted from, if turns that have one wait for it; else None.
     """
     times = [start_ms]
     for record, gap in zip(session.records[1:], gaps_ms, strict=True):
         time = times[-1] + gap
-        if is_recorded and record.timestamp is not None:
-            time = max(time, record.timestamp)
+        if recorded_from_ms is not None and record.timestamp is not None:
+            time = max(time, recorded_from_ms + record.timestamp)
         times.append(time)
     return times
 

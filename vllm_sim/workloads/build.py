@@ -1,8 +1,8 @@
 """Composes the sources of a configuration into one trace, sorted by arrival.
 
-The same configuration and sources give the same bytes (with one version of numpy). A source's rows hang on the seed, its
-name and its own table only: another source may come, go or change. (Hash ids hang on which other files there are too,
-see _hash_id_shift.)
+The same configuration and sources give the same bytes (with one version of numpy). A source's rows hang on the seed,
+its name and its own table only: another source may come, go or change. (Hash ids hang on which other files there are
+too, see _hash_id_shift.)
 Held in memory: all rows of the trace.
 """
 
@@ -87,19 +87,20 @@ def _build_part(part: Part, seeds: Seeds, hash_id_shift: int | None) -> tuple[Bu
 
 
 def _time_session(part: Part, session: Session, start_ms: float, number: int, seeds: Seeds) -> list[Timed]:
-    """The rows of a session; number: its place in the source."""
+    """The rows of a session that begins at start_ms, counted from the source's start; number: its place there."""
     if session.id is None:
         gaps = [0.0] * (len(session.records) - 1)
     else:
         gaps = part.thinking.gaps_ms(session, seeds.generator("think", number))
-    times = times_ms(session, start_ms, gaps, part.arrivals.kind == "recorded")
+    recorded_from_ms = part.start_ms if part.arrivals.kind == "recorded" else None
+    times = times_ms(session, part.start_ms + start_ms, gaps, recorded_from_ms)
     rows = []
     for turn, (record, time) in enumerate(zip(session.records, times, strict=True)):
         is_later_turn = session.id is not None and turn > 0
         changed = replace(
             record,
             id=f"{part.name}/{number}-{turn}" if record.id is None else f"{part.name}/{record.id}",
-            timestamp=part.start_ms + time,
+            timestamp=time,
             session_id=None if session.id is None else f"{part.name}/{session.id}",
             turn=record.turn if session.id is None or record.turn is not None else turn,
             workload=part.workload or record.workload or part.name,
@@ -107,7 +108,7 @@ def _time_session(part: Part, session: Session, start_ms: float, number: int, se
             tenant=record.tenant if part.tenant is None else part.tenant,
             cache_salt=part.cache_salt or record.cache_salt,
         )
-        rows.append(Timed(part.start_ms + time, changed))
+        rows.append(Timed(time, changed))
     return rows
 
 

@@ -29,7 +29,7 @@ from vllm_sim.workloads.session import Source
 from vllm_sim.workloads.sources import SOURCES
 from vllm_sim.workloads.tables import TEXT, ConfigError, Rule, Table, choice, number, read_toml, whole
 
-RATES = {name: number(0, 1e6, above=True) for name in ("sessions_per_s", "requests_per_s")}
+RATES = {name: number(1e-6, 1e6) for name in ("sessions_per_s", "requests_per_s")}
 AMOUNTS = {"sessions": whole(1), "share": number(0, 1, above=True)}
 NAME = Rule(lambda value: isinstance(value, str) or type(value) is int, "a text or a whole number")
 DEFAULT_THINK = Fixed(0)
@@ -128,7 +128,7 @@ def _read_arrivals(table: Table) -> Arrivals:
         key = table.one_of(RATES)
         rates[key] = table.need(key, RATES[key])
     if kind == "gamma":
-        burstiness = table.need("burstiness", number(0, 1e6, above=True))
+        burstiness = table.need("burstiness", number(1e-3, 1e6))
     table.close()
     return Arrivals(kind=kind, burstiness=burstiness, **rates)
 

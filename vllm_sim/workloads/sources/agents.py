@@ -4,6 +4,11 @@ Tasks, schemas and calls are those of BFCL (see bfcl.py): 8 toolboxes, of which 
 task: for each of the user's turns a request a call, with the results of the calls before it in the history, and one for
 the closing answer. BFCL runs its tools; here a result is invented after the schema that the tool has for it, and so is
 the closing answer.
+
+    package           the wheel of bfcl-eval or a folder that holds bfcl_eval/ (default: the installed package)
+    categories        of BFCL (default: multi_turn_base, multi_turn_miss_param: 400 tasks)
+    system_prompt     (default: SYSTEM)
+    answer_words      distribution, of closing answers (default: log-normal, median 40, sigma 0.5, 5 to 300)
 """
 
 import json

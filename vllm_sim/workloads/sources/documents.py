@@ -3,6 +3,13 @@
 A session is a reader with one document and several questions; popular documents (the order is drawn once a workload)
 get more readers. With `history` the questions are one chat; without it each is asked of the document alone. An answer
 is the text below the heading, cut at a number of words.
+
+    folder            searched with its subfolders
+    min_characters, max_characters    of a document; others are not used (default: 4,000 to 60,000)
+    popularity        exponent of Zipf's law over the documents; 0: all alike (default: 0.8)
+    questions         distribution of a reader's questions (default: uniform, 2 to 6)
+    history           whether they are one chat (default: false)
+    answer_words      distribution (default: log-normal, median 60, sigma 0.6, 5 to 400)
 """
 
 import re

@@ -2,6 +2,12 @@
 
 An example set is a task and a number of its examples; a batch is a number of questions to one set that arrive
 together. Questions and right answers are made here. Popular sets get more batches (Zipf).
+
+    sets              number of example sets (default: 8), over four tasks
+    examples          of a set (default: 16)
+    popularity        exponent of Zipf's law over the sets; 0: all alike (default: 1)
+    questions         distribution of a batch's size (default: 8)
+    output_tokens     distribution of the answers' lengths, in place of the right answer as text
 """
 
 from collections.abc import Callable

@@ -2,6 +2,10 @@
 
 No two prompts share a prefix: each begins with a reference number of its own (at blocks of 8 tokens or more, the first
 block differs already).
+
+    prompt_words      distribution of the text's length (default: log-normal, median 300, sigma 0.8, 10 to 4000)
+    answer_words      of the answer (default: log-normal, median 80, sigma 0.6, 5 to 1000), or
+    output_tokens     the same without a text
 """
 
 from dataclasses import dataclass

@@ -3,6 +3,8 @@
 Rows with the same session_id are a session, in the order of their turns where all have one, else of the file; a row
 without is one for itself. Sessions are chosen by a hash of the source's seed and their id, and come in the order of the
 file. Held in memory: the chosen sessions.
+
+    path              plain, .gz or .zst
 """
 
 import hashlib
