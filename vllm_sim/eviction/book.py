@@ -83,12 +83,13 @@ class Book:
             return
         self.first[node] = block
         self.parent[node] = parent
+        if self.children[node]:
+            # Orphans that find their parent again.
+            self.count_orphans(-self.children[node])
         if parent >= 0:
             self.children[parent] += 1
-            self.counts[ORPHANS_NOW] += self.first[parent] < 0
-        # Orphans that find their parent again.
-        self.counts[ORPHANS_NOW] -= self.children[node]
-        self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])
+            if self.first[parent] < 0:
+                self.count_orphans(1)
         policy.cached(node, parent)
         if self.ghosts and self.ghost.holds(node):
             self.ghost.remove(node)
@@ -147,6 +148,12 @@ class Book:
         self.node[block] = -1
         if self.leaves.queue[block] >= 0:
             self.leaves.remove(block)
+        if self.copies[node] == 1:
+            self.first[node] = -1
+            self.last[node] = -1
+            self.copies[node] = 0
+            self.uncache(policy, node)
+            return
         older, newer = self.older[block], self.newer[block]
         self.older[block] = -1
         self.newer[block] = -1
@@ -159,27 +166,29 @@ class Book:
         else:
             self.last[node] = older
         self.copies[node] -= 1
-        if self.copies[node] == 0:
-            self.uncache(policy, node)
-        elif self.copies[node] == 1:
+        if self.copies[node] == 1:
             self.rerank(policy, node)
 
     def uncache(self, policy: Any, node: int) -> None:
         """A node lost its last block."""
         policy.evicted(node)
-        self.counts[ORPHANS_NOW] += self.children[node]
         parent = self.parent[node]
         if parent >= 0:
             self.children[parent] -= 1
             if self.first[parent] < 0:
-                self.counts[ORPHANS_NOW] -= 1
+                self.count_orphans(-1)
                 self.forget(policy, parent)
             elif self.children[parent] == 0 and self.copies[parent] == 1:
                 block = self.first[parent]
                 if self.free[block]:
                     self.enter(policy, block)
-        self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])
+        if self.children[node]:
+            self.count_orphans(self.children[node])
         if self.ghosts:
             self.ghost.append(node)
         else:
             self.forget(policy, node)
+
+    def count_orphans(self, change: int) -> None:
+        self.counts[ORPHANS_NOW] += change
+        self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])

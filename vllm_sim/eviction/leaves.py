@@ -75,6 +75,10 @@ class Leaves:
 
     def merge(self, block: int) -> int:
         """One heap out of a list of siblings, in two passes; returns its root, -1 if the list is empty."""
+        if block < 0 or self.sibling[block] < 0:
+            if block >= 0:
+                self.before[block] = -1
+            return block
         pairs = -1
         while block >= 0:
             other = self.sibling[block]
@@ -87,8 +91,6 @@ class Leaves:
             self.sibling[block] = pairs
             pairs = block
             block = rest
-        if pairs < 0:
-            return -1
         root = pairs
         pairs = self.sibling[root]
         self.sibling[root] = -1

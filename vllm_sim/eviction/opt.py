@@ -17,7 +17,7 @@ _NEVER = 2**62
 
 @compiled
 class Opt(Policy):
-    """A use is a request in which the block can be hit: not as the last block of a prompt that ends with it."""
+    """A block whose next request computes it in any case (the last of a prompt, or generated) is never used again."""
 
     def __init__(self, room: Room):
         super().__init__(room)
@@ -34,17 +34,21 @@ class Opt(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         if copies > 1:
             return 0, -_NEVER
-        while self.next[node] < self.end[node] and self.uses[self.next[node]] <= self.row:
+        while self.next[node] < self.end[node] and self.uses[self.next[node]] < 2 * (self.row + 1):
             self.next[node] += 1
-        return 0, -self.uses[self.next[node]] if self.next[node] < self.end[node] else -_NEVER
+        if self.next[node] == self.end[node] or self.uses[self.next[node]] % 2:
+            return 0, -_NEVER
+        return 0, -self.uses[self.next[node]]
 
 
 def future(chains: Chains, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that can hit each node, for Room.uses and Room.first_use; rejected requests use nothing."""
-    counts = np.where(chains.need <= capacity, chains.hittable, 0)
+    """The requests of each node, for Room.uses and Room.first_use; rejected requests use nothing."""
+    counts = np.diff(chains.begins)
     rows = np.repeat(np.arange(counts.size), counts)
-    within = np.arange(rows.size) - np.repeat(np.cumsum(counts) - counts, counts)
-    nodes = chains.nodes[chains.begins[rows] + within]
+    within = np.arange(rows.size) - chains.begins[rows]
+    served = (chains.need <= capacity)[rows]
+    nodes = chains.nodes[served]
+    uses = (2 * rows + (within >= chains.hittable[rows]))[served]
     order = np.argsort(nodes, kind="stable")
     first = np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=chains.working_set))])
-    return rows[order], first
+    return uses[order], first

@@ -31,7 +31,8 @@ class Room(NamedTuple):
     """Request categories (workload and turn) are below this."""
     seed: int = 0
     uses: np.ndarray | None = None
-    """For `opt` alone: rows in which each node can be hit, ascending, node after node."""
+    """For `opt` alone: the rows that ask for each node, ascending, node after node; twice the row, and one more where
+    the row computes the node whether it is cached or not."""
     first_use: np.ndarray | None = None
     """For `opt` alone: where a node's rows begin in `uses`; [nodes + 1]."""
 
