@@ -1,13 +1,14 @@
 """Servers of other shapes, each started for itself: part of `make test-all`."""
 
 import subprocess
+import sys
 from pathlib import Path
 
 import openai
 import pytest
 
 from tests.conftest import ROWS
-from tests.serving import NAME, ROOT, arguments, environment, free_port, serve, write_trace
+from tests.serving import MODEL, NAME, ROOT, arguments, environment, free_port, serve, write_trace
 
 pytestmark = pytest.mark.slow
 
@@ -64,3 +65,18 @@ def test_bad_start_ends_with_one_clear_error(
     assert done.returncode != 0
     for reason in reasons:
         assert reason in done.stderr
+
+
+CONFIGURE = """
+import sys
+from vllm.engine.arg_utils import EngineArgs
+for skip in (True, False):
+    EngineArgs(model=sys.argv[1], max_model_len=512, skip_tokenizer_init=skip).create_engine_config()
+"""
+
+
+def test_start_without_a_tokenizer_is_no_verdict_on_the_trace(tmp_path: Path) -> None:
+    variables = environment(write_trace(tmp_path / "trace.jsonl", ROWS)) | {"XDG_CACHE_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", CONFIGURE, str(MODEL)]
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr

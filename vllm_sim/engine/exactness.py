@@ -1,11 +1,12 @@
 """Whether every recorded response comes back as it was: each goes once through vLLM's own incremental detokeniser.
 
 Known to fail: text that ends in U+FFFD, which upstream holds back as half a character. What was checked is noted in the
-cache of the trace's tokens, so that a trace is checked once.
+cache of the trace's tokens, so that a trace is checked once by each version of vLLM and kind of tokenizer.
 """
 
 import functools
 import multiprocessing
+import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -18,13 +19,13 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
+from vllm_sim.engine import compat
 from vllm_sim.engine.answers import Answers
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import TraceError
 
 logger = init_logger("vllm.vllm_sim.exactness")
 
-_CHECKED = "exact.txt"
 _CHUNK_ROWS = 1000
 
 
@@ -40,10 +41,12 @@ def check_exact(answers: Answers, model_config: Any, on_inexact: str) -> None:
         TraceError: a response differs, or a token is not in the model's vocabulary; with file and line.
     """
     _check_vocabulary(answers, model_config.get_vocab_size())
-    noted = answers.trace.folder / _CHECKED
+    if model_config.skip_tokenizer_init:
+        return  # token ids are all that goes in and out
+    noted = answers.trace.folder / f"exact-{compat.installed_version()}-{model_config.tokenizer_mode}.txt"
     if not noted.exists():
         lines = list(_inexact_lines(answers, cached_tokenizer_from_config(model_config)))
-        temporary = Path(f"{noted}.{id(lines)}")
+        temporary = Path(f"{noted}.{os.getpid()}")
         temporary.write_text("\n".join(map(str, lines)))
         temporary.replace(noted)
     for line in map(int, noted.read_text().split()):
