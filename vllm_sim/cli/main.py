@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import model, record, trace, workload
+from vllm_sim.cli import model, record, replay, trace, workload
 
-COMMANDS = (model, record, trace, workload)
+COMMANDS = (model, record, replay, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -71,22 +71,24 @@ class ReplayExecutor(Executor):
             request.max_tokens = min(request.max_tokens, recorded)
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
+        """Chooses and notes the answer of a request; returns its row, or None for a prompt that has none."""
         prompt = np.asarray(prompt_token_ids, dtype=np.int32)
         row = self._answers.next_row(prompt)
-        end = self._answers.vocabulary.eos_token_id or 0
-        answer = _Answer(len(prompt_token_ids), [end], False, 0)
         if row is not None:
-            answer.stream = row
-            answer.tokens = self._answers.trace.response(row).tolist()
-            self._continue(answer, params)
+            self._answer(request_id, len(prompt), row, params)
         elif self._options.on_miss == "synthesize":
-            answer.stream = int.from_bytes(prompt.tobytes()[-16:], "little")
-            answer.tokens = []
-            answer.goes_on = True
+            stream = int.from_bytes(prompt.tobytes()[-16:], "little")
+            self._running[request_id] = _Answer(len(prompt), [], True, stream)
         else:
             logger.error("Request %s has a prompt that is not in the trace: it ends at once.", request_id)
-        self._running[request_id] = answer
+            end = self._answers.vocabulary.eos_token_id or 0
+            self._running[request_id] = _Answer(len(prompt), [end], False, 0)
         return row
+
+    def _answer(self, request_id: str, prompt_tokens: int, row: int, params: SamplingParams) -> None:
+        answer = _Answer(prompt_tokens, self._answers.trace.response(row).tolist(), False, row)
+        self._continue(answer, params)
+        self._running[request_id] = answer
 
     def _continue(self, answer: _Answer, params: SamplingParams) -> None:
         """Lets an answer go on behind its recorded end where the request asks for it."""

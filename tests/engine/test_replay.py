@@ -1,0 +1,176 @@
+"""The engine backend in virtual time, against the backends that know no schedule, and against arithmetic."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.conftest import MODEL
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.replay.latency import DEVICES, Roofline
+from vllm_sim.replay.rows import MISSES
+from vllm_sim.replay.run import Settings, replay
+from vllm_sim.trace.record import TraceError
+
+BLOCK = 8
+SHARED_FIELDS = ("status", "prompt_tokens", "output_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
+SHARED_FIELDS += ("evicted_by", "blocks_allocated")
+
+
+def conversations(sessions: int, turns: int, seed: int) -> list[dict[str, Any]]:
+    """Sessions of growing histories that take turns at random, as token ids; all share a first part."""
+    draw = random.Random(seed)
+    system = [128000, *draw.choices(range(1000), k=19)]
+    histories = {session: list(system) for session in range(sessions)}
+    turn_of = dict.fromkeys(histories, 0)
+    rows = []
+    while histories:
+        session = draw.choice(sorted(histories))
+        prompt = histories[session] + draw.choices(range(1000), k=draw.randint(1, 30))
+        response = [*draw.choices(range(1000), k=draw.randint(0, 40)), 128009]
+        think = {"think_time_ms": 50.0} if turn_of[session] else {}
+        rows.append(
+            {
+                "prompt_token_ids": prompt,
+                "response_token_ids": response,
+                "session_id": session,
+                "turn": turn_of[session],
+                "workload": "even" if session % 2 == 0 else "odd",
+                "timestamp": 10.0 * len(rows),
+                **think,
+            }
+        )
+        turn_of[session] += 1
+        histories[session] = prompt + response
+        if turn_of[session] == turns:
+            del histories[session]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    path = tmp_path_factory.mktemp("replay") / "conversations.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in conversations(12, 5, seed=1)))
+    return path
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(model=str(MODEL), **{"block_size": BLOCK, "capacity_blocks": 60} | values)
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize(("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("lfu", 40)])
+def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
+    trace: Path, tmp_path: Path, policy: str, capacity: int
+) -> None:
+    found = {}
+    for backend in ("engine", "blockpool", "fast"):
+        options = {"backend": backend, "policy": policy, "capacity_blocks": capacity, "concurrency": 1}
+        summary = replay(trace, tmp_path / backend, settings(**options))
+        found[backend] = [{name: row[name] for name in SHARED_FIELDS} for row in rows_of(tmp_path / backend)]
+        assert summary["evicted_blocks"] > 0
+        assert summary["orphan_blocks"] == 0
+    assert found["engine"] == found["blockpool"] == found["fast"]
+
+
+def test_every_prompt_token_has_one_fate_and_evictions_add_up(trace: Path, tmp_path: Path) -> None:
+    summary = replay(trace, tmp_path, settings(max_num_seqs=4))
+    for row in rows_of(tmp_path):
+        assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
+    assert summary["hit_generated_tokens"] > 0
+    assert summary["miss_evicted_tokens"] > 0
+    evictions = [json.loads(line) for line in (tmp_path / "evictions.jsonl").read_text().splitlines()]
+    assert sum(row["blocks"] for row in evictions) == summary["evicted_blocks"] > 0
+    assert {row["owner"] for row in evictions} == {"even", "odd"}
+
+
+def test_two_runs_write_the_same_bytes(trace: Path, tmp_path: Path) -> None:
+    for run in ("first", "second"):
+        replay(trace, tmp_path / run, settings(max_num_seqs=4))
+    for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_unlimited_cache_evicts_nothing_and_a_smaller_one_hits_less(trace: Path, tmp_path: Path) -> None:
+    unlimited = replay(trace, tmp_path / "unlimited", settings(capacity_blocks=None))
+    small = replay(trace, tmp_path / "small", settings(max_num_seqs=4))
+    assert unlimited["evicted_blocks"] == unlimited["miss_evicted_tokens"] == 0
+    assert small["hit_tokens"] < unlimited["hit_tokens"]
+    assert small["working_set_blocks"] == unlimited["working_set_blocks"]
+
+
+def test_next_turn_arrives_think_time_after_the_answer(trace: Path, tmp_path: Path) -> None:
+    replay(trace, tmp_path, settings(max_num_seqs=4))
+    last_end: dict[int, float] = {}
+    for row in rows_of(tmp_path):
+        if row["session_id"] in last_end:
+            assert row["arrival_ms"] == pytest.approx(last_end[row["session_id"]] + 50, abs=0.002)
+        assert row["arrival_ms"] <= row["first_scheduled_ms"] < row["first_token_ms"] <= row["end_ms"]
+        last_end[row["session_id"]] = row["end_ms"]
+
+
+def test_preempted_requests_count_their_readmissions_apart(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
+    rows = [
+        {"prompt_token_ids": [128000, i, *range(20)], "output_length": 60, "finish_reason": "length", "timestamp": 0}
+        for i in range(8)
+    ]
+    trace = tmp_path / "crowd.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    summary = replay(trace, tmp_path / "out", settings(capacity_blocks=40))
+    assert summary["preemptions"] > 0
+    assert summary["readmission_prompt_tokens"] == 22 * summary["preemptions"]
+    assert summary["output_tokens"] == 8 * 60
+    for row in rows_of(tmp_path / "out"):
+        assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
+
+
+def test_request_that_cannot_fit_is_rejected_and_counted(trace: Path, tmp_path: Path) -> None:
+    summary = replay(trace, tmp_path, settings(capacity_blocks=20, concurrency=1))
+    rejected = [row for row in rows_of(tmp_path) if row["status"] == "rejected"]
+    assert summary["rejected_requests"] == len(rejected) > 0
+    assert all(row["hit_tokens"] == 0 and row["end_ms"] is None for row in rejected)
+
+
+def test_open_loop_without_timestamps_names_the_line(tmp_path: Path) -> None:
+    trace = tmp_path / "untimed.jsonl"
+    trace.write_text('{"prompt": "a", "response": "b", "timestamp": 1}\n{"prompt": "a", "response": "b"}\n')
+    with pytest.raises(TraceError, match=r"line 2: no timestamp"):
+        replay(trace, tmp_path / "out", settings())
+
+
+def test_no_attribution_leaves_the_schedule_as_it_is(trace: Path, tmp_path: Path) -> None:
+    replay(trace, tmp_path / "with", settings(max_num_seqs=4))
+    replay(trace, tmp_path / "without", settings(max_num_seqs=4, attribution=False))
+    times = ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms", "preemptions", "output_tokens")
+    both = [[{name: row[name] for name in times} for row in rows_of(tmp_path / run)] for run in ("with", "without")]
+    assert both[0] == both[1]
+
+
+def test_roofline_of_a_prefill_and_a_decode_step_by_hand() -> None:
+    config = {
+        "hidden_size": 4,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 2,
+        "intermediate_size": 8,
+        "vocab_size": 10,
+    }
+    model = Roofline(config, "h100")
+    # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three matrices of 4 x 8: 144 weights.
+    assert model.layer_weights == 2 * 144
+    peak, bandwidth = DEVICES["h100"].tflops * 1e9 * 0.6, DEVICES["h100"].gb_per_s * 1e6 * 0.8
+    # Prefill of 3 tokens: 1 + 2 + 3 pairs. Weights move at 2 bytes, keys and values of 3 tokens are written and read.
+    operations = 2 * (288 * 3 + 40) + 4 * 2 * 2 * 2 * 6
+    moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 6
+    assert model.step_ms([(3, 0, True)]) == max(operations / peak, moved / bandwidth)
+    # Decode of one token behind 100: 101 pairs; keys and values of 100 are read, of one written and read.
+    operations = 2 * (288 + 40) + 4 * 2 * 2 * 2 * 101
+    moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 102
+    assert model.step_ms([(1, 100, True)]) == max(operations / peak, moved / bandwidth)

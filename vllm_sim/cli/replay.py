@@ -1,0 +1,137 @@
+"""`vllm-sim replay`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.cli.model import DEFAULT_MODEL
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "replay",
+        help="run a trace through vLLM's engine in virtual time, or through its cache alone",
+        description="Writes summary.jsonl, requests.jsonl and run.json into a folder.",
+        epilog="example: vllm-sim replay trace.jsonl --out runs/first --capacity-blocks 1000 --concurrency 8",
+    )
+    parser.add_argument("trace", type=Path, metavar="TRACE", help="trace in the native format")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files of the run")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="model folder (default: %(default)s)")
+    cache = parser.add_argument_group("cache")
+    cache.add_argument("--backend", choices=("engine", "blockpool", "fast"), default="engine")
+    cache.add_argument("--capacity-blocks", type=_capacity, default=None, metavar="N|unlimited", help="usable blocks")
+    cache.add_argument("--block-size", type=int, default=16, metavar="B", help="tokens a block (default: 16)")
+    cache.add_argument("--policy", default="lru", help="eviction policy, by name or module:Class (default: lru)")
+    cache.add_argument("--policy-params", type=_json_object, default={}, metavar="JSON")
+    cache.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
+    cache.add_argument("--seed", type=int, default=0)
+    engine = parser.add_argument_group("engine only")
+    engine.add_argument(
+        "--concurrency", type=int, metavar="N", help="closed loop; else rows arrive at their timestamps"
+    )
+    engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
+    engine.add_argument("--latency-model", choices=("zero", "roofline"), default="roofline")
+    engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
+    engine.add_argument("--max-num-seqs", type=int, default=256)
+    engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
+    engine.add_argument("--max-model-len", type=int, help="default: the longest request")
+    engine.add_argument("--no-attribution", action="store_true", help="only what vLLM tells by itself; faster")
+    parser.add_argument("--expect", type=Path, metavar="FILE", help="a stored summary.jsonl whose hits must come again")
+    parser.add_argument("--json", action="store_true", help="print the summary row as JSON")
+    parser.set_defaults(run=run_replay)
+
+
+def _capacity(text: str) -> int | None:
+    if text == "unlimited":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks; allowed: 1 or more, unlimited") from None
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
+def run_replay(options: argparse.Namespace) -> int:
+    from vllm_sim.replay.expect import differences
+    from vllm_sim.replay.run import Settings, replay
+
+    settings = Settings(
+        model=options.model,
+        backend=options.backend,
+        capacity_blocks=options.capacity_blocks,
+        block_size=options.block_size,
+        policy=options.policy,
+        policy_params=options.policy_params,
+        concurrency=options.concurrency,
+        speedup=options.speedup,
+        latency_model=options.latency_model,
+        device=options.device,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_model_len=options.max_model_len,
+        warmup=options.warmup,
+        seed=options.seed,
+        attribution=not options.no_attribution,
+    )
+    with _bar() as progress:
+        summary = replay(options.trace, options.out, settings, progress)
+    if options.json:
+        print(json.dumps(summary, ensure_ascii=False))
+    else:
+        _print_table(summary)
+    if options.expect is None:
+        return 0
+    found = differences(options.expect, summary)
+    for line in found:
+        print(f"vllm-sim: {line}", file=sys.stderr)
+    return 1 if found else 0
+
+
+@contextmanager
+def _bar() -> Any:
+    """A progress bar with an estimate of the end on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("requests", total=None)
+        update: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
+        yield update
+
+
+def _print_table(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{summary['trace']}: {summary['backend']}, {summary['policy']}", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    for name, value in summary.items():
+        if isinstance(value, float):
+            table.add_row(name, f"{value:,.4f}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            table.add_row(name, f"{value:,}")
+    Console().print(table)
+    for group in ("by_workload", "by_turn"):
+        rates = summary.get(group)
+        if rates:
+            table = Table(group.removeprefix("by_"), "requests", "prompt tokens", "token hit rate", title=group)
+            for name, row in rates.items():
+                table.add_row(name, f"{row['requests']:,}", f"{row['prompt_tokens']:,}", f"{row['token_hit_rate']:.4f}")
+            Console().print(table)

@@ -1,0 +1,31 @@
+"""The canary: a stored summary whose hits must come again, so that a new vLLM can be held against an old one."""
+
+import json
+from pathlib import Path
+
+from vllm_sim.replay.rows import MISSES, Row
+
+SETUP = ("trace_sha256", "backend", "policy", "policy_params", "capacity_blocks", "block_size", "seed")
+COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
+MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
+
+
+def differences(expected: Path, summary: Row) -> list[str]:
+    """What differs between a stored summary and a new one, a line each; nothing where the hits came again.
+
+    Raises:
+        ValueError: the file holds no summary, or one of another set-up.
+    """
+    lines = expected.read_text(encoding="utf-8").splitlines()
+    try:
+        stored = json.loads(lines[0])
+    except (IndexError, ValueError):
+        raise ValueError(f"{expected}: line 1 is not a summary row, as replay writes it to summary.jsonl") from None
+    for name in SETUP:
+        if stored.get(name) != summary[name]:
+            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {summary[name]!r}")
+    return [
+        f"{name} is {summary[name]}, expected {stored[name]}"
+        for name in (*COUNTS, *MORE_COUNTS)
+        if name in stored and name in summary and stored[name] != summary[name]
+    ]

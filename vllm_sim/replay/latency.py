@@ -1,0 +1,113 @@
+"""How long a step takes on a device: models by name.
+
+`zero` takes no time. `roofline` is the larger of the time to compute and the time to move bytes, for one device and a
+decoder with grouped-query attention and a gated MLP, out of the model's config.json. Not modelled: launch and host
+overhead, kernels that use only part of the device, communication, quantisation of weights, and the overlap of
+computing with moving beyond their maximum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+StepLoad = Sequence[tuple[int, int, bool]]
+"""For each request of a step: tokens computed in it, tokens of context before them, and whether a token is sampled."""
+
+
+class LatencyModel(Protocol):
+    """The time of a step."""
+
+    def step_ms(self, load: StepLoad) -> float:
+        """Milliseconds that a step with this load takes."""
+        ...
+
+
+class Zero:
+    """A step takes no time."""
+
+    def step_ms(self, load: StepLoad) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Peak numbers of a device, from its vendor's document.
+
+    Attributes:
+        tflops: Dense BF16 matrix operations, 10^12 floating-point operations a second.
+        gb_per_s: Memory bandwidth, 10^9 bytes a second.
+        source: The document.
+    """
+
+    tflops: float
+    gb_per_s: float
+    source: str
+
+
+DEVICES = {
+    "h100": Device(
+        989.4, 3350, "NVIDIA H100 Tensor Core GPU datasheet, SXM: BF16 1,979 TFLOPS with sparsity, 3.35 TB/s"
+    ),
+    "a100": Device(312, 2039, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM: BF16 312 TFLOPS, 2,039 GB/s"),
+    "l4": Device(121, 300, "NVIDIA L4 Tensor Core GPU datasheet: BF16 242 TFLOPS with sparsity, 300 GB/s"),
+    "laptop": Device(
+        0.92,
+        119.5,
+        "Intel Core Ultra 7 155H, product specifications: LPDDR5x-7467 on 128 bits; 6 performance cores at 4.8 GHz "
+        "with 32 FP32 operations a cycle (AVX2, two FMA units)",
+    ),
+}
+
+COMPUTE_EFFICIENCY = 0.6
+MEMORY_EFFICIENCY = 0.8
+_BYTES_A_VALUE = 2
+"""BF16 weights and KV cache."""
+
+
+class Roofline:
+    """max(operations / (peak x 0.6), bytes / (bandwidth x 0.8)) of a step.
+
+    Operations: 2 for each weight outside the embedding and each token; 2 for each weight of the output layer and each
+    sampled token; 4 x heads x head size x layers for each pair of a token and a position that it attends to. Bytes:
+    every weight once; keys and values of all positions attended to read once a request, those of new tokens written.
+    The efficiencies are assumptions, the same for every device: a large matrix product reaches about 0.6 of the peak,
+    a stream through memory about 0.8.
+    """
+
+    def __init__(self, config: dict[str, Any], device: str):
+        if device not in DEVICES:
+            raise ValueError(f"device is {device!r}; allowed: {', '.join(DEVICES)}")
+        hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+        size = config.get("head_dim") or hidden // heads
+        kv_heads = config.get("num_key_value_heads") or heads
+        attention = hidden * size * (2 * heads + 2 * kv_heads)
+        self.layer_weights = layers * (attention + 3 * hidden * config["intermediate_size"])
+        self.output_weights = hidden * config["vocab_size"]
+        self.operations_a_pair = 4 * heads * size * layers
+        self.kv_bytes_a_token = 2 * kv_heads * size * layers * _BYTES_A_VALUE
+        self.operations_per_ms = DEVICES[device].tflops * 1e9 * COMPUTE_EFFICIENCY
+        self.bytes_per_ms = DEVICES[device].gb_per_s * 1e6 * MEMORY_EFFICIENCY
+
+    def step_ms(self, load: StepLoad) -> float:
+        if not load:
+            return 0.0
+        tokens = sum(new for new, _, _ in load)
+        sampled = sum(last for _, _, last in load)
+        pairs = sum(new * context + new * (new + 1) // 2 for new, context, _ in load)
+        positions = sum(context + 2 * new for new, context, _ in load)
+        operations = 2 * (self.layer_weights * tokens + self.output_weights * sampled) + self.operations_a_pair * pairs
+        moved = (self.layer_weights + self.output_weights) * _BYTES_A_VALUE + self.kv_bytes_a_token * positions
+        return max(operations / self.operations_per_ms, moved / self.bytes_per_ms)
+
+
+def make_latency(name: str, config: dict[str, Any], device: str) -> LatencyModel:
+    """A latency model by its name.
+
+    Raises:
+        ValueError: the name or the device is not known.
+    """
+    if name == "zero":
+        return Zero()
+    if name == "roofline":
+        return Roofline(config, device)
+    raise ValueError(f"latency model is {name!r}; allowed: zero, roofline")

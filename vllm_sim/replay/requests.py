@@ -1,0 +1,44 @@
+"""A trace's tokens as blocks with numbers, which is what the backends without a schedule read."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from vllm_sim.eviction.chains import Requests
+from vllm_sim.trace.record import Record
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size: int) -> Requests:
+    """Numbers the full blocks of every row, prompt and generated, in the order of first appearance.
+
+    A block's number stands for its tokens alone; what comes before it is told apart when the chains are linked.
+
+    Args:
+        trace: The rows' tokens.
+        records: The rows, for salts, workloads and turns.
+        block_size: Tokens a block.
+    """
+    number_of: dict[bytes, int] = {}
+    ids: list[int] = []
+    begins = [0]
+    for row in range(len(trace)):
+        tokens = np.concatenate([trace.prompt(row), trace.response(row)])
+        for start in range(0, len(tokens) - block_size + 1, block_size):
+            ids.append(number_of.setdefault(tokens[start : start + block_size].tobytes(), len(number_of)))
+        begins.append(len(ids))
+    return Requests(
+        ids=np.array(ids, dtype=np.int64),
+        begins=np.array(begins, dtype=np.int64),
+        prompt_tokens=np.diff(trace.prompt_offsets).astype(np.int64),
+        output_tokens=np.diff(trace.response_offsets).astype(np.int64),
+        category=_numbers([(record.workload, record.turn) for record in records]),
+        salt=_numbers([record.cache_salt for record in records], first=None),
+    )
+
+
+def _numbers(values: Sequence[Any], first: Any = ...) -> Any:
+    """Values as numbers in the order of first appearance; `first` has 0 whether it appears or not."""
+    numbers: dict[Any, int] = {} if first is ... else {first: 0}
+    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
