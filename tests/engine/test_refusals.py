@@ -112,6 +112,8 @@ def configure(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pyte
         ({"hf_overrides": {"sliding_window": 128}}, "layers that are not full attention"),
         ({"hf_overrides": {"layer_types": ["sliding_attention"] * 16}}, "layers that are not full attention"),
         ({"hf_overrides": {"attention_chunk_size": 128}}, "layers that are not full attention"),
+        ({"hf_overrides": {"is_encoder_decoder": True}}, "an encoder-decoder model"),
+        ({"watermark_config": {"key": 1}}, "watermarking"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
         (
             {"logits_processors": ["vllm.v1.sample.logits_processor.builtin:MinPLogitsProcessor"]},

@@ -78,3 +78,7 @@ def test_the_number_of_blocks_follows_the_options(start: Start) -> None:
     assert blocks() == 4 * 2**30 // (8 * one_token)
     assert blocks(num_gpu_blocks_override=200) == 200
     assert blocks(kv_cache_memory_bytes=2000 * one_token) == 250
+
+
+def test_scheduling_is_asynchronous_unless_told(start: Start) -> None:
+    assert start(ROWS[:1]).llm_engine.vllm_config.scheduler_config.async_scheduling is True
