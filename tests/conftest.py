@@ -20,7 +20,7 @@ ROWS = [
     {"prompt": "emoji", "response": "🤷🏽‍♀️ ünï\r\ncödé \x00 <|eot_id|><|begin_of_text|>"},
     {"prompt": "blanks", "response": "  \n lead and trail \t\n "},
     {"prompt": "empty", "response": ""},
-    {"prompt": "long", "response": "one two three four " * 500},
+    {"prompt": "long", "response": "one two three four " * 2000},
     {"prompt": "again", "response": "first"},
     {"prompt": "again", "response": "second"},
     {"prompt": "again", "response": "third"},
@@ -46,7 +46,15 @@ ROWS = [
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server over ROWS, with the README's arguments and what shows cached tokens and tool calls."""
-    options = ("--max-model-len", "4096", "--max-num-seqs", "64", "--block-size", "8", "--enable-prompt-tokens-details")
+    options = (
+        "--max-model-len",
+        "16384",
+        "--max-num-seqs",
+        "64",
+        "--block-size",
+        "8",
+        "--enable-prompt-tokens-details",
+    )
     tools = ("--enable-auto-tool-choice", "--tool-call-parser", "llama3_json")
     with serve(tmp_path_factory.mktemp("server"), ROWS, *options, *tools) as running:
         yield running

@@ -6,13 +6,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv}
+case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 python=${PYTHON:-python3}
 vllm_version=0.32.0
 torch_version=2.13.0
 pip_options=(--quiet --disable-pip-version-check --no-deps)
 
-pins=$(cat vllm/install.sh vllm/*.txt pyproject.toml | cksum)
-if [ "$(cat "$venv/.complete" 2>/dev/null)" = "$pins" ]; then exit 0; fi
+pins=$( (cat vllm/install.sh vllm/*.txt; sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml) | cksum)
+if [ "$(cat "$venv/.complete" 2>/dev/null)" = "$pins" ]; then
+    exec "$venv/bin/vllm-sim" model export --quiet  # at once, unless the model was removed or its recipe is newer
+fi
 
 say() { printf 'set-up: %s\n' "$*" >&2; }
 
@@ -46,7 +49,7 @@ say "vLLM $vllm_version, built from its source distribution without kernels"
 mkdir -p "$venv/no-rust"
 printf '#!/bin/sh\nexit 1\n' | tee "$venv/no-rust/rustc" > "$venv/no-rust/cargo"
 chmod +x "$venv/no-rust/rustc" "$venv/no-rust/cargo"
-PATH="$PWD/$venv/no-rust:$PWD/$venv/bin:$PATH" VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=$vllm_version \
+PATH="$venv/no-rust:$venv/bin:$PATH" VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=$vllm_version \
     pip install "${pip_options[@]}" --no-cache-dir --no-build-isolation --no-binary vllm vllm==$vllm_version
 
 say "the pinned rest"

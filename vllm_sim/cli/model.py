@@ -15,6 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog=f"example: vllm-sim model export --out {DEFAULT_MODEL}",
     )
     export.add_argument("--out", type=Path, default=Path(DEFAULT_MODEL), help="folder (default: %(default)s)")
+    export.add_argument("--quiet", action="store_true", help="say nothing where nothing was to do")
     export.set_defaults(run=run_export)
 
 
@@ -22,4 +23,5 @@ def run_export(options: argparse.Namespace) -> None:
     from vllm_sim.model_export import export_model
 
     made = export_model(options.out)
-    print(f"{options.out}: {'built' if made else 'left alone, a model is there already'}")
+    if made or not options.quiet:
+        print(f"{options.out}: {'built' if made else 'left alone, a model is there already'}")

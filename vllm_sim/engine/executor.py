@@ -23,6 +23,7 @@ from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
 from vllm_sim.engine.kv_cache import available_bytes, kv_cache_specs
 from vllm_sim.engine.options import parse_options
+from vllm_sim.trace.tokens import prompt_digest
 
 logger = init_logger("vllm.vllm_sim.executor")
 
@@ -77,7 +78,7 @@ class ReplayExecutor(Executor):
         if row is not None:
             self._answer(request_id, len(prompt), row, params)
         elif self._options.on_miss == "synthesize":
-            stream = int.from_bytes(prompt.tobytes()[-16:], "little")
+            stream = int.from_bytes(prompt_digest(prompt), "little")
             self._running[request_id] = _Answer(len(prompt), [], True, stream)
         else:
             logger.error("Request %s has a prompt that is not in the trace: it ends at once.", request_id)
@@ -227,6 +228,9 @@ _REPLIES: dict[Any, Any] = {
     "reset_mm_cache": None,
     "reset_encoder_cache": None,
     "profile": None,
+    "sleep": None,
+    "wake_up": None,
+    "discard": None,
     "supports_draft_weight_updates": False,
 }
 """What a worker would reply, by method."""

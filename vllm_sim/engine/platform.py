@@ -87,12 +87,20 @@ class ReplayPlatform(Platform):
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         """Puts the replay executor in, loads the trace, and refuses what a simulator cannot honour."""
         compat.installed_version()
+        try:
+            cls._check_and_update(vllm_config)
+        except ValueError as error:
+            logger.error("%s", error)  # pydantic wraps what it raises in many lines
+            raise
+
+    @classmethod
+    def _check_and_update(cls, vllm_config: "VllmConfig") -> None:
         options = parse_options(vllm_config.additional_config)
         if vllm_config.model_config is None:
             return
         _refuse_unsupported(vllm_config)
         parallel = vllm_config.parallel_config
-        if parallel.distributed_executor_backend in (None, "uni", "mp", "ray"):  # an executor that is named is used
+        if "." not in str(parallel.distributed_executor_backend):  # an executor named by its path is used
             parallel.distributed_executor_backend = "vllm_sim.engine.executor.ReplayExecutor"
         parallel.worker_cls = "vllm.v1.worker.worker_base.WorkerBase"  # never made; upstream wants a name
         if not vllm_config.cache_config.user_specified_block_size:

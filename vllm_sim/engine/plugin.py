@@ -1,5 +1,6 @@
 """What vLLM's entry points call, in every process. vLLM resolves its platform in here, so nothing of it is imported."""
 
+import logging
 import os
 
 TRACE_VARIABLE = "VLLM_SIM_TRACE_PATH"
@@ -14,4 +15,8 @@ def general() -> None:
     """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded."""
     from vllm_sim.engine import compat
 
-    compat.apply("eviction")
+    try:
+        compat.apply("eviction")
+    except RuntimeError as error:
+        # A vLLM that nobody asked to simulate anything must start all the same.
+        logging.getLogger(__name__).warning("%s", error)

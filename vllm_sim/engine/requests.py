@@ -1,6 +1,5 @@
 """What a request may ask of a simulator: refused with 400 and the parameter's name, or with 404 for a miss."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -68,12 +67,12 @@ def check_prompt(engine_input: Any, answers: Answers, options: Options) -> None:
     if not token_ids or max(token_ids) > MAX_TOKEN_ID:
         return  # vLLM looks at these afterwards, and refuses them with 400
     if not answers.has(np.asarray(token_ids, dtype=np.int32)):
-        raise VLLMNotFoundError(_miss_message(token_ids, engine_input.get("prompt"), answers))
+        raise VLLMNotFoundError(_miss_message(token_ids, answers))
 
 
-def _miss_message(token_ids: list[int], text: str | None, answers: Answers) -> str:
-    decode: Callable[[list[int]], str] = answers.vocabulary.decode
-    shown = (text or decode(token_ids[:_SHOWN_TOKENS]))[:_SHOWN_CHARACTERS]
+def _miss_message(token_ids: list[int], answers: Answers) -> str:
+    # The tokens are what was looked up; the client's text would hide a second BOS.
+    shown = answers.vocabulary.decode(token_ids[:_SHOWN_TOKENS])[:_SHOWN_CHARACTERS]
     return (
         f"This prompt of {len(token_ids)} tokens is not in the trace {answers.path} "
         f"({answers.prompts} different prompts). It begins with {shown!r}. "

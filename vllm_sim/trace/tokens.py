@@ -160,7 +160,7 @@ def _write_rows(path: Path, vocabulary: Vocabulary, files: Mapping[str, IO[bytes
         for (line, record), prompt, response in zip(chunk, prompts, responses, strict=True):
             prompt_end += len(prompt)
             response_end += len(response)
-            cut = record.finish_reason == "length"
+            cut = record.finish_reason == "length" and (record.output_length != 0 and record.response != "")
             values = {
                 "prompt_tokens": prompt.tobytes(),
                 "prompt_ends": np.int64(prompt_end).tobytes(),

@@ -1,0 +1,64 @@
+"""The command `vllm-sim replay`, run as a user runs it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.serving import MODEL, write_trace
+
+COMMAND = [str(Path(sys.executable).with_name("vllm-sim")), "replay"]
+ROWS = [
+    {"prompt_token_ids": list(range(1, 40 + i % 3)), "output_length": 9, "workload": "a" if i % 2 else "b", "turn": 0}
+    for i in range(12)
+]
+
+
+def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, str(trace), "--out", str(out), "--model", str(MODEL), "--backend", "fast", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    return write_trace(tmp_path / "trace.jsonl", ROWS)
+
+
+def test_canary_passes_on_the_same_hits_and_fails_on_others(trace: Path, tmp_path: Path) -> None:
+    first = run(trace, tmp_path / "first", "--json", "--block-size", "4", "--capacity-blocks", "unlimited")
+    assert first.returncode == 0, first.stderr
+    assert json.loads(first.stdout)["hit_tokens"] > 0
+    stored = tmp_path / "first" / "summary.jsonl"
+    options = ("--block-size", "4", "--expect", str(stored))
+    assert run(trace, tmp_path / "again", *options).returncode == 0
+    stored.write_text(stored.read_text().replace('"hit_tokens": ', '"hit_tokens": 1'))
+    other = run(trace, tmp_path / "again", *options)
+    assert other.returncode == 1
+    assert "hit_tokens is" in other.stderr
+
+
+def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path) -> None:
+    run(trace, tmp_path / "first", "--block-size", "4")
+    done = run(trace, tmp_path / "again", "--block-size", "8", "--expect", str(tmp_path / "first" / "summary.jsonl"))
+    assert done.returncode == 1
+    assert "block_size is 4, this run has 8" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--policy", "best"), "allowed"),
+        (("--block-size", "0"), "block_size is 0"),
+        (("--capacity-blocks", "many"), "unlimited"),
+        (("--policy-params", "[1]"), "not a JSON object"),
+        (("--warmup", "1"), "warmup is 1.0"),
+        (("--model", "nowhere"), "nowhere"),
+    ],
+)
+def test_bad_use_is_one_clear_error(trace: Path, tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
+    done = run(trace, tmp_path / "out", *options)
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
