@@ -92,6 +92,7 @@ class PolicyBlockPool(BlockPool):
         self._describe = describe
         self._request: Request | None = None
         self._is_told = True
+        self._evicts = False
 
     def serve(self, request: Request) -> None:
         """What follows is for this request; the policy is told once a block moves."""
@@ -120,7 +121,11 @@ class PolicyBlockPool(BlockPool):
 
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         self._tell()
-        return super().get_new_blocks(num_blocks)
+        self._evicts = True
+        try:
+            return super().get_new_blocks(num_blocks)
+        finally:
+            self._evicts = False
 
     def cache_full_blocks(
         self,
@@ -148,7 +153,7 @@ class PolicyBlockPool(BlockPool):
     def _remove_cached_block_hashes(self, block: KVCacheBlock) -> list[BlockHashWithGroupId]:
         removed = super()._remove_cached_block_hashes(block)
         # An evicted block has left the book already.
-        if self._book.caches(block.block_id):
+        if not self._evicts and self._book.caches(block.block_id):
             self.free_block_queue.drop(block)
         return removed
 

@@ -82,8 +82,9 @@ class LiveBook:
 
     def cache(self, blocks: list[int], names: list[Any], parent: Any, again: bool) -> None:
         """Blocks in use are cached, each the child of the one before it; parent: of the first one, None for none."""
-        before = -1 if parent is None else self._find(parent)
-        nodes = np.array([self._find(name) for name in names], np.int64)
+        find = self._number or self._find
+        before = -1 if parent is None else find(parent)
+        nodes = np.array([find(name) for name in names], np.int64)
         self._call(_cache, np.array(blocks, np.int64), nodes, before, again)
 
     def release(self, blocks: list[int]) -> None:
@@ -111,8 +112,7 @@ class LiveBook:
         (function if self._compiled else function.py_func)(*self._pair, *arguments)
 
     def _find(self, name: Any) -> int:
-        if self._number is not None:
-            return self._number(name)
+        """The number of a node, by its name; a new one where it has none."""
         node = self._numbers.get(name)
         if node is None:
             node = self._numbers[name] = self._unused.pop()
@@ -123,9 +123,11 @@ class LiveBook:
         """Takes back the numbers of forgotten nodes."""
         count = self._book.counts[FORGOTTEN]
         if self._number is None and count:
-            for node in self._book.forgotten[:count].tolist():
-                del self._numbers[self._names[node]]
-                self._unused.append(node)
+            nodes = self._book.forgotten[:count].tolist()
+            numbers, names = self._numbers, self._names
+            for node in nodes:
+                del numbers[names[node]]
+            self._unused += nodes
             self._book.counts[FORGOTTEN] = 0
 
 

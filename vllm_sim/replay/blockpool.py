@@ -42,7 +42,7 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
         raise ValueError(f"capacity is {capacity} blocks; allowed: 1 or more")
     if (chains.hittable == chains.need).any():
         raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
-    manager = _make_manager(capacity)
+    manager = make_manager(capacity)
     if policy != "lru":
         book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _node_of_hash)
         adopt(manager, book, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
@@ -51,7 +51,7 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
     return _serve(chains, capacity, manager)
 
 
-def _make_manager(capacity: int) -> KVCacheManager:
+def make_manager(capacity: int) -> KVCacheManager:
     """One group of full attention, as the engine would make it, and the null block beside the usable ones."""
     spec = FullAttentionSpec(block_size=_BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
     config = KVCacheConfig(capacity + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
