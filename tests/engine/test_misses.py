@@ -23,7 +23,7 @@ def test_a_miss_fails_the_call_and_shows_the_prompt_and_the_way_out(llm: LLM) ->
     message = str(error.value)
     assert "is not in the trace" in message
     assert "(2 different prompts)" in message
-    assert "'Never recorded'" in message
+    assert "It begins with '<|begin_of_text|>Never recorded'." in message
     assert '"on_miss": "synthesize"' in message
 
 
