@@ -1,0 +1,145 @@
+"""The fast cache against kvcache-simulator's C++, policies against LRU, and vLLM's pool with and without a policy."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from kvcache_sim.cpp_backend import run_cpp_sweep
+from kvcache_sim.trace import TraceData
+from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
+
+from vllm_sim.engine.pool import adopt
+from vllm_sim.eviction import kernel
+from vllm_sim.eviction.book import Book
+from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.compiled import native
+from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.registry import POLICIES, make_policy
+from vllm_sim.eviction.simulate import make_room
+from vllm_sim.replay.blockpool import make_manager
+
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
+
+REFERENCES, CAPACITY, REPEATS = 288_500, 10_000, 9
+
+
+def make_requests(references: int) -> Requests:
+    """Conversations of growing prompts, 24 blocks on average, which begin with one of 50 system prompts."""
+    draw = np.random.default_rng(0)
+    rows: list[np.ndarray] = []
+    alive: list[np.ndarray] = []
+    total = fresh = 0
+    while total < references:
+        if not alive or draw.random() < 0.6:
+            before = np.arange(3) + 3 * draw.integers(0, 50)
+        else:
+            before = alive.pop(draw.integers(max(0, len(alive) - 2000), len(alive)))
+        size = int(draw.geometric(1 / 16))
+        row = np.concatenate([before, 150 + fresh + np.arange(size)])
+        fresh, total = fresh + size, total + row.size
+        rows.append(row)
+        alive.append(row)
+    lengths = np.array([row.size for row in rows])
+    zeros = np.zeros(len(rows), np.int64)
+    return Requests(np.concatenate(rows), np.concatenate([[0], np.cumsum(lengths)]), lengths * 512, zeros, zeros, zeros)
+
+
+def best_of(measure: Callable[[], float]) -> float:
+    return min(measure() for _ in range(REPEATS))
+
+
+def simulation_seconds(chains: Chains, policy: str) -> float:
+    """One more simulation of a trace that is linked already."""
+    ranker = make_policy(policy, make_room(chains, policy, CAPACITY))
+    begin = time.perf_counter()
+    book = Book(CAPACITY, chains.working_set, ranker.queues, ranker.ghosts, recycle=False)
+    kernel.serve(native(book), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
+    return time.perf_counter() - begin
+
+
+def test_lru_is_five_times_faster_than_the_cpp_simulator() -> None:
+    requests = make_requests(REFERENCES)
+    chains = link(requests, 512, raw=True)
+    count, ids = requests.prompt_tokens.size, requests.ids.tolist()
+    tokens = int(requests.prompt_tokens.sum())
+    trace = TraceData(
+        ids, [512] * len(ids), requests.begins.tolist(), 512, count, len(set(ids)), tokens, tokens / count, 0, 0
+    )
+
+    def cpp_seconds(capacities: int) -> float:
+        begin = time.perf_counter()
+        run_cpp_sweep(
+            trace, capacities=[CAPACITY + i for i in range(capacities)], policies=["lru"], warmup_requests=count // 3
+        )
+        return time.perf_counter() - begin
+
+    simulation_seconds(chains, "lru")
+    theirs = (best_of(lambda: cpp_seconds(11)) - best_of(lambda: cpp_seconds(1))) / 10
+    ours = best_of(lambda: simulation_seconds(chains, "lru"))
+    print(f"\nlru, {len(ids):,} references: {ours * 1e3:.1f} ms, C++ {theirs * 1e3:.1f} ms: {theirs / ours:.1f} times")
+    assert theirs / ours >= 5
+
+
+def test_every_policy_is_within_ten_times_of_lru() -> None:
+    chains = link(make_requests(REFERENCES), 512)
+    for policy in POLICIES:
+        simulation_seconds(chains, policy)
+    seconds = {policy: best_of(lambda policy=policy: simulation_seconds(chains, policy)) for policy in POLICIES}
+    for policy, value in seconds.items():
+        print(f"\n{policy}: {value * 1e3:.1f} ms, {value / seconds['lru']:.2f} times lru", end="")
+    assert max(seconds.values()) <= 10 * seconds["lru"]
+
+
+def test_cost_grows_linearly_with_references() -> None:
+    chains = [link(make_requests(references), 512) for references in (10**5, 10**6, 10**7)]
+    per_reference = []
+    for chain in chains:
+        simulation_seconds(chain, "lru")
+        per_reference.append(min(simulation_seconds(chain, "lru") for _ in range(3)) / chain.nodes.size)
+        print(f"\n{chain.nodes.size:,} references: {per_reference[-1] * 1e9:.0f} ns each", end="")
+    assert max(per_reference) <= 3 * min(per_reference)
+
+
+class _Request:
+    """As much of a request as the pool looks at."""
+
+    num_computed_tokens = 1
+    num_preemptions = 0
+
+    def __init__(self, block_hashes: list[BlockHash]):
+        self.block_hashes = block_hashes
+
+
+def pool_seconds(policy: str | None, chain: int = 32) -> float:
+    """Seconds a block for allocating, caching and freeing chains in a full pool; policy None: upstream's own LRU."""
+    manager = make_manager(CAPACITY)
+    if policy is not None:
+        adopt(manager, LiveBook(policy, live_room(policy, CAPACITY)), lambda request: (0, 0))
+    pool: Any = manager.block_pool
+    pool.enable_kv_cache_events = False
+    rounds = 3 * CAPACITY // chain
+    hashes = [BlockHash((i).to_bytes(32, "big")) for i in range(rounds * chain)]
+    spent, blocks_moved = 0.0, 0
+    for i in range(rounds):
+        request = _Request(hashes[i * chain : (i + 1) * chain])
+        begin = time.perf_counter()
+        blocks: list[KVCacheBlock] = pool.get_new_blocks(chain)
+        pool.cache_full_blocks(request, blocks, 0, chain, 2, 0)
+        pool.free_blocks(reversed(blocks))
+        if i >= CAPACITY // chain:
+            spent += time.perf_counter() - begin
+            blocks_moved += chain
+    assert pool.cached_block_hash_to_block.get_one_block(make_block_hash_with_group_id(hashes[-1], 0)) is not None
+    return spent / blocks_moved
+
+
+def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool() -> None:
+    upstream = min(pool_seconds(None) for _ in range(3))
+    print(f"\nupstream: {upstream * 1e6:.2f} us a block", end="")
+    for policy in ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]:
+        pool_seconds(policy)
+        seconds = min(pool_seconds(policy) for _ in range(3))
+        print(f"\n{policy}: {seconds * 1e6:.2f} us a block, {seconds / upstream:.2f} times upstream's", end="")
+        assert seconds <= 5e-6
