@@ -44,9 +44,8 @@ def make_core(constant: bool) -> Any:
 
 def run(core: Any, prompts: list[list[int]], name: str) -> float:
     """Seconds for all requests, from the first that is added to the last that is done."""
-    from vllm.v1.engine import EngineCoreRequest
-
     from vllm import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
 
     requests = [
         EngineCoreRequest(
