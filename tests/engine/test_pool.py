@@ -4,8 +4,11 @@ import random
 from typing import Any
 
 import pytest
+import torch
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.request import Request
 
 from vllm_sim.engine.pool import PolicyBlockPool, adopt
@@ -71,3 +74,13 @@ def test_no_block_is_lost_or_doubled_whatever_happens(policy: str) -> None:
             assert not book.held()
         check(pool, book, running, manager)
     assert book.evicted_blocks > 300
+
+
+def test_a_second_cache_group_is_refused() -> None:
+    full = FullAttentionSpec(block_size=2, num_kv_heads=1, head_size=1, dtype=torch.float32)
+    window = SlidingWindowSpec(block_size=2, num_kv_heads=1, head_size=1, dtype=torch.float32, sliding_window=4)
+    groups = [KVCacheGroupSpec(["a"], full), KVCacheGroupSpec(["b"], window)]
+    config = KVCacheConfig(CAPACITY + 1, kv_cache_tensors=[], kv_cache_groups=groups)
+    manager = KVCacheManager(config, max_model_len=64, scheduler_block_size=2, hash_block_size=2)
+    with pytest.raises(ValueError, match="2 cache groups"):
+        adopt(manager, LiveBook("arc", live_room("arc", CAPACITY)), lambda request: (0, 0))
