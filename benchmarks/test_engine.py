@@ -28,7 +28,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def make_core(constant: bool) -> Any:
+def make_core(constant: bool, async_scheduling: bool = True) -> Any:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.core import EngineCore
 
@@ -37,7 +37,12 @@ def make_core(constant: bool) -> Any:
 
     # Prompts fit into one step each: a token for every scheduled request is then right.
     config = EngineArgs(
-        model=str(MODEL), max_model_len=1024, block_size=16, max_num_seqs=64, max_num_batched_tokens=65536
+        model=str(MODEL),
+        max_model_len=1024,
+        block_size=16,
+        max_num_seqs=64,
+        max_num_batched_tokens=65536,
+        async_scheduling=async_scheduling,
     ).create_engine_config()
     return EngineCore(config, ConstantExecutor if constant else ReplayExecutor, log_stats=False)
 

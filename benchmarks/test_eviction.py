@@ -10,6 +10,7 @@ from kvcache_sim.cpp_backend import run_cpp_sweep
 from kvcache_sim.trace import TraceData
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
 
+from vllm_sim.engine.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.book import Book
@@ -18,7 +19,6 @@ from vllm_sim.eviction.compiled import native
 from vllm_sim.eviction.live import LiveBook, live_room
 from vllm_sim.eviction.registry import POLICIES, make_policy
 from vllm_sim.eviction.simulate import make_room
-from vllm_sim.replay.blockpool import make_manager
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 

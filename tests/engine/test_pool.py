@@ -11,10 +11,10 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.request import Request
 
+from vllm_sim.engine.blockpool import make_manager
 from vllm_sim.engine.pool import PolicyBlockPool, adopt
 from vllm_sim.eviction.live import LiveBook, live_room
 from vllm_sim.eviction.registry import POLICIES
-from vllm_sim.replay.blockpool import make_manager
 
 CAPACITY = 24
 

@@ -128,7 +128,7 @@ class Driver:
         core: What make_core built.
         trace: The rows' tokens.
         step_ms: The time of a step in milliseconds, from what it computes: for each request its new tokens, the
-            tokens of context before them, and whether a token is sampled.
+            tokens of context before them, and whether a token is sampled. None: steps take no time.
         salts: cache_salt and priority by row.
         concurrency: Rows that may be served at once; None for no bound.
         progress: Called with the number of rows done.
@@ -138,7 +138,7 @@ class Driver:
         self,
         core: EngineCore,
         trace: TokenisedTrace,
-        step_ms: Callable[[list[tuple[int, int, bool]]], float],
+        step_ms: Callable[[list[tuple[int, int, bool]]], float] | None,
         salts: Sequence[tuple[str | None, int]],
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
@@ -225,7 +225,8 @@ class Driver:
         scheduled = self.core.model_executor.scheduled
         for new in scheduled.scheduled_new_reqs:
             self._running[new.req_id].first_scheduled_ms = start_ms
-        self.now_ms = start_ms + self.step_ms(self._load(scheduled))
+        if self.step_ms is not None:
+            self.now_ms = start_ms + self.step_ms(self._load(scheduled))
         ended = []
         for output in (one for group in (outputs or {}).values() for one in group.outputs):
             served = self._running[output.request_id]

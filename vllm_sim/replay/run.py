@@ -112,7 +112,7 @@ def _run_cache(
     if settings.backend == "fast":
         from vllm_sim.eviction.simulate import simulate as serve
     else:
-        from vllm_sim.replay.blockpool import run as serve
+        from vllm_sim.engine.blockpool import run as serve
     run = serve(chains, settings.policy, settings.capacity_blocks, settings.policy_params, settings.seed)
     rows = []
     for row, record in enumerate(records):
@@ -155,7 +155,9 @@ def _run_engine(
     setup = _setup(engine, trace, settings)
     core = engine.make_core(path, settings.model, setup)
     salts = [(record.cache_salt, record.priority or 0) for record in records]
-    driver = engine.Driver(core, trace, latency.step_ms, salts, settings.concurrency, progress)
+    driver = engine.Driver(
+        core, trace, None if latency is None else latency.step_ms, salts, settings.concurrency, progress
+    )
     rows: list[Row] = []
     try:
         with (out / _PARTIAL).open("w", encoding="utf-8", buffering=1) as file:
