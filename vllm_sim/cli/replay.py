@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -65,6 +66,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 
 def run_replay(options: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     from vllm_sim.replay.expect import differences
     from vllm_sim.replay.run import Settings, replay
 

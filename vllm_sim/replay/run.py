@@ -148,7 +148,6 @@ def _run_engine(
     """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
     latency = make_latency(settings.latency_model, _model_config(settings.model), settings.device)
     os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     from vllm_sim.engine import driver as engine
 
     arrivals = [engine.Arrival(*arrival) for arrival in _arrivals(path, trace, records, settings)]
