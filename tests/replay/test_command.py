@@ -62,3 +62,13 @@ def test_bad_use_is_one_clear_error(trace: Path, tmp_path: Path, options: tuple[
     assert done.returncode != 0
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_canary_does_not_pass_where_there_is_nothing_to_compare(trace: Path, tmp_path: Path) -> None:
+    run(trace, tmp_path / "first", "--block-size", "4")
+    stored = tmp_path / "first" / "summary.jsonl"
+    row = json.loads(stored.read_text())
+    stored.write_text(json.dumps({name: value for name, value in row.items() if name != "hit_tokens"}))
+    done = run(trace, tmp_path / "again", "--block-size", "4", "--expect", str(stored))
+    assert done.returncode == 1
+    assert "no hits to compare" in done.stderr

@@ -58,7 +58,7 @@ class Served:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """The engine's configuration; None leaves vLLM's default."""
+    """The engine's configuration."""
 
     capacity_blocks: int
     block_size: int

@@ -6,6 +6,7 @@ the API server is touched.
 """
 
 import argparse
+import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -141,8 +142,6 @@ class _Ignore(argparse.Action):
 
 
 def _trace_path() -> str | None:
-    import os
-
     return os.environ.get(TRACE_VARIABLE)
 
 

@@ -13,17 +13,17 @@ from vllm_sim.trace.record import MAX_TOKEN_ID
 _SHOWN_TOKENS = 24
 _SHOWN_CHARACTERS = 80
 
-# field of SamplingParams: the parameter's name in the API
-_NEEDS_LOGITS = {
-    "prompt_logprobs": "prompt_logprobs",
-    "prompt_logprob_token_ids": "prompt_logprob_token_ids",
-    "logprob_token_ids": "logprob_token_ids",
-    "bad_words": "bad_words",
-    "allowed_token_ids": "allowed_token_ids",
-    "logit_bias": "logit_bias",
-    "thinking_token_budget": "thinking_token_budget",
-    "trace_decode_token_ids": "trace_decode_token_ids",
-}
+# Fields of SamplingParams, named as the API's parameters are.
+_NEEDS_LOGITS = (
+    "prompt_logprobs",
+    "prompt_logprob_token_ids",
+    "logprob_token_ids",
+    "bad_words",
+    "allowed_token_ids",
+    "logit_bias",
+    "thinking_token_budget",
+    "trace_decode_token_ids",
+)
 
 
 def check_parameters(params: Any) -> None:
@@ -41,8 +41,8 @@ def check_parameters(params: Any) -> None:
     if params.logprobs is not None:
         beams = params.max_tokens == 1 and not params.detokenize
         raise _refused("use_beam_search" if beams else "logprobs", "no logits are computed")
-    for field, parameter in _NEEDS_LOGITS.items():
-        if getattr(params, field, None) not in (None, [], {}):
+    for parameter in _NEEDS_LOGITS:
+        if getattr(params, parameter, None) not in (None, [], {}):
             raise _refused(parameter, "no logits are computed")
 
 

@@ -6,6 +6,15 @@ from pathlib import Path
 from vllm_sim.replay.rows import MISSES, Row
 
 SETUP = ("trace_sha256", "backend", "policy", "policy_params", "capacity_blocks", "block_size", "seed")
+SETUP += (
+    "warmup_requests",
+    "arrival",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "latency_model",
+    "device",
+)
 COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
 MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
 
@@ -14,7 +23,7 @@ def differences(expected: Path, summary: Row) -> list[str]:
     """What differs between a stored summary and a new one, a line each; nothing where the hits came again.
 
     Raises:
-        ValueError: the file holds no summary, or one of another set-up.
+        ValueError: the file holds no summary, or one of another set-up, or a run without attribution has no hits.
     """
     lines = expected.read_text(encoding="utf-8").splitlines()
     try:
@@ -22,8 +31,11 @@ def differences(expected: Path, summary: Row) -> list[str]:
     except (IndexError, ValueError):
         raise ValueError(f"{expected}: line 1 is not a summary row, as replay writes it to summary.jsonl") from None
     for name in SETUP:
-        if stored.get(name) != summary[name]:
-            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {summary[name]!r}")
+        if stored.get(name) != summary.get(name):
+            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {summary.get(name)!r}")
+    for row, where in ((stored, str(expected)), (summary, "this run")):
+        if "hit_tokens" not in row:
+            raise ValueError(f"{where} has no hits to compare; allowed: a run without --no-attribution")
     return [
         f"{name} is {summary[name]}, expected {stored[name]}"
         for name in (*COUNTS, *MORE_COUNTS)

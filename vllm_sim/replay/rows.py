@@ -2,6 +2,8 @@
 
 Every prompt token has one fate: hit; last (the block that holds the last prompt token of a prompt of k x block size,
 which vLLM always computes); partial (the tail that fills no block); evicted (in a block that was cached before); cold.
+After a preemption the blocks that a request takes again are in slots_allocated once more, and what it computes again is
+not in slots_filled; readmission_hit_tokens may hold generated tokens too.
 """
 
 import json

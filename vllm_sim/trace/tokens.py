@@ -24,7 +24,8 @@ from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2
+"""Raised when the same trace gets other arrays, so that what an older version has cached is not used."""
 DIGEST_BYTES = 16
 # Where the response's part of a row's stream of fresh tokens begins, far behind any prompt's tail.
 _RESPONSE_START = 2**32

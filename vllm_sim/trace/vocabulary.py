@@ -48,11 +48,12 @@ class Vocabulary:
 
     def __init__(self, model: str | Path):
         self.model = model
-        self._files = {name: _find_file(model, name) for name in FILES}
-        if self._files["tokenizer.json"] is None:
+        # Looked for first: a hub that does not answer costs its client's retries for each file.
+        if _find_file(model, "tokenizer.json") is None:
             raise ValueError(
                 f"{model} holds no tokenizer.json; allowed: a folder that has one, as `vllm-sim model export` builds it"
             )
+        self._files = {name: _find_file(model, name) for name in FILES}
         self._config = self._read_json("tokenizer_config.json")
         self._for_prompts = self._load()
         self._for_responses = self._load()
@@ -165,6 +166,8 @@ def _find_file(model: str | Path, name: str) -> Path | None:
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
+    if "/" not in str(model):
+        raise ValueError(f"{model} is neither a folder nor the name of a model on the hub (owner/name)")
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
