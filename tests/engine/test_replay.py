@@ -125,6 +125,7 @@ def test_preempted_requests_count_their_readmissions_apart(tmp_path: Path, envir
     summary = replay(trace, tmp_path / "out", settings(capacity_blocks=40))
     assert summary["preemptions"] > 0
     assert summary["readmission_prompt_tokens"] == 22 * summary["preemptions"]
+    assert summary["readmission_hit_tokens"] > 0
     assert summary["output_tokens"] == 8 * 60
     for row in rows_of(tmp_path / "out"):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
@@ -174,3 +175,53 @@ def test_roofline_of_a_prefill_and_a_decode_step_by_hand() -> None:
     operations = 2 * (288 + 40) + 4 * 2 * 2 * 2 * 101
     moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 102
     assert model.step_ms([(1, 100, True)]) == max(operations / peak, moved / bandwidth)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.usefixtures("trace")
+def test_clock_of_a_lone_request_is_the_sum_of_its_steps(tmp_path: Path) -> None:
+    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "finish_reason": "length", "timestamp": 100}
+    replay(write(tmp_path / "one.jsonl", [row]), tmp_path / "out", settings(device="l4"))
+    (found,) = rows_of(tmp_path / "out")
+    model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
+    first = 100 + model.step_ms([(20, 0, True)])
+    assert (found["arrival_ms"], found["first_scheduled_ms"]) == (100, 100)
+    assert found["first_token_ms"] == round(first, 3)
+    assert found["end_ms"] == round(first + sum(model.step_ms([(1, 20 + i, True)]) for i in range(4)), 3)
+
+
+@pytest.mark.usefixtures("trace")
+@pytest.mark.parametrize("backend", ["engine", "blockpool", "fast"])
+def test_largest_request_may_need_every_block(tmp_path: Path, backend: str) -> None:
+    # 30 + 11 - 1 tokens are computed: five blocks of eight, to the last slot.
+    row = {"prompt_token_ids": list(range(30)), "output_length": 11, "finish_reason": "length"}
+    trace = write(tmp_path / "one.jsonl", [row])
+    replay(trace, tmp_path / "out", settings(backend=backend, capacity_blocks=5, concurrency=1))
+    (found,) = rows_of(tmp_path / "out")
+    assert (found["status"], found["output_tokens"], found["blocks_allocated"]) == ("ok", 11, 5)
+    replay(trace, tmp_path / "out", settings(backend=backend, capacity_blocks=4, concurrency=1))
+    assert rows_of(tmp_path / "out")[0]["status"] == "rejected"
+
+
+@pytest.mark.usefixtures("trace")
+@pytest.mark.parametrize("backend", ["engine", "blockpool", "fast"])
+def test_requests_of_other_salts_share_nothing(tmp_path: Path, backend: str) -> None:
+    salts: list[dict[str, Any]] = [{}, {"cache_salt": "a"}, {"cache_salt": "b"}, {"cache_salt": "a"}, {}]
+    rows = [{"prompt_token_ids": list(range(20)), "output_length": 1, **salt} for salt in salts]
+    replay(write(tmp_path / "salts.jsonl", rows), tmp_path / "out", settings(backend=backend, concurrency=1))
+    assert [row["hit_tokens"] for row in rows_of(tmp_path / "out")] == [0, 0, 0, 16, 16]
+
+
+def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
+    summary = replay(trace, tmp_path, settings(backend="fast", warmup=0.3))
+    rows = rows_of(tmp_path)
+    skipped = int(0.3 * len(rows))
+    assert summary["warmup_requests"] == skipped > 0
+    assert summary["prompt_tokens"] == sum(row["prompt_tokens"] for row in rows[skipped:])
+    assert summary["token_hit_rate"] == round(
+        sum(row["hit_tokens"] for row in rows[skipped:]) / summary["prompt_tokens"], 6
+    )
