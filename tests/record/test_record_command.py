@@ -14,10 +14,12 @@ import openai
 import pytest
 from scripted_upstream import Upstream, completion, json_reply
 
+from vllm_sim.cli import main
 from vllm_sim.record.journal import Journal
 from vllm_sim.record.server import parse_upstream
-from vllm_sim.trace.files import iter_records
+from vllm_sim.trace.files import format_record, iter_records
 from vllm_sim.trace.record import Record, TraceError
+from vllm_sim.trace.validate import find_faults
 
 KEY = "sk-very-secret-key"
 
@@ -107,30 +109,83 @@ def test_killed_recorder_leaves_every_record_that_a_client_has_seen(upstream: Up
     assert [r.response for _, r in iter_records(out)] == [text] * 5
 
 
-def write_forever(out: Path) -> None:
+def write_forever(out: Path, characters: int) -> None:
     journal = Journal(out)
     list(journal.read())
     for i in range(10**9):
-        journal.append(Record(prompt=f"{i}", response="\U0001f600" * 250_000))
+        journal.append(Record(prompt=f"{i}", response="\U0001f600" * characters))
 
 
-def test_kill_in_mid_write_leaves_a_readable_file(tmp_path: Path) -> None:
+def test_kill_in_mid_write_leaves_a_readable_file_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "o.jsonl"
-    for attempt in range(4):
-        process = multiprocessing.get_context("spawn").Process(target=write_forever, args=(out,))
+    unfinished = 0
+    for attempt in range(60):
+        process = multiprocessing.get_context("fork").Process(target=write_forever, args=(out, 5_000_000))
         process.start()
         size = out.stat().st_size if out.exists() else 0
-        while not out.exists() or out.stat().st_size <= size:
+        while not out.exists() or out.stat().st_size < size + 20_000_000:
             time.sleep(0.001)
-        time.sleep(0.005 * attempt)
+        time.sleep(0.0137 * (attempt % 7))
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
         process.join()
+        caplog.clear()
+        found = [r for _, r in iter_records(out)]
+        assert found
+        assert list(find_faults(out)) == [None] * len(found)
+        assert all(len(r.response or "") == 5_000_000 for r in found)
+        unfinished += "unfinished record" in caplog.text
         journal = Journal(out)
-        assert all(len(r.response or "") == 250_000 for r in journal.read())
+        assert list(journal.read()) == found
         journal.close()
-        assert out.read_bytes()[-2:] in (b"}\n", b"")  # nothing, if the very first record was cut
-        os.truncate(out, out.stat().st_size // 3)
+        assert out.read_bytes()[-2:] == b"}\n"
+        if unfinished == 2:
+            break
+        os.truncate(out, 0)
+    assert unfinished, "no kill fell into a write: nothing was tested"
+
+
+def test_every_state_of_a_write_is_readable_and_mended(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    first, second = (format_record(Record(prompt=p, response="é")).encode() for p in ("a", "b"))
+    written = b"#" + second[1:]
+    for cut in range(1, len(written) + 1):
+        out.write_bytes(first + written[:cut])
+        assert [r.prompt for _, r in iter_records(out)] == ["a"]
+        assert list(find_faults(out)) == [None]
+        assert main(["trace", "validate", str(out)]) == 0
+        journal = Journal(out)
+        assert [r.prompt for r in journal.read()] == ["a"]
+        journal.append(Record(prompt="b", response="é"))
+        journal.close()
+        assert out.read_bytes() == first + second
+
+
+def test_unfinished_line_that_is_not_the_last_is_refused_and_left_alone(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    line = format_record(Record(prompt="a", response="b")).encode()
+    out.write_bytes(b"#" + line[1:] + line)
+    with pytest.raises(TraceError, match=r"line 1: .*only a recording"):
+        list(Journal(out).read())
+    assert out.read_bytes() == b"#" + line[1:] + line
+
+
+def test_record_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    code = (
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from vllm_sim.record.journal import Journal; from vllm_sim.trace.record import Record\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
+        "journal = Journal(Path(sys.argv[1])); list(journal.read())\n"
+        "journal.append(Record(prompt='a', response='b'))\n"
+        "try: journal.append(Record(prompt='a', response='b' * 20_000))\n"
+        "except OSError as error: print(error)\n"
+        "journal.append(Record(prompt='c', response='d'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(out)], capture_output=True, text=True, check=True)
+    assert "bytes could be written" in done.stdout
+    assert [r.prompt for _, r in iter_records(out)] == ["a", "c"]
 
 
 def test_line_cut_anywhere_is_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

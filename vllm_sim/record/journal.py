@@ -1,10 +1,11 @@
-"""The file of a recording: whole lines at the end of it, whatever happens.
+"""The file of a recording: it can be read at any moment, whatever happens.
 
-A record is one write of one whole line to a file that is opened for appending, so that a killed recorder loses at most
-the record that it was writing. What such a kill can leave is a last line without its end. It is cut off when the next
-recorder opens the file, and a warning says so: it is half of a record that is lost in any case, and whoever restarts a
-recorder can do nothing better with it. Any other line that is no record is refused: then the file is not a recording,
-and nothing in it may be touched.
+Linux may stop the write of a long line half-way when the process is killed. So a line is first written with UNFINISHED
+in place of its opening brace, which says to every reader here that there is no record yet; when all of it is in the
+file, one byte more makes it a record. A killed recorder loses at most the record that it was writing. The next recorder
+cuts an unfinished line off, with a warning; and likewise a last line that was cut by something else, a full disk or a
+power failure: it is half of a record that is lost in any case. Any other line that is no record is refused: then the
+file is not a recording, and nothing in it may be touched.
 """
 
 import fcntl
@@ -13,7 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_sim.trace.files import decode_text, format_record, iter_raw_lines, parse_line
+from vllm_sim.trace.files import UNFINISHED, decode_text, format_record, is_unfinished, iter_raw_lines, parse_line
 from vllm_sim.trace.record import Record, TraceError
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class Journal:
             raise ValueError(f"--out is {path}; allowed: a file that is not packed (pack it when it is whole)")
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -54,13 +55,15 @@ class Journal:
             try:
                 record = parse_line(decode_text(line))
             except ValueError as error:
-                if whole or not line.startswith(b"{"):
+                start = self._size() - len(line)
+                is_last = os.pread(self._handle, len(line), start) == line
+                if not is_last or not (is_unfinished(line) or (line.startswith(b"{") and not whole)):
                     raise TraceError(self.path, number, f"{error}; only a recording can be appended to") from None
-                os.ftruncate(self._handle, os.fstat(self._handle).st_size - len(line))
+                os.ftruncate(self._handle, start)
                 logger.warning("%s, line %d: half a record (%d bytes) cut off", self.path, number, len(line))
                 return
             if not whole:
-                self._write(b"\n")
+                os.pwrite(self._handle, b"\n", self._size())
             yield record
 
     def append(self, record: Record) -> None:
@@ -70,15 +73,16 @@ class Journal:
             ValueError: a text in it holds half a character, which cannot be written; nothing was.
             OSError: it cannot be written whole; nothing is left of it.
         """
-        self._write(format_record(record).encode())
-
-    def _write(self, line: bytes) -> None:
-        size = os.fstat(self._handle).st_size
-        written = 0
+        line = format_record(record).encode()
+        start = self._size()
         try:
-            written = os.write(self._handle, line)
-        finally:
+            written = os.pwrite(self._handle, UNFINISHED + line[1:], start)
             if written < len(line):
-                os.ftruncate(self._handle, size)
-        if written < len(line):
-            raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
+                raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
+            os.pwrite(self._handle, line[:1], start)
+        except BaseException:
+            os.ftruncate(self._handle, start)
+            raise
+
+    def _size(self) -> int:
+        return os.fstat(self._handle).st_size

@@ -1,11 +1,14 @@
 """Reading and writing traces: plain, .gz or .zst, one record a line, as a stream with the memory of one line.
 
-A file is written under a temporary name beside its place and renamed when it is whole.
+A file is written under a temporary name beside its place and renamed when it is whole. The one that grows in its place
+is a recording: a line that its recorder has not finished begins with UNFINISHED in place of the brace, and every reader
+passes over it with a warning.
 """
 
 import gzip
 import io
 import json
+import logging
 import os
 import tempfile
 import zlib
@@ -18,10 +21,14 @@ import zstandard
 
 from vllm_sim.trace.record import Record, TraceError, check_encodable, parse_record
 
+logger = logging.getLogger(__name__)
+
 OnBytes = Callable[[int], None]
 MAX_LINE_BYTES = 1 << 28
 """More than any request has; a file that is one long line is refused and not read into memory."""
 LINES_PER_REPORT = 256
+UNFINISHED = b"#"
+"""Stands for the first byte of a record, an opening brace, until all of the record is in the file."""
 ZSTD_BYTES = 1 << 14
 """Packed bytes taken at once; what they unpack to is held."""
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
@@ -120,13 +127,28 @@ def iter_raw_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tupl
         raise read_error(path, number + 1 if number else 0, error) from None
 
 
+def is_unfinished(line: bytes) -> bool:
+    """Whether a line is a record that a recorder is writing, or was writing when it was killed."""
+    return line == UNFINISHED or line.startswith(UNFINISHED + b'"')
+
+
+def pass_over_unfinished(path: Path, number: int, line: bytes) -> bool:
+    """is_unfinished, with a warning."""
+    unfinished = is_unfinished(line)
+    if unfinished:
+        logger.warning("%s, line %d: passed over, an unfinished record (%d bytes)", path, number, len(line))
+    return unfinished
+
+
 def iter_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, str]]:
-    """Yields (line number from 1, line) as iter_raw_lines does.
+    """Yields (line number from 1, line) as iter_raw_lines does, without a record that is not finished.
 
     Raises:
         TraceError: as iter_raw_lines, or a line is not UTF-8.
     """
     for number, line in iter_raw_lines(path, on_bytes):
+        if pass_over_unfinished(path, number, line):
+            continue
         try:
             text = decode_text(line)
         except ValueError as error:
