@@ -26,6 +26,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cache.add_argument("--backend", choices=("engine", "blockpool", "fast"), default="engine")
     cache.add_argument("--capacity-blocks", type=_capacity, default=None, metavar="N|unlimited", help="usable blocks")
     cache.add_argument("--block-size", type=int, default=16, metavar="B", help="tokens a block (default: 16)")
+    cache.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out (fast)")
     cache.add_argument("--policy", default="lru", help="eviction policy, by name or module:Class (default: lru)")
     cache.add_argument("--policy-params", type=_json_object, default={}, metavar="JSON")
     cache.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
@@ -75,6 +76,7 @@ def run_replay(options: argparse.Namespace) -> int:
         backend=options.backend,
         capacity_blocks=options.capacity_blocks,
         block_size=options.block_size,
+        raw_blocks=options.raw_blocks,
         policy=options.policy,
         policy_params=options.policy_params,
         concurrency=options.concurrency,

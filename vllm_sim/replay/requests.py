@@ -1,12 +1,13 @@
 """A trace's tokens as blocks with numbers, which is what the backends without a schedule read."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vllm_sim.eviction.chains import Requests
-from vllm_sim.trace.record import Record
+from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
@@ -33,9 +34,46 @@ def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size:
         begins=np.array(begins, dtype=np.int64),
         prompt_tokens=np.diff(trace.prompt_offsets).astype(np.int64),
         output_tokens=np.diff(trace.response_offsets).astype(np.int64),
-        category=_numbers([(record.workload, record.turn) for record in records]),
-        salt=_numbers([record.cache_salt for record in records], first=None),
+        category=_categories(records),
+        salt=_salts(records),
     )
+
+
+def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], block_size: int) -> Requests:
+    """The hash ids of every row as they are, for raw blocks: outputs count for nothing.
+
+    Args:
+        path: The trace, for messages.
+        trace: The rows' lines.
+        records: The rows.
+        block_size: Tokens a hash id stands for.
+
+    Raises:
+        TraceError: a row has no hash ids, or they stand for another number of tokens.
+    """
+    for row, record in enumerate(records):
+        if record.hash_ids is None:
+            raise TraceError(path, int(trace.lines[row]), "no hash_ids, which raw blocks need")
+        if record.hash_block_size != block_size:
+            reason = f"hash_block_size is {record.hash_block_size}, --block-size {block_size}; raw blocks need the same"
+            raise TraceError(path, int(trace.lines[row]), reason)
+    ids = [record.hash_ids or [] for record in records]
+    return Requests(
+        ids=np.array([name for row in ids for name in row], dtype=np.int64),
+        begins=np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
+        prompt_tokens=np.array([record.input_length for record in records], dtype=np.int64),
+        output_tokens=np.zeros(len(records), dtype=np.int64),
+        category=_categories(records),
+        salt=_salts(records),
+    )
+
+
+def _categories(records: Sequence[Record]) -> Any:
+    return _numbers([(record.workload, record.turn) for record in records])
+
+
+def _salts(records: Sequence[Record]) -> Any:
+    return _numbers([record.cache_salt for record in records], first=None)
 
 
 def _numbers(values: Sequence[Any], first: Any = ...) -> Any:

@@ -42,6 +42,7 @@ def request_row(
     block_size: int,
     rejected: bool,
     found: Found | None,
+    raw_blocks: bool = False,
 ) -> Row:
     """The fields that every backend knows of a request; those of the cache are left out where `found` is None."""
     values: Row = {
@@ -57,16 +58,40 @@ def request_row(
     }
     if found is None:
         return values
+    fates = _raw_fates if raw_blocks else _fates
+    return (
+        values
+        | fates(found, prompt_tokens, block_size)
+        | {
+            "evicted_by": found.evicted_by,
+            "blocks_allocated": found.allocated,
+        }
+    )
+
+
+def _fates(found: Found, prompt_tokens: int, block_size: int) -> Row:
     partial = prompt_tokens % block_size
-    return values | {
+    return {
         "hit_tokens": found.hit * block_size,
         "hit_generated_tokens": found.hit_generated * block_size,
         "miss_cold_tokens": found.cold * block_size,
         "miss_evicted_tokens": found.evicted * block_size,
         "miss_partial_tokens": partial,
         "miss_last_tokens": 0 if partial else block_size,
-        "evicted_by": found.evicted_by,
-        "blocks_allocated": found.allocated,
+    }
+
+
+def _raw_fates(found: Found, prompt_tokens: int, block_size: int) -> Row:
+    """The last block of a row may be its partial tail, which counts as many tokens as it has."""
+    blocks = (found.hit, found.hit + found.evicted, found.hit + found.evicted + found.cold)
+    hit, seen, named = (min(count * block_size, prompt_tokens) for count in blocks)
+    return {
+        "hit_tokens": hit,
+        "hit_generated_tokens": 0,
+        "miss_cold_tokens": named - seen,
+        "miss_evicted_tokens": seen - hit,
+        "miss_partial_tokens": prompt_tokens - named,
+        "miss_last_tokens": 0,
     }
 
 
@@ -86,7 +111,9 @@ def rates(rows: Sequence[Row], block_size: int) -> Row:
     """Hit rates under the three definitions, and the tokens they are made of."""
     prompt = sum(row["prompt_tokens"] for row in rows)
     hit = sum(row["hit_tokens"] for row in rows)
-    full_blocks = sum(row["prompt_tokens"] // block_size for row in rows)
+    # Rounded up for the partial tail of raw blocks; under vLLM's rules both are whole blocks.
+    hit_blocks = sum(-(-row["hit_tokens"] // block_size) for row in rows)
+    full_blocks = sum(-(-(row["prompt_tokens"] - row["miss_partial_tokens"]) // block_size) for row in rows)
     ratios = [row["hit_tokens"] / row["prompt_tokens"] for row in rows]
     return {
         "requests": len(rows),
@@ -95,7 +122,7 @@ def rates(rows: Sequence[Row], block_size: int) -> Row:
         "hit_tokens": hit,
         "hit_generated_tokens": sum(row["hit_generated_tokens"] for row in rows),
         "token_hit_rate": _share(hit, prompt),
-        "block_hit_rate": _share(hit // block_size, full_blocks),
+        "block_hit_rate": _share(hit_blocks, full_blocks),
         "request_hit_rate": _share(sum(ratios), len(rows)),
     }
 
@@ -118,7 +145,7 @@ def summary_row(rows: Sequence[Row], block_size: int, warmup: float) -> Row:
         result["by_tenant"] = _by(counted, block_size, lambda row: row["tenant"])
         served = [row for row in rows if row["status"] == "ok"]
         result["slots_allocated"] = sum(row["blocks_allocated"] for row in served) * block_size
-        computed = (row["prompt_tokens"] + row["output_tokens"] - 1 - row["hit_tokens"] for row in served)
+        computed = (row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in served)
         result["slots_filled"] = sum(computed)
     for name in ("preemptions", "readmission_prompt_tokens", "readmission_hit_tokens"):
         if rows and name in rows[0]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import vllm_sim
 from vllm_sim.replay.latency import make_latency
-from vllm_sim.replay.requests import cache_requests
+from vllm_sim.replay.requests import cache_requests, raw_requests
 from vllm_sim.replay.rows import Found, Row, engine_fields, request_row, summary_row, write_rows
 from vllm_sim.trace.files import iter_records, open_output
 from vllm_sim.trace.record import Record, TraceError
@@ -34,6 +34,8 @@ class Settings:
     capacity_blocks: int | None = None
     """Usable blocks; None for a cache in which nothing is ever evicted."""
     block_size: int = 16
+    raw_blocks: bool = False
+    """Every hash id is one block, as in published numbers; `fast` only."""
     policy: str = "lru"
     policy_params: dict[str, Any] = field(default_factory=dict)
     concurrency: int | None = None
@@ -56,6 +58,10 @@ class Settings:
             raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
         if not self.speedup > 0:
             raise ValueError(f"speedup is {self.speedup}; allowed: more than 0")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend is {self.backend!r}; allowed: {', '.join(BACKENDS)}")
+        if self.raw_blocks and self.backend != "fast":
+            raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")
 
 
 def replay(
@@ -79,8 +85,6 @@ def replay(
         ValueError: a setting is out of range.
     """
     start = time.monotonic()
-    if settings.backend not in BACKENDS:
-        raise ValueError(f"backend is {settings.backend!r}; allowed: {', '.join(BACKENDS)}")
     records = [record for _, record in iter_records(path)]
     trace = load_tokenised(path, settings.model)
     out.mkdir(parents=True, exist_ok=True)
@@ -108,7 +112,11 @@ def _run_cache(
     """One request after the other: `fast` in the compiled kernel, `blockpool` in vLLM's own KV-cache manager."""
     from vllm_sim.eviction.chains import link
 
-    chains = link(cache_requests(trace, records, settings.block_size), settings.block_size)
+    if settings.raw_blocks:
+        requests = raw_requests(path, trace, records, settings.block_size)
+    else:
+        requests = cache_requests(trace, records, settings.block_size)
+    chains = link(requests, settings.block_size, raw=settings.raw_blocks)
     if settings.backend == "fast":
         from vllm_sim.eviction.simulate import simulate as serve
     else:
@@ -126,8 +134,9 @@ def _run_cache(
             allocated=int(run.allocated[row]),
         )
         rejected = bool(run.rejected[row])
-        prompt, output = len(trace.prompt(row)), 0 if rejected else len(trace.response(row))
-        rows.append(request_row(row, record, prompt, output, settings.block_size, rejected, found))
+        prompt, output = int(requests.prompt_tokens[row]), 0 if rejected else int(requests.output_tokens[row])
+        values = request_row(row, record, prompt, output, settings.block_size, rejected, found, settings.raw_blocks)
+        rows.append(values)
     progress(len(rows))
     tail = {
         "working_set_blocks": chains.working_set,
@@ -268,7 +277,7 @@ def _head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
         "capacity_blocks": settings.capacity_blocks,
         "capacity_tokens": settings.capacity_blocks and settings.capacity_blocks * settings.block_size,
         "block_size": settings.block_size,
-        "raw_blocks": False,
+        "raw_blocks": settings.raw_blocks,
         "seed": settings.seed,
     }
 
