@@ -54,7 +54,7 @@ def simulation_seconds(chains: Chains, policy: str) -> float:
     """One more simulation of a trace that is linked already."""
     ranker = make_policy(policy, make_room(chains, policy, CAPACITY))
     begin = time.perf_counter()
-    book = Book(CAPACITY, chains.working_set, ranker.queues, ranker.ghosts, recycle=False)
+    book = Book(CAPACITY, chains.working_set, ranker, recycle=False)
     kernel.serve(native(book), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
     return time.perf_counter() - begin
 

@@ -87,7 +87,7 @@ def test_plain_python_and_compiled_code_agree(policy: str) -> None:
 
     chains = link(random_requests(4), 4)
     ranker = make_policy(policy, make_room(chains, policy, 8), {})
-    book = Book(8, chains.working_set, ranker.queues, ranker.ghosts, recycle=False)
+    book = Book(8, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
     kernel.serve.py_func(book, ranker, chains, 8, out)
     assert np.array_equal(out[:, kernel.HIT], simulate(chains, policy, 8).hit)

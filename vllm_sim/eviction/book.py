@@ -17,7 +17,7 @@ from vllm_sim.eviction.leaves import Leaves
 from vllm_sim.eviction.order import Order
 
 # Places in Book.counts.
-EVICTED, ORPHANS, ORPHANS_NOW, FORGOTTEN, LAST = range(5)
+EVICTED, ORPHANS, ORPHANS_NOW, FORGOTTEN = range(4)
 
 
 @compiled
@@ -26,64 +26,87 @@ class Book:
 
     Attributes:
         node: the node cached in a block; [blocks].
-        first: the block of a node that was cached first; [nodes].
-        counts: evicted blocks; most orphans at any time; orphans now; nodes forgotten since the caller looked;
-            the node evicted last.
+        stamp: when a block was released, 0 while it is in use or not cached; [blocks].
+        first: the block of a node that was cached first. Below 0 it is not cached: -1 if it never was, -2 - r if it was
+            evicted while `request` was r; [nodes].
+        counts: evicted blocks; most orphans at any time; orphans now; nodes forgotten since the caller looked.
         forgotten: those nodes (kept where numbers are used again); [nodes] or [0].
+        leaves: the blocks that may be evicted, in the policy's queues.
+        line: under a policy that is `in_order`, instead, all blocks that nobody uses: the one released first is
+            a leaf, as a child is released before its parent.
+
+    Args:
+        blocks: blocks there are.
+        nodes: node numbers are below this.
+        policy: whom the book will serve.
+        recycle: numbers of forgotten nodes are used again.
     """
 
-    def __init__(self, blocks: int, nodes: int, queues: int, ghosts: int, recycle: bool):
+    def __init__(self, blocks: int, nodes: int, policy: Any, recycle: bool):
         self.node = np.full(blocks, -1, np.int32)
-        self.free = np.zeros(blocks, np.bool_)
         self.stamp = np.zeros(blocks, np.int64)
+        self.first = np.full(nodes, -1, np.int32)
+        self.children = np.zeros(nodes, np.int32)
+        # The parent of the node in a block.
+        self.parent = np.zeros(blocks, np.int32)
+        # Of the blocks of a node: how many there are beside the first, the last of them, and their list.
+        self.extra = np.zeros(nodes, np.int32)
+        self.last = np.zeros(nodes, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.first = np.full(nodes, -1, np.int32)
-        self.last = np.full(nodes, -1, np.int32)
-        self.copies = np.zeros(nodes, np.int32)
-        self.children = np.zeros(nodes, np.int32)
-        self.parent = np.full(nodes, -1, np.int32)
-        self.leaves = Leaves(blocks, queues)
-        self.ghost = Order(nodes if ghosts else 0)
-        self.ghosts = ghosts
+        self.leaves = Leaves(0 if policy.in_order else blocks, policy.queues)
+        self.line = Order(blocks if policy.in_order else 0)
+        self.in_order = policy.in_order
+        self.ghost = Order(nodes if policy.ghosts else 0)
+        self.ghosts = policy.ghosts
         self.clock = 0
-        self.counts = np.zeros(5, np.int64)
+        self.request = 0
+        self.counts = np.zeros(4, np.int64)
         self.forgotten = np.zeros(nodes if recycle else 0, np.int32)
 
     def enter(self, policy: Any, block: int) -> None:
         node = self.node[block]
-        queue, key = policy.rank(node, self.copies[node], self.stamp[block])
+        copies = 1 + self.extra[node] if self.is_copied(block) else 1
+        queue, key = policy.rank(node, copies, self.stamp[block])
         self.leaves.push(block, queue, key, self.stamp[block])
+
+    def offers(self, block: int) -> bool:
+        return self.line.holds(block) if self.in_order else self.leaves.queue[block] >= 0
+
+    def withdraw(self, block: int) -> None:
+        """Offers a block no longer, if it was offered."""
+        if self.offers(block):
+            if self.in_order:
+                self.line.remove(block)
+            else:
+                self.leaves.remove(block)
+
+    def is_copied(self, block: int) -> bool:
+        """Whether the node of a block is in another one too."""
+        return self.newer[block] >= 0 or self.older[block] >= 0
 
     def rerank(self, policy: Any, node: int) -> None:
         """Offers the free blocks of a node anew: its rank, its children or its copies have changed."""
-        leaf = self.children[node] == 0 or self.copies[node] > 1
+        if self.in_order:
+            return
         block = self.first[node]
+        leaf = self.children[node] == 0 or self.is_copied(block)
         while block >= 0:
-            if self.leaves.queue[block] >= 0:
-                self.leaves.remove(block)
-            if leaf and self.free[block]:
+            self.withdraw(block)
+            if leaf and self.stamp[block]:
                 self.enter(policy, block)
             block = self.newer[block]
 
     def cache(self, policy: Any, block: int, node: int, parent: int, again: bool) -> None:
         """A block in use is cached; again: for a preempted request that returns, so that a copy is no new use."""
         self.node[block] = node
-        self.free[block] = False
-        self.copies[node] += 1
-        last = self.last[node]
-        self.last[node] = block
-        self.older[block] = last
-        if last >= 0:
-            self.newer[last] = block
-            if not again:
-                policy.hit(node)
-            if self.copies[node] == 2:
-                self.rerank(policy, node)
+        self.stamp[block] = 0
+        self.parent[block] = parent
+        if self.first[node] >= 0:
+            self.copy(policy, block, again)
             return
         self.first[node] = block
-        self.parent[node] = parent
-        if self.children[node]:
+        if self.counts[ORPHANS_NOW] and self.children[node]:
             # Orphans that find their parent again.
             self.count_orphans(-self.children[node])
         if parent >= 0:
@@ -94,11 +117,23 @@ class Book:
         if self.ghosts and self.ghost.holds(node):
             self.ghost.remove(node)
 
+    def copy(self, policy: Any, block: int, again: bool) -> None:
+        """A node is cached in one block more."""
+        node = self.node[block]
+        last = self.last[node] if self.extra[node] else self.first[node]
+        self.last[node] = block
+        self.extra[node] += 1
+        self.older[block] = last
+        self.newer[last] = block
+        if not again:
+            policy.hit(node)
+        if self.extra[node] == 1:
+            self.rerank(policy, node)
+
     def touch(self, policy: Any, block: int, again: bool) -> None:
         """A cached block is used by a request; again: by a preempted one that returns, which is no new use."""
-        self.free[block] = False
-        if self.leaves.queue[block] >= 0:
-            self.leaves.remove(block)
+        self.stamp[block] = 0
+        self.withdraw(block)
         if not again:
             policy.hit(self.node[block])
 
@@ -106,10 +141,11 @@ class Book:
         """Nobody uses a cached block any more; of a chain the tail comes first."""
         self.clock += 1
         self.stamp[block] = self.clock
-        self.free[block] = True
         node = self.node[block]
         policy.released(node)
-        if self.children[node] == 0 or self.copies[node] > 1:
+        if self.in_order:
+            self.line.append(block)
+        elif self.children[node] == 0 or self.is_copied(block):
             self.enter(policy, block)
 
     def settle(self, policy: Any) -> None:
@@ -125,6 +161,7 @@ class Book:
             return
         policy.forgotten(node)
         if self.forgotten.size:
+            self.first[node] = -1
             self.forgotten[self.counts[FORGOTTEN]] = node
             self.counts[FORGOTTEN] += 1
 
@@ -135,10 +172,9 @@ class Book:
             ValueError: the policy named a block that is not offered.
         """
         block = policy.victim(self)
-        if block < 0 or self.leaves.queue[block] < 0:
+        if block < 0 or not self.offers(block):
             raise ValueError("victim() must return a block that book.leaves holds")
         self.counts[EVICTED] += 1
-        self.counts[LAST] = self.node[block]
         self.drop(policy, block)
         return block
 
@@ -146,14 +182,15 @@ class Book:
         """A block loses its hash, evicted or not."""
         node = self.node[block]
         self.node[block] = -1
-        if self.leaves.queue[block] >= 0:
-            self.leaves.remove(block)
-        if self.copies[node] == 1:
-            self.first[node] = -1
-            self.last[node] = -1
-            self.copies[node] = 0
-            self.uncache(policy, node)
-            return
+        self.withdraw(block)
+        if self.is_copied(block):
+            self.drop_copy(policy, block, node)
+        else:
+            self.first[node] = -2 - self.request
+            self.uncache(policy, node, self.parent[block])
+
+    def drop_copy(self, policy: Any, block: int, node: int) -> None:
+        """A node is cached in one block less, and in one at least."""
         older, newer = self.older[block], self.newer[block]
         self.older[block] = -1
         self.newer[block] = -1
@@ -165,22 +202,21 @@ class Book:
             self.older[newer] = older
         else:
             self.last[node] = older
-        self.copies[node] -= 1
-        if self.copies[node] == 1:
+        self.extra[node] -= 1
+        if self.extra[node] == 0:
             self.rerank(policy, node)
 
-    def uncache(self, policy: Any, node: int) -> None:
+    def uncache(self, policy: Any, node: int, parent: int) -> None:
         """A node lost its last block."""
         policy.evicted(node)
-        parent = self.parent[node]
         if parent >= 0:
             self.children[parent] -= 1
-            if self.first[parent] < 0:
+            if self.counts[ORPHANS_NOW] and self.first[parent] < 0:
                 self.count_orphans(-1)
                 self.forget(policy, parent)
-            elif self.children[parent] == 0 and self.copies[parent] == 1:
+            elif not self.in_order and self.children[parent] == 0:
                 block = self.first[parent]
-                if self.free[block]:
+                if self.stamp[block] and not self.is_copied(block):
                     self.enter(policy, block)
         if self.children[node]:
             self.count_orphans(self.children[node])

@@ -74,7 +74,7 @@ def compiled(cls: type[_T]) -> type[_T]:
     methods = {n: f for base in reversed(cls.__mro__) for n, f in vars(base).items() if inspect.isfunction(f)}
     for method, function in methods.items():
         if not method.startswith("__"):
-            overload_method(view, method, strict=False)(_always(function))
+            overload_method(view, method, strict=False, jit_options={"forceinline": True})(_always(function))
     _STRUCTS[cls] = struct
     _VIEWS[struct] = view
     return cls

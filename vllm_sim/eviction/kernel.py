@@ -13,7 +13,6 @@ from typing import Any
 import numba
 import numpy as np
 
-from vllm_sim.eviction.book import LAST
 from vllm_sim.eviction.compiled import view
 
 # Columns of what is written for each request, in blocks; BY is a row, -1 for none.
@@ -33,8 +32,6 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
     """
     book, policy = view(book), view(policy)
     nodes, begins = chains.nodes, chains.begins
-    evictor = np.full(chains.working_set, -1, np.int64)
-    seen = np.zeros(chains.working_set, np.bool_)
     generated = np.zeros(capacity, np.bool_)
     blank = np.arange(capacity)
     blanks = capacity
@@ -47,7 +44,7 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         while not rejected and hit < limit and book.first[nodes[begin + hit]] >= 0:
             hit += 1
         known = hit
-        while known < limit and seen[nodes[begin + known]]:
+        while known < limit and book.first[nodes[begin + known]] != -1:
             known += 1
         out[row, HIT] = hit
         out[row, COLD] = limit - known
@@ -56,8 +53,9 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         if rejected:
             continue
         if known > hit:
-            out[row, BY] = evictor[nodes[begin + hit]]
+            out[row, BY] = -2 - book.first[nodes[begin + hit]]
         out[row, ALLOCATED] = need - hit
+        book.request = row
         policy.serving(chains.category[row])
         policy.started(row)
         for i in range(hit):
@@ -72,13 +70,11 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
                 table[i] = blank[blanks]
             else:
                 table[i] = book.evict(policy)
-                evictor[book.counts[LAST]] = row
             # Nothing is cached until the prompt has its blocks; then each block is, before the next one is taken.
             full = min(cached, i + 1) if i + 1 >= chains.prompt_need[row] else done
             for j in range(done, full):
                 node = nodes[begin + j]
                 book.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1, False)
-                seen[node] = True
                 generated[table[j]] = j >= prompt
             done = full
         for i in range(need - 1, -1, -1):

@@ -46,7 +46,7 @@ class LiveBook:
         self._numbers: dict[Hashable, int] = {}
         self._names: list[Hashable] = [None] * room.nodes
         self._unused = list(range(room.nodes - 1, -1, -1))
-        self._book = Book(room.blocks + 1, room.nodes, ranker.queues, ranker.ghosts, recycle=number is None)
+        self._book = Book(room.blocks + 1, room.nodes, ranker, recycle=number is None)
         self._compiled = is_compiled(type(ranker))
         self._pair: tuple[Any, Any] = (native(self._book), native(ranker)) if self._compiled else (self._book, ranker)
 
@@ -63,11 +63,11 @@ class LiveBook:
 
     def holds(self, block: int) -> bool:
         """Whether a block is cached and nobody uses it."""
-        return bool(self._book.node[block] >= 0 and self._book.free[block])
+        return bool(self._book.node[block] >= 0 and self._book.stamp[block] > 0)
 
     def held(self) -> list[int]:
         """Blocks that are cached and not in use, the first released first."""
-        blocks = np.flatnonzero((self._book.node >= 0) & self._book.free)
+        blocks = np.flatnonzero((self._book.node >= 0) & (self._book.stamp > 0))
         return blocks[np.argsort(self._book.stamp[blocks])].tolist()
 
     def serve(self, category: int) -> None:

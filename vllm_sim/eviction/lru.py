@@ -1,9 +1,17 @@
 """Least recently used: what vLLM does itself. A block's age counts from the end of the last request that used it."""
 
+from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy
+from vllm_sim.eviction.policy import Policy, Room
 
 
 @compiled
 class Lru(Policy):
     """As the base says. Safe for chains by construction: a parent is released after its child."""
+
+    def __init__(self, room: Room):
+        super().__init__(room)
+        self.in_order = True
+
+    def victim(self, book: Book) -> int:
+        return book.line.first()

@@ -43,11 +43,13 @@ class Policy:
     Attributes:
         queues: number of queues.
         ghosts: evicted nodes that stay known, the oldest forgotten first.
+        in_order: blocks go as they were released, so that a list, `book.line`, does in place of heaps; without `rank`.
     """
 
     def __init__(self, room: Room):
         self.queues = 1
         self.ghosts = 0
+        self.in_order = False
 
     def serving(self, category: int) -> None:
         """What is cached or hit from now on is for a request of this category; told again as a batch moves on."""

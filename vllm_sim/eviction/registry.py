@@ -53,6 +53,9 @@ def make_policy(name: str, room: Room, params: dict[str, Any] | None = None) -> 
         if key not in allowed:
             raise ValueError(f"policy {name} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
     try:
-        return cls(room, **params)
+        policy = cls(room, **params)
     except TypeError as error:
         raise ValueError(f"parameters of policy {name} are {params}: {error}") from None
+    if policy.in_order and cls.rank is not Policy.rank:
+        raise ValueError(f"policy {name} is in_order and ranks blocks; allowed: one of the two")
+    return policy

@@ -55,7 +55,7 @@ def simulate(
     if capacity < 1:
         raise ValueError(f"capacity is {capacity} blocks; allowed: 1 or more")
     ranker = make_policy(policy, make_room(chains, policy, capacity, seed), params)
-    book = Book(capacity, chains.working_set, ranker.queues, ranker.ghosts, recycle=False)
+    book = Book(capacity, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
     if is_compiled(type(ranker)):
         kernel.serve(native(book), native(ranker), chains, capacity, out)
