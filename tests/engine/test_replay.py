@@ -11,11 +11,13 @@ from tests.engine.conftest import MODEL
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.latency import DEVICES, Roofline
 from vllm_sim.replay.rows import MISSES
-from vllm_sim.replay.run import Settings, replay
+from vllm_sim.replay.run import replay
+from vllm_sim.replay.settings import Settings
 from vllm_sim.trace.record import TraceError
 
 BLOCK = 8
 SHARED_FIELDS = ("status", "prompt_tokens", "output_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
+ROW_FILES = ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl", "sessions.jsonl")
 SHARED_FIELDS += ("evicted_by", "blocks_allocated")
 
 
@@ -61,11 +63,15 @@ def settings(**values: Any) -> Settings:
     return Settings(model=str(MODEL), **{"block_size": BLOCK, "capacity_blocks": 60} | values)
 
 
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
+    return lines(folder / "requests.jsonl")
 
 
-@pytest.mark.parametrize(("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("lfu", 40)])
+@pytest.mark.parametrize(("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("opt", 40), ("wa", 40)])
 def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
     trace: Path, tmp_path: Path, policy: str, capacity: int
 ) -> None:
@@ -85,15 +91,28 @@ def test_every_prompt_token_has_one_fate_and_evictions_add_up(trace: Path, tmp_p
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
     assert summary["hit_generated_tokens"] > 0
     assert summary["miss_evicted_tokens"] > 0
-    evictions = [json.loads(line) for line in (tmp_path / "evictions.jsonl").read_text().splitlines()]
-    assert sum(row["blocks"] for row in evictions) == summary["evicted_blocks"] > 0
-    assert {row["owner"] for row in evictions} == {"even", "odd"}
+    evictions = lines(tmp_path / "evictions.jsonl")
+    for by in ("workload", "tenant", "session"):
+        assert sum(row["blocks"] for row in evictions if row["by"] == by) == summary["evicted_blocks"] > 0
+    assert {row["owner"] for row in evictions if row["by"] == "workload"} == {"even", "odd"}
+    assert {row["evictor"] for row in evictions if row["by"] == "session"} == {"other session"}
+    blocks = {(row["kind"], row["clock"]): row for row in lines(tmp_path / "blocks.jsonl")}
+    for row in blocks.values():
+        assert sum(row["below"].values()) == row["blocks"]
+    for clock in ("computed_tokens", "requests", "virtual_ms"):
+        lifetime, idle = blocks["lifetime", clock], blocks["idle", clock]
+        assert lifetime["blocks"] == idle["blocks"] == summary["evicted_blocks"]
+        assert lifetime["max"] >= idle["max"] > 0
+        assert lifetime["mean"] >= idle["mean"]
+    sessions = lines(tmp_path / "sessions.jsonl")
+    assert len(sessions) == summary["sessions"]
+    assert sum(row["hit_tokens"] for row in sessions) == summary["hit_tokens"]
 
 
 def test_two_runs_write_the_same_bytes(trace: Path, tmp_path: Path) -> None:
     for run in ("first", "second"):
         replay(trace, tmp_path / run, settings(max_num_seqs=4))
-    for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl"):
+    for name in ROW_FILES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 
 

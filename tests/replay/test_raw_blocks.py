@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.serving import MODEL, write_trace
-from vllm_sim.replay.run import Settings, replay
+from vllm_sim.replay.run import replay
+from vllm_sim.replay.settings import Settings
 from vllm_sim.trace.record import TraceError
 
 

@@ -41,6 +41,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     engine.add_argument("--max-num-seqs", type=int, default=256)
     engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
     engine.add_argument("--max-model-len", type=int, help="default: the longest request")
+    engine.add_argument(
+        "--async-scheduling", action="store_true", help="schedule a step when the one before it begins, as servers do"
+    )
     engine.add_argument("--no-attribution", action="store_true", help="only what vLLM tells by itself; faster")
     parser.add_argument("--expect", type=Path, metavar="FILE", help="a stored summary.jsonl whose hits must come again")
     parser.add_argument("--json", action="store_true", help="print the summary row as JSON")
@@ -69,7 +72,8 @@ def _json_object(text: str) -> dict[str, Any]:
 def run_replay(options: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     from vllm_sim.replay.expect import differences
-    from vllm_sim.replay.run import Settings, replay
+    from vllm_sim.replay.run import replay
+    from vllm_sim.replay.settings import Settings
 
     settings = Settings(
         model=options.model,
@@ -86,6 +90,7 @@ def run_replay(options: argparse.Namespace) -> int:
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
         max_model_len=options.max_model_len,
+        async_scheduling=options.async_scheduling,
         warmup=options.warmup,
         seed=options.seed,
         attribution=not options.no_attribution,

@@ -3,32 +3,31 @@
 Faithful to vLLM 0.32 (v1/engine/core.py, core_client.py, read): EngineCore, its scheduler, its KV-cache manager and its
 block pool are upstream's and are called as InprocClient calls them. Each request is answered with its own row. Time
 is modelled: a step takes what the latency model says, requests arrive between steps, and tokens appear at the end of
-theirs. Not modelled: the front end (tokenising, HTTP), and asynchronous scheduling. One value is set behind upstream's
-back: the scheduler's max_model_len, because vLLM does not start where a request of that length needs more than the
-cache has, and here such a request is rejected by itself and counted.
+theirs. With asynchronous scheduling upstream's step_with_batch_queue is called: step k+1 is scheduled when step k
+begins, and what arrives during step k is scheduled in step k+2 at the earliest. A step that was scheduled for requests
+which have ended meanwhile takes its time as on a device. Not modelled: the front end (tokenising, HTTP) and the time
+that scheduling itself takes.
 """
 
 import heapq
-import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vllm.config import KVEventsConfig
-from vllm.engine.arg_utils import EngineArgs
-from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
-from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.ledger import Admission, Ledger
-from vllm_sim.engine.options import KEY
-from vllm_sim.engine.platform import ReplayPlatform
-from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import TokenisedTrace
+
+__all__ = ["Arrival", "Driver", "Known", "Served", "Setup", "Step", "make_core"]
+
+Load = list[tuple[int, int, bool]]
+"""For each request of a step its new tokens, the tokens of context before them, and whether a token is sampled."""
 
 
 class Arrival(NamedTuple):
@@ -48,7 +47,7 @@ class Served:
     row: int
     arrival_ms: float
     rejected: bool = False
-    first_scheduled_ms: float = 0.0
+    first_scheduled_ms: float | None = None
     first_token_ms: float = 0.0
     end_ms: float = 0.0
     output_tokens: int = 0
@@ -56,69 +55,17 @@ class Served:
     admission: Admission | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
-    """The engine's configuration."""
+class Step(NamedTuple):
+    """A step that has ended; times in virtual milliseconds."""
 
-    capacity_blocks: int
-    block_size: int
-    max_model_len: int
-    model_positions: int
-    """What the model's own configuration allows."""
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    policy: str = "lru"
-    policy_params: dict[str, Any] = field(default_factory=dict)
-    seed: int = 0
-    attribution: bool = True
-
-
-class RowExecutor(ReplayExecutor):
-    """Answers the request named "7" with row 7, and keeps what was scheduled last."""
-
-    scheduled: SchedulerOutput | None = None
-
-    def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
-        row = int(request_id)
-        self._answer(request_id, len(prompt_token_ids), row, params)
-        return row
-
-    def _step(self, output: SchedulerOutput) -> Any:
-        self.scheduled = output
-        return super()._step(output)
-
-
-def make_core(trace: Path, model: str, setup: Setup) -> EngineCore:
-    """Builds the engine over a trace.
-
-    Raises:
-        RuntimeError: vllm was imported before VLLM_SIM_TRACE_PATH was set, and has chosen another platform.
-    """
-    if not isinstance(current_platform, ReplayPlatform):
-        raise RuntimeError(
-            f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
-        )
-    os.environ[TRACE_VARIABLE] = str(trace)
-    startable = min(setup.max_model_len, setup.capacity_blocks * setup.block_size)
-    options = {"on_inexact": "warn", "eviction": setup.policy, "eviction_params": setup.policy_params}
-    arguments = EngineArgs(
-        model=model,
-        tokenizer=model,
-        seed=setup.seed,
-        block_size=setup.block_size,
-        num_gpu_blocks_override=setup.capacity_blocks + 1,  # and the null block
-        max_model_len=startable,
-        hf_overrides={"max_position_embeddings": startable} if startable > setup.model_positions else {},
-        max_num_seqs=setup.max_num_seqs,
-        max_num_batched_tokens=setup.max_num_batched_tokens,
-        async_scheduling=False,
-        disable_log_stats=True,
-        kv_events_config=KVEventsConfig(enable_kv_cache_events=True, publisher="null") if setup.attribution else None,
-        additional_config={KEY: options},
-    )
-    core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
-    core.scheduler.max_model_len = setup.max_model_len
-    return core
+    start_ms: float
+    end_ms: float
+    load: Load
+    running: int
+    """Requests that the scheduler runs, and those that wait, when the step has ended."""
+    waiting: int
+    usage: float
+    """Share of the cache's blocks that are in use."""
 
 
 class Driver:
@@ -127,24 +74,27 @@ class Driver:
     Args:
         core: What make_core built.
         trace: The rows' tokens.
-        step_ms: The time of a step in milliseconds, from what it computes: for each request its new tokens, the
-            tokens of context before them, and whether a token is sampled. None: steps take no time.
+        step_ms: The time of a step in milliseconds, from what it computes. None: steps take no time.
         salts: cache_salt and priority by row.
         concurrency: Rows that may be served at once; None for no bound.
         progress: Called with the number of rows done.
+        on_step: Called after each step that computed something.
     """
 
     def __init__(
         self,
         core: EngineCore,
         trace: TokenisedTrace,
-        step_ms: Callable[[list[tuple[int, int, bool]]], float] | None,
+        step_ms: Callable[[Load], float] | None,
         salts: Sequence[tuple[str | None, int]],
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
+        on_step: Callable[[Step], None] | None = None,
     ):
+        assert isinstance(core.model_executor, RowExecutor)
         self.core, self.trace, self.step_ms, self.salts = core, trace, step_ms, salts
-        self.concurrency, self.progress = concurrency, progress
+        self.executor = core.model_executor
+        self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
         config = core.vllm_config
         self.block_size = config.cache_config.block_size
         self.capacity_blocks = config.cache_config.num_gpu_blocks_override - 1
@@ -155,6 +105,8 @@ class Driver:
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
+        self._batches: deque[Load] = deque()
+        """Loads of the steps that are scheduled and have not ended; two at most, and one but for an instant."""
 
     def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
         """Serves all rows; yields each as it ends. Ties in time are served in the order of rows."""
@@ -166,7 +118,7 @@ class Driver:
             else:
                 waiting.setdefault(arrival.after_row, []).append(arrival)
         done = 0
-        while due or self._running:
+        while due or self._is_busy():
             for served in [*self._admit(due), *self._step()]:
                 # A closed loop sends rows in their order, as places get free; only an open one waits for times.
                 base_ms = served.end_ms if self.concurrency is None else 0.0
@@ -176,9 +128,13 @@ class Driver:
                 self.progress(done)
                 yield served
 
+    def _is_busy(self) -> bool:
+        """Whether a request is served, or a step of requests that have ended is still computed."""
+        return bool(self._running or self._batches)
+
     def _admit(self, due: list[tuple[float, int]]) -> list[Served]:
         """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
-        if not self._running and due and due[0][0] > self.now_ms:
+        if due and due[0][0] > self.now_ms and not self._is_busy():
             self.now_ms = due[0][0]
         rejected = []
         while due and due[0][0] <= self.now_ms:
@@ -194,6 +150,7 @@ class Driver:
                 served.end_ms = self.now_ms
                 if self.ledger is not None:
                     served.admission = self.ledger.look_at_rejected(request)
+                self.executor.forget(request.request_id)
                 rejected.append(served)
                 continue
             self._running[request.request_id] = served
@@ -218,15 +175,22 @@ class Driver:
 
     def _step(self) -> list[Served]:
         """One step of the engine; the clock moves to its end. Returns the rows that ended in it."""
-        if not self._running:
+        if not self._is_busy():
             return []
-        start_ms = self.now_ms
+        if self.ledger is not None:
+            self.ledger.lifetimes.now_ms = self.now_ms
         outputs, _ = self.core.step_fn()
-        scheduled = self.core.model_executor.scheduled
-        for new in scheduled.scheduled_new_reqs:
-            self._running[new.req_id].first_scheduled_ms = start_ms
-        if self.step_ms is not None:
-            self.now_ms = start_ms + self.step_ms(self._load(scheduled))
+        scheduled = self.executor.take_scheduled()
+        if scheduled is not None:
+            for new in scheduled.scheduled_new_reqs:
+                served = self._running[new.req_id]
+                if served.first_scheduled_ms is None:
+                    served.first_scheduled_ms = self.now_ms
+            is_timed = self.step_ms is not None or self.on_step is not None
+            self._batches.append(self._load(scheduled) if is_timed else [])
+        # Asynchronous: the batch that was scheduled stays in upstream's queue, and the one before it has ended.
+        if len(self._batches) > len(self.core.batch_queue or ()):
+            self._pass(self._batches.popleft())
         ended = []
         for output in (one for group in (outputs or {}).values() for one in group.outputs):
             served = self._running[output.request_id]
@@ -237,16 +201,25 @@ class Driver:
                 ended.append(self._end(output.request_id))
         return ended
 
+    def _pass(self, load: Load) -> None:
+        """Moves the clock to the end of a step."""
+        start_ms = self.now_ms
+        if self.step_ms is not None:
+            self.now_ms += self.step_ms(load)
+        if self.on_step is not None and load:
+            scheduler = self.core.scheduler
+            running, waiting = len(scheduler.running), len(scheduler.waiting)
+            self.on_step(Step(start_ms, self.now_ms, load, running, waiting, scheduler.kv_cache_manager.usage))
+
     def _end(self, name: str) -> Served:
         served, request = self._running.pop(name), self._requests.pop(name)
         served.end_ms = self.now_ms
         served.preemptions = request.num_preemptions
         if self.ledger is not None:
-            served.admission = self.ledger.admissions.pop(name)
+            served.admission = self.ledger.forget(name)
         return served
 
-    def _load(self, scheduled: SchedulerOutput) -> list[tuple[int, int, bool]]:
-        """What the step computes: for each request its new tokens, its context, and whether it samples."""
+    def _load(self, scheduled: SchedulerOutput) -> Load:
         load = []
         cached = scheduled.scheduled_cached_reqs
         known = zip(cached.req_ids, cached.num_computed_tokens, strict=True)

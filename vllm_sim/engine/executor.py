@@ -23,7 +23,7 @@ from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
 from vllm_sim.engine.kv_cache import available_bytes, kv_cache_specs
 from vllm_sim.engine.options import parse_options
-from vllm_sim.trace.tokens import prompt_digest
+from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
 
 logger = init_logger("vllm.vllm_sim.executor")
 
@@ -54,6 +54,10 @@ class ReplayExecutor(Executor):
     @classmethod
     def supports_async_scheduling(cls) -> bool:
         return True
+
+    @property
+    def trace(self) -> TokenisedTrace:
+        return self._answers.trace
 
     # What a request is answered with
 

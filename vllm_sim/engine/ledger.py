@@ -2,15 +2,19 @@
 
 Nothing is decided here. `watch` stands before one manager's allocate_slots, calls it, and reads the KV events of that
 call: so an eviction is known with the request whose allocation caused it. Read: v1/core/kv_cache_manager.py and
-block_pool.py of vLLM 0.32. Under synchronous scheduling all caching happens in allocate_slots.
+block_pool.py of vLLM 0.32. Under synchronous scheduling all caching happens in allocate_slots; asynchronous scheduling
+caches generated blocks by cache_blocks, which is watched too. Blocks come free in the pool's free_blocks.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from vllm.distributed.kv_events import BlockRemoved, BlockStored
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import maybe_convert_block_hash
+
+from vllm_sim.engine.lifetimes import Lifetimes
 
 
 @dataclass(slots=True)
@@ -24,7 +28,6 @@ class Admission:
     evicted_by: str | None
     """Request whose allocation evicted the first block that was missed though it had been seen."""
     allocated_blocks: int = 0
-    readmission_prompt_tokens: int = 0
     readmission_hit_tokens: int = 0
 
 
@@ -33,6 +36,7 @@ class Ledger:
 
     def __init__(self, block_size: int):
         self.block_size = block_size
+        self.lifetimes = Lifetimes()
         self.admissions: dict[str, Admission] = {}
         self.evictions: dict[tuple[str, str], int] = {}
         """(request that cached the block last, request whose allocation evicted it): blocks."""
@@ -44,6 +48,8 @@ class Ledger:
         self._parent: dict[Any, Any] = {}
         self._children: dict[Any, int] = {}
         self._generated: dict[int, bool] = {}
+        self._cached: dict[str, int] = {}
+        """How many blocks of a request are cached, hits included."""
 
     @property
     def working_set_blocks(self) -> int:
@@ -51,25 +57,52 @@ class Ledger:
         return len(self._owner)
 
     def watch(self, manager: KVCacheManager) -> None:
-        """Puts the ledger before a manager's allocate_slots."""
-        original = manager.allocate_slots
+        """Puts the ledger before a manager's allocate_slots and cache_blocks, and its pool's free_blocks."""
+        allocate, cache, free = manager.allocate_slots, manager.cache_blocks, manager.block_pool.free_blocks
 
         def allocate_slots(
             request: Any, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
         ) -> Any:
-            name = request.request_id
-            first = name not in self.admissions
-            found = self._look(request, num_new_computed_tokens, kwargs.get("new_computed_blocks")) if first else None
-            blocks = original(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
+            name, hit = request.request_id, kwargs.get("new_computed_blocks")
+            is_admission = not request.num_computed_tokens
+            is_first = is_admission and name not in self.admissions
+            found = self._look(request, num_new_computed_tokens, hit) if is_first else None
+            blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
             if blocks is not None:
                 if found is not None:
                     self.admissions[name] = found
-                elif num_new_computed_tokens and request.num_preemptions:
-                    self.admissions[name].readmission_hit_tokens += num_new_computed_tokens
+                if is_admission:
+                    self._admit(request, num_new_computed_tokens, hit)
+                self.lifetimes.computed_tokens += num_new_tokens
                 self._take(name, request, blocks, manager)
             return blocks
 
-        manager.allocate_slots = allocate_slots
+        def cache_blocks(request: Any, num_computed_tokens: int) -> None:
+            cache(request, num_computed_tokens)
+            self._read(request.request_id, manager)
+
+        def free_blocks(ordered_blocks: Iterable[Any]) -> None:
+            blocks = list(ordered_blocks)
+            free(blocks)
+            self.lifetimes.released([block.block_id for block in blocks if not block.ref_cnt])
+
+        manager.allocate_slots, manager.cache_blocks = allocate_slots, cache_blocks
+        manager.block_pool.free_blocks = free_blocks
+
+    def forget(self, name: str) -> Admission:
+        """What a request that has ended found; it is not kept."""
+        self._cached.pop(name, None)
+        return self.admissions.pop(name)
+
+    def _admit(self, request: Any, hit_tokens: int, hit_blocks: Any) -> None:
+        """A request starts, or returns from a preemption."""
+        self._cached[request.request_id] = hit_tokens // self.block_size
+        if request.num_preemptions:
+            self.admissions[request.request_id].readmission_hit_tokens += hit_tokens
+        else:
+            self.lifetimes.requests += 1
+        if hit_tokens:
+            self.lifetimes.hit(hit_blocks.get_block_ids()[0], is_return=request.num_preemptions > 0)
 
     def _look(self, request: Any, hit_tokens: int, hit_blocks: Any) -> Admission:
         hit = hit_tokens // self.block_size
@@ -90,17 +123,25 @@ class Ledger:
     def _take(self, name: str, request: Any, blocks: Any, manager: KVCacheManager) -> None:
         new = blocks.get_block_ids()[0]
         if new:
-            table = manager.get_block_ids(name)[0]
-            start, full = len(table) - len(new), request.num_prompt_tokens // self.block_size
+            start = len(manager.get_blocks(name).blocks[0]) - len(new)
+            full = request.num_prompt_tokens // self.block_size
             for place, block in enumerate(new, start):
                 self._generated[block] = place >= full
             self.admissions[name].allocated_blocks += len(new)
+            self.lifetimes.taken(new)
+        self._read(name, manager)
+
+    def _read(self, name: str, manager: KVCacheManager) -> None:
+        """Reads the events of a call that was for a request."""
         for event in manager.take_events():
             if isinstance(event, BlockStored):
                 parent = event.parent_block_hash
                 for block_hash in event.block_hashes:
                     self._store(block_hash, parent, name)
                     parent = block_hash
+                start = self._cached[name]
+                self._cached[name] = end = start + len(event.block_hashes)
+                self.lifetimes.cached([block.block_id for block in manager.get_blocks(name).blocks[0][start:end]])
             elif isinstance(event, BlockRemoved):
                 for block_hash in event.block_hashes:
                     self._remove(block_hash, name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vllm_sim.eviction.chains import Requests
+from vllm_sim.eviction.chains import Array, Requests
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -34,7 +34,7 @@ def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size:
         begins=np.array(begins, dtype=np.int64),
         prompt_tokens=np.diff(trace.prompt_offsets).astype(np.int64),
         output_tokens=np.diff(trace.response_offsets).astype(np.int64),
-        category=_categories(records),
+        category=categories(records),
         salt=_salts(records),
     )
 
@@ -63,12 +63,44 @@ def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], b
         begins=np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
         prompt_tokens=np.array([record.input_length for record in records], dtype=np.int64),
         output_tokens=np.zeros(len(records), dtype=np.int64),
-        category=_categories(records),
+        category=categories(records),
         salt=_salts(records),
     )
 
 
-def _categories(records: Sequence[Record]) -> Any:
+def retokenised_tokens(trace: TokenisedTrace, records: Sequence[Record]) -> list[int | None]:
+    """For each row how many tokens of its session's history are in its prompt as other tokens than were computed.
+
+    The history is the previous row's prompt and generated tokens without the last one, which is never computed. Behind
+    the first place where the prompt differs from it nothing of it can be reused: the rest of the history, as far as the
+    prompt reaches, is counted. A tokenizer that encodes a generated text otherwise than the model did is the usual
+    reason; a client that edits or cuts its history is another, and the tokens do not tell which.
+
+    Returns:
+        None where the generated tokens are not known (`output_length`, hash ids); 0 for a session's first row.
+    """
+    counts: list[int | None] = []
+    last_row: dict[str | int, int] = {}
+    for row, record in enumerate(records):
+        before = last_row.get(record.session_id) if record.session_id is not None else None
+        if record.session_id is not None:
+            last_row[record.session_id] = row
+        if record.hash_ids is not None or (before is not None and records[before].output_length is not None):
+            counts.append(None)
+            continue
+        count = 0
+        if before is not None:
+            history = np.concatenate([trace.prompt(before), trace.response(before)[:-1]])
+            prompt = trace.prompt(row)
+            shared = min(len(history), len(prompt))
+            other = np.flatnonzero(history[:shared] != prompt[:shared])
+            count = shared - int(other[0]) if other.size else 0
+        counts.append(count)
+    return counts
+
+
+def categories(records: Sequence[Record]) -> Array:
+    """Workload and turn of each row as one small number, in the order of first appearance."""
     return _numbers([(record.workload, record.turn) for record in records])
 
 

@@ -19,6 +19,7 @@ from vllm_sim.trace.record import Record
 Row = dict[str, Any]
 
 MISSES = ("miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
+PARTIAL = "requests.partial.jsonl"
 TIMES = ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms")
 
 
@@ -32,6 +33,16 @@ class Found(NamedTuple):
     evicted_by: int | None
     """Row whose allocation evicted the first block that was missed though it had been cached before."""
     allocated: int
+
+
+class Outcome(NamedTuple):
+    """What a backend gives."""
+
+    rows: list[Row]
+    tail: Row
+    """Fields of the summary that the rows do not tell."""
+    files: dict[str, list[Row]]
+    """More files of the run, by name."""
 
 
 def request_row(
@@ -143,14 +154,38 @@ def summary_row(rows: Sequence[Row], block_size: int, warmup: float) -> Row:
         result["by_workload"] = _by(counted, block_size, lambda row: row["workload"])
         result["by_turn"] = _by(counted, block_size, lambda row: row["turn"])
         result["by_tenant"] = _by(counted, block_size, lambda row: row["tenant"])
+        result["by_session"] = _distribution(session_rows(rows, block_size, warmup))
         served = [row for row in rows if row["status"] == "ok"]
         result["slots_allocated"] = sum(row["blocks_allocated"] for row in served) * block_size
         computed = (row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in served)
         result["slots_filled"] = sum(computed)
+    retokenised = [row["retokenised_tokens"] for row in counted if row.get("retokenised_tokens") is not None]
+    result["retokenised_tokens"] = sum(retokenised) if retokenised else None
     for name in ("preemptions", "readmission_prompt_tokens", "readmission_hit_tokens"):
         if rows and name in rows[0]:
             result[name] = sum(row[name] for row in counted)
     return result | _times([row for row in counted if row["status"] == "ok" and "end_ms" in row])
+
+
+def session_rows(rows: Sequence[Row], block_size: int, warmup: float) -> list[Row]:
+    """Rates of each session, in the order of their first rows; none where the hits are not known."""
+    sessions: dict[Any, list[Row]] = {}
+    for row in rows[int(len(rows) * warmup) :]:
+        if row["session_id"] is not None and "hit_tokens" in row:
+            sessions.setdefault(row["session_id"], []).append(row)
+    return [
+        {"session_id": name, "workload": found[0]["workload"], "tenant": found[0]["tenant"]} | rates(found, block_size)
+        for name, found in sessions.items()
+    ]
+
+
+def _distribution(sessions: Sequence[Row]) -> Row:
+    """How the token hit rates of sessions are spread; the sessions themselves are in sessions.jsonl."""
+    values = [row["token_hit_rate"] for row in sessions]
+    return {
+        f"token_hit_rate_p{share}": round(float(np.percentile(values, share)), 6) if values else None
+        for share in (10, 50, 90)
+    }
 
 
 def _by(rows: Sequence[Row], block_size: int, key: Callable[[Row], Any]) -> dict[str, Row]:

@@ -1,0 +1,173 @@
+"""vLLM's EngineCore in this process, over a trace, with any eviction policy: what the driver steps.
+
+Faithful to vLLM 0.32 (v1/engine/core.py, read): configuration and engine are upstream's. One value is set behind
+upstream's back: the scheduler's max_model_len, because vLLM does not start where a request of that length needs more
+than the cache has, and here such a request is rejected by itself and counted.
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from vllm.config import KVEventsConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_utils import BlockHash, get_block_hash
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import Request
+
+from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.engine.options import KEY
+from vllm_sim.engine.platform import ReplayPlatform
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.engine.pool import adopt
+from vllm_sim.eviction.chains import Array, Chains
+from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.simulate import make_room
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+class Known(NamedTuple):
+    """What a policy may know of the rows of a trace."""
+
+    category: Array
+    """Workload and turn as one small number, by row."""
+    salts: Sequence[str | None]
+    """cache_salt by row."""
+    chains: Chains | None
+    """The blocks of all rows, for `opt` alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The engine's configuration."""
+
+    capacity_blocks: int
+    block_size: int
+    max_model_len: int
+    model_positions: int
+    """What the model's own configuration allows."""
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    async_scheduling: bool = False
+    policy: str = "lru"
+    policy_params: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    attribution: bool = True
+
+
+class RowExecutor(ReplayExecutor):
+    """Answers the request named "7" with row 7, and keeps what was scheduled until the driver takes it."""
+
+    _scheduled: SchedulerOutput | None = None
+
+    def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
+        row = int(request_id)
+        self._answer(request_id, len(prompt_token_ids), row, params)
+        return row
+
+    def _step(self, output: SchedulerOutput) -> Any:
+        self._scheduled = output
+        return super()._step(output)
+
+    def take_scheduled(self) -> SchedulerOutput | None:
+        """What was scheduled since the last call, if anything was."""
+        scheduled, self._scheduled = self._scheduled, None
+        return scheduled
+
+    def forget(self, request_id: str) -> None:
+        """Drops the answer of a request that will not be scheduled."""
+        self._running.pop(request_id, None)
+
+
+def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None) -> EngineCore:
+    """Builds the engine over a trace.
+
+    Args:
+        trace: The trace.
+        model: Folder of the model.
+        setup: The configuration.
+        known: What the policy may know; None for `lru`.
+
+    Raises:
+        ValueError: the policy or a parameter is not known, or needs what it is not told.
+        RuntimeError: vllm was imported before VLLM_SIM_TRACE_PATH was set, and has chosen another platform.
+    """
+    if not isinstance(current_platform, ReplayPlatform):
+        raise RuntimeError(
+            f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
+        )
+    os.environ[TRACE_VARIABLE] = str(trace)
+    startable = min(setup.max_model_len, setup.capacity_blocks * setup.block_size)
+    arguments = EngineArgs(
+        model=model,
+        tokenizer=model,
+        seed=setup.seed,
+        block_size=setup.block_size,
+        num_gpu_blocks_override=setup.capacity_blocks + 1,  # and the null block
+        max_model_len=startable,
+        hf_overrides={"max_position_embeddings": startable} if startable > setup.model_positions else {},
+        max_num_seqs=setup.max_num_seqs,
+        max_num_batched_tokens=setup.max_num_batched_tokens,
+        async_scheduling=setup.async_scheduling,
+        disable_log_stats=True,
+        kv_events_config=KVEventsConfig(enable_kv_cache_events=True, publisher="null") if setup.attribution else None,
+        additional_config={KEY: {"on_inexact": "warn"}},
+    )
+    core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
+    core.scheduler.max_model_len = setup.max_model_len
+    if setup.policy != "lru":
+        if known is None:
+            raise ValueError(f"policy {setup.policy} needs the rows' categories; allowed without them: lru")
+        _use_policy(core, setup, known)
+    elif setup.policy_params:
+        raise ValueError(f"policy lru has no parameter {next(iter(setup.policy_params))!r}; allowed: none")
+    return core
+
+
+def _use_policy(core: EngineCore, setup: Setup, known: Known) -> None:
+    """Puts the pool of an engine that has served nobody under a policy; `opt` knows the order of rows in advance."""
+    policy, params, capacity = setup.policy, setup.policy_params, setup.capacity_blocks
+    category = known.category.tolist()
+    started = itertools.count()
+    if known.chains is not None:
+        assert isinstance(core.model_executor, RowExecutor)
+        numbers = _number_hashes(core, core.model_executor.trace, known.chains, known.salts)
+        room = make_room(known.chains, policy, capacity, setup.seed)
+        book = LiveBook(policy, room, params, lambda name: numbers[get_block_hash(name)])
+    else:
+        room = live_room(policy, capacity, params, setup.seed)._replace(categories=max(category, default=0) + 1)
+        book = LiveBook(policy, room, params)
+
+    def describe(request: Request) -> tuple[int, int]:
+        row = int(request.request_id)
+        return (next(started) if known.chains is None else row), category[row]
+
+    adopt(core.scheduler.kv_cache_manager, book, describe)
+
+
+def _number_hashes(
+    core: EngineCore, trace: TokenisedTrace, chains: Chains, salts: Sequence[str | None]
+) -> dict[BlockHash, int]:
+    """The node of each block hash that the rows will have; the last generated token is never computed."""
+    numbers: dict[BlockHash, int] = {}
+    for row, salt in enumerate(salts):
+        tokens = np.concatenate([trace.prompt(row), trace.response(row)[:-1]]).tolist()
+        request = Request(
+            str(row),
+            tokens,
+            SamplingParams(max_tokens=1),
+            None,
+            arrival_time=0.0,
+            cache_salt=salt,
+            block_hasher=core.request_block_hasher,
+        )
+        nodes = chains.nodes[chains.begins[row] : chains.begins[row + 1]].tolist()
+        numbers.update(zip(request.block_hashes, nodes, strict=True))
+    return numbers

@@ -1,0 +1,46 @@
+"""What a replay is told."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+BACKENDS = ("engine", "blockpool", "fast")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a replay is told; the defaults are the command's."""
+
+    model: str
+    backend: str = "engine"
+    capacity_blocks: int | None = None
+    """Usable blocks; None for a cache in which nothing is ever evicted."""
+    block_size: int = 16
+    raw_blocks: bool = False
+    """Every hash id is one block, as in published numbers; `fast` only."""
+    policy: str = "lru"
+    policy_params: dict[str, Any] = field(default_factory=dict)
+    concurrency: int | None = None
+    speedup: float = 1.0
+    latency_model: str = "roofline"
+    device: str = "h100"
+    max_num_seqs: int = 256
+    max_num_batched_tokens: int = 8192
+    max_model_len: int | None = None
+    async_scheduling: bool = False
+    warmup: float = 0.0
+    seed: int = 0
+    attribution: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("capacity_blocks", "block_size", "concurrency", "max_num_seqs", "max_num_batched_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; allowed: 1 or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
+        if not self.speedup > 0:
+            raise ValueError(f"speedup is {self.speedup}; allowed: more than 0")
+        if self.backend not in BACKENDS:
+            raise ValueError(f"backend is {self.backend!r}; allowed: {', '.join(BACKENDS)}")
+        if self.raw_blocks and self.backend != "fast":
+            raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")

@@ -1,0 +1,155 @@
+"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.eviction.chains import link
+from vllm_sim.replay.evictions import eviction_rows
+from vllm_sim.replay.latency import make_latency
+from vllm_sim.replay.requests import cache_requests, categories
+from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, engine_fields, request_row
+from vllm_sim.replay.settings import Settings
+from vllm_sim.trace.record import Record, TraceError
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+def run_engine(
+    path: Path,
+    out: Path,
+    trace: TokenisedTrace,
+    records: Sequence[Record],
+    settings: Settings,
+    progress: Callable[[int], None],
+) -> Outcome:
+    """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
+    latency = make_latency(settings.latency_model, _model_config(settings.model), settings.device)
+    os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
+    from vllm_sim.engine import driver as engine
+
+    arrivals = [engine.Arrival(*arrival) for arrival in _arrivals(path, trace, records, settings)]
+    setup = _setup(engine, trace, settings)
+    core = engine.make_core(path, settings.model, setup, _known(engine, trace, records, settings))
+    salts = [(record.cache_salt, record.priority or 0) for record in records]
+    driver = engine.Driver(
+        core, trace, None if latency is None else latency.step_ms, salts, settings.concurrency, progress
+    )
+    rows: list[Row] = []
+    try:
+        with (out / PARTIAL).open("w", encoding="utf-8", buffering=1) as file:
+            for served in driver.run(arrivals):
+                prompt = len(trace.prompt(served.row))
+                values = request_row(
+                    served.row,
+                    records[served.row],
+                    prompt,
+                    served.output_tokens,
+                    settings.block_size,
+                    served.rejected,
+                    _found(served.admission),
+                )
+                rows.append(values | engine_fields(served, prompt))
+                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
+    finally:
+        core.shutdown()
+    rows.sort(key=lambda row: row["row"])
+    arrival = (
+        f"open, speedup {settings.speedup:g}"
+        if settings.concurrency is None
+        else f"closed, concurrency {settings.concurrency}"
+    )
+    tail: Row = {
+        "async_scheduling": settings.async_scheduling,
+        "max_num_seqs": setup.max_num_seqs,
+        "max_num_batched_tokens": setup.max_num_batched_tokens,
+        "max_model_len": setup.max_model_len,
+        "latency_model": settings.latency_model,
+        "device": settings.device if settings.latency_model == "roofline" else None,
+        "arrival": arrival,
+    }
+    if settings.policy == "opt":
+        tail["policy_future"] = "order of rows"
+    ledger = driver.ledger
+    if ledger is None:
+        return Outcome(rows, tail, {})
+    tail["working_set_blocks"] = ledger.working_set_blocks
+    tail["evicted_blocks"] = ledger.evicted_blocks
+    tail["orphan_blocks"] = ledger.orphan_blocks
+    evictions = eviction_rows(ledger.evictions, records)
+    return Outcome(rows, tail, {"evictions.jsonl": evictions, "blocks.jsonl": ledger.lifetimes.rows()})
+
+
+def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], settings: Settings) -> Any:
+    """What the policy may know of the rows; None for `lru`, which asks for nothing."""
+    if settings.policy == "lru":
+        return None
+    salts = [record.cache_salt for record in records]
+    if settings.policy != "opt":
+        return engine.Known(categories(records), salts, None)
+    requests = cache_requests(trace, records, settings.block_size)
+    return engine.Known(requests.category, salts, link(requests, settings.block_size))
+
+
+def _found(admission: Any) -> Found | None:
+    if admission is None:
+        return None
+    return Found(
+        admission.hit_blocks,
+        admission.hit_generated_blocks,
+        admission.cold_blocks,
+        admission.evicted_blocks,
+        None if admission.evicted_by is None else int(admission.evicted_by),
+        admission.allocated_blocks,
+    )
+
+
+def _arrivals(
+    path: Path, trace: TokenisedTrace, records: Sequence[Record], settings: Settings
+) -> Iterator[tuple[int, int | None, float]]:
+    """(row, row whose answer it waits for, time): when each row arrives.
+
+    Open loop: at its timestamp; a turn with a think time that long after its session's previous answer. Closed loop:
+    as soon as a place is free, in the order of rows, and not before its session's previous answer.
+    """
+    last_row: dict[Any, int] = {}
+    for row, record in enumerate(records):
+        previous = last_row.get(record.session_id) if record.session_id is not None else None
+        if record.session_id is not None:
+            last_row[record.session_id] = row
+        if settings.concurrency is not None:
+            yield row, previous, 0.0
+        elif previous is not None and record.think_time_ms is not None:
+            yield row, previous, record.think_time_ms / settings.speedup
+        elif record.timestamp is not None:
+            yield row, None, record.timestamp / settings.speedup
+        else:
+            raise TraceError(path, int(trace.lines[row]), "no timestamp, which an open loop needs; or --concurrency N")
+
+
+def _model_config(model: str) -> dict[str, Any]:
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{model} holds no config.json; allowed: a folder as `vllm-sim model export` builds it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _setup(engine: Any, trace: TokenisedTrace, settings: Settings) -> Any:
+    lengths = [len(trace.prompt(row)) + len(trace.response(row)) for row in range(len(trace))]
+    capacity = settings.capacity_blocks
+    if capacity is None:  # all requests at once have room, so nothing is evicted
+        capacity = sum(-(-length // settings.block_size) for length in lengths)
+    return engine.Setup(
+        capacity_blocks=capacity,
+        block_size=settings.block_size,
+        max_model_len=settings.max_model_len or max(lengths) + 1,
+        model_positions=_model_config(settings.model).get("max_position_embeddings", 0),
+        max_num_seqs=settings.max_num_seqs,
+        max_num_batched_tokens=max(settings.max_num_batched_tokens, settings.max_num_seqs),
+        async_scheduling=settings.async_scheduling,
+        policy=settings.policy,
+        policy_params=settings.policy_params,
+        seed=settings.seed,
+        attribution=settings.attribution,
+    )
