@@ -7,7 +7,7 @@ HOST ?= localhost
 PORT ?= 8000
 PYTEST = $(VENV)/bin/python -m pytest
 
-.PHONY: setup serve test test-all lint format bench clean
+.PHONY: setup serve test test-all lint format bench parity clean
 
 setup:
 	@PYTHON=$(PYTHON) vllm/install.sh $(VENV)
@@ -35,5 +35,9 @@ format: setup
 bench: setup
 	$(PYTEST) -m bench -s benchmarks
 
+parity: setup
+	@PYTHON=$(PYTHON) parity/install.sh $(VENV)-parity
+	$(VENV)/bin/python -m parity $(PARITY)
+
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-parity build *.egg-info

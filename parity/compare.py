@@ -1,0 +1,61 @@
+"""Compares two logs of steps, and counts what happened in one."""
+
+from typing import Any
+
+Step = dict[str, Any]
+FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "tokens")
+
+
+def differences(real: list[Step], simulated: list[Step], limit: int = 5) -> list[str]:
+    """What differs, the first `limit` findings; nothing where every step is equal in every field.
+
+    A step is compared in all of FIELDS: who is scheduled, with how many tokens and computed tokens, in which blocks,
+    who is preempted, resumed or has finished, which hashes are removed, and which tokens come out.
+    """
+    if not real:
+        return ["the real side has no step: nothing was compared"]
+    found = []
+    if len(real) != len(simulated):
+        found.append(f"{len(real)} steps, and {len(simulated)} in the simulator")
+    for number, (one, other) in enumerate(zip(real, simulated, strict=False)):
+        found += [
+            f"step {number}, {name}: {_short(one[name])}, and {_short(other[name])} in the simulator"
+            for name in FIELDS
+            if one[name] != other[name]
+        ]
+        if len(found) >= limit:
+            break
+    return found[:limit]
+
+
+def _short(value: Any, width: int = 160) -> str:
+    text = str(value)
+    return text if len(text) <= width else text[:width] + "..."
+
+
+def hits(steps: list[Step]) -> dict[str, int]:
+    """Prompt tokens that each request found cached when it was scheduled first."""
+    found: dict[str, int] = {}
+    for step in steps:
+        for name, computed, *_ in step["new"]:
+            found.setdefault(name, computed)
+    return found
+
+
+def counts(steps: list[Step]) -> dict[str, int]:
+    """How often each thing happened that a comparison must have seen."""
+    chunked = sum(tokens > 1 and name not in step["resumed"] for step in steps for name, _, tokens, _ in step["known"])
+    return {
+        "steps": len(steps),
+        "requests": len(hits(steps)),
+        "hit_tokens": sum(hits(steps).values()),
+        "evictions": sum(len(step["evicted"]) for step in steps),
+        "preemptions": sum(len(step["preempted"]) for step in steps),
+        "chunked_prefills": chunked,
+        "output_tokens": sum(len(tokens) for step in steps for tokens, _ in step["tokens"].values()),
+    }
+
+
+def missing(found: dict[str, int]) -> list[str]:
+    """The things of `counts` that never happened."""
+    return [f"{name} is 0: the comparison has not seen any" for name, count in found.items() if not count]

@@ -1,0 +1,217 @@
+"""One side of the comparison: serves the requests of each case with vLLM's EngineCore and writes what every step did.
+
+Run in the second environment without VLLM_SIM_TRACE_PATH, the model is executed by real CPU kernels and the answers
+become traces; run with it, the simulator answers from these traces. Configuration, loop and recorder are the same text
+for both. Time is counted in calls of the engine's step function, so the host's clock decides nothing.
+
+usage: python -m parity.engine real|simulator FOLDER MODEL CASES.json
+"""
+
+import heapq
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from parity.workload import STOP_TOKENS, Ask, Case, make_asks
+
+Step = dict[str, Any]
+
+
+def engine_arguments(case: Case, model: str) -> Any:
+    from vllm.engine.arg_utils import EngineArgs
+
+    return EngineArgs(
+        model=model,
+        tokenizer=model,
+        load_format="dummy",
+        dtype="float32",
+        enforce_eager=True,
+        block_size=case.block_size,
+        num_gpu_blocks_override=case.capacity_blocks + 1,  # and the null block
+        gpu_memory_utilization=0.3,
+        max_model_len=case.max_model_len,
+        max_num_seqs=case.max_num_seqs,
+        max_num_batched_tokens=case.max_num_batched_tokens,
+        async_scheduling=case.async_scheduling,
+        seed=case.seed,
+        disable_log_stats=True,
+        additional_config={"vllm_sim": {"eviction": case.policy, "on_inexact": "warn"}},
+    )
+
+
+def make_core(case: Case, model: str, is_real: bool) -> Any:
+    """The engine of a case.
+
+    The CPU build sets async_scheduling to False whatever it is told; it is set on the finished configuration.
+    """
+    from vllm.plugins import load_general_plugins
+    from vllm.v1.engine.core import EngineCore
+    from vllm.v1.executor.abstract import Executor
+
+    load_general_plugins()
+    config = engine_arguments(case, model).create_engine_config()
+    config.scheduler_config.async_scheduling = case.async_scheduling
+    if is_real:
+        executor: Any = Executor.get_class(config)
+    else:
+        from parity import simulator
+
+        executor = getattr(simulator, case.executor)
+    return EngineCore(config, executor, log_stats=False)
+
+
+class Recorder:
+    """Keeps what each call of a scheduler's schedule() decided, and which hashes were removed meanwhile."""
+
+    def __init__(self, core: Any):
+        self.steps: list[Step] = []
+        self._evicted: list[str] = []
+        self._preempted: list[str] = []
+        scheduler = core.scheduler
+        pool = scheduler.kv_cache_manager.block_pool
+        schedule, remove, preempt = scheduler.schedule, pool._remove_cached_block_hashes, scheduler._preempt_request
+
+        def recorded_schedule(*args: Any, **kwargs: Any) -> Any:
+            output = schedule(*args, **kwargs)
+            self._keep(output)
+            return output
+
+        def recorded_remove(block: Any) -> Any:
+            if block.block_hash is not None:
+                self._evicted.append(block.block_hash.hex())
+            return remove(block)
+
+        def recorded_preempt(request: Any, *args: Any, **kwargs: Any) -> Any:
+            self._preempted.append(request.request_id)
+            return preempt(request, *args, **kwargs)
+
+        scheduler.schedule = recorded_schedule
+        pool._remove_cached_block_hashes = recorded_remove
+        scheduler._preempt_request = recorded_preempt
+
+    def _keep(self, output: Any) -> None:
+        tokens, known = output.num_scheduled_tokens, output.scheduled_cached_reqs
+        step: Step = {
+            "new": [
+                [new.req_id, new.num_computed_tokens, tokens[new.req_id], list(new.block_ids[0])]
+                for new in output.scheduled_new_reqs
+            ],
+            "known": [
+                [name, computed, tokens[name], list(blocks[0]) if blocks else []]
+                for name, computed, blocks in zip(
+                    known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
+                )
+            ],
+            "resumed": sorted(known.resumed_req_ids),
+            "preempted": self._preempted,
+            "finished": sorted(output.finished_req_ids),
+            "evicted": self._evicted,
+            "tokens": {},
+        }
+        self.steps.append(step)
+        self._evicted, self._preempted = [], []
+
+    def sampled(self, name: str, tokens: list[int], reason: Any) -> None:
+        """Tokens that came out of the last call, and the reason of the end or None."""
+        self.steps[-1]["tokens"][name] = [list(tokens), None if reason is None else str(reason)]
+
+
+def serve(core: Any, case: Case, asks: list[Ask]) -> tuple[list[Step], dict[int, tuple[list[int], list[int]]]]:
+    """Serves all requests; returns the steps, and prompt and answer of each row."""
+    recorder = Recorder(core)
+    waiting = {ask.after_row: ask for ask in asks if ask.after_row is not None}
+    due = [(ask.step, ask.row) for ask in asks if ask.after_row is None]
+    heapq.heapify(due)
+    served: dict[int, tuple[list[int], list[int]]] = {}
+    running: set[str] = set()
+    now = 0
+    while due or running or core.batch_queue:
+        if not running and not core.batch_queue:
+            now = max(now, due[0][0])
+        while due and due[0][0] <= now and (case.concurrency is None or len(running) < case.concurrency):
+            ask = asks[heapq.heappop(due)[1]]
+            before = sum(served[ask.after_row], []) if ask.after_row is not None else []
+            served[ask.row] = (before + ask.tokens, [])
+            running.add(str(ask.row))
+            core.add_request(*core.preprocess_add_request(_request(ask, served[ask.row][0])))
+        outputs, executed = core.step_fn()
+        core.post_step(executed)
+        now += 1
+        for output in (one for group in (outputs or {}).values() for one in group.outputs):
+            served[int(output.request_id)][1].extend(output.new_token_ids)
+            recorder.sampled(output.request_id, output.new_token_ids, output.finish_reason)
+            if output.finish_reason is not None:
+                running.remove(output.request_id)
+                if (ask := waiting.get(int(output.request_id))) is not None:
+                    heapq.heappush(due, (now + ask.step, ask.row))
+    return recorder.steps, served
+
+
+def _request(ask: Ask, prompt: list[int]) -> Any:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    return EngineCoreRequest(
+        request_id=str(ask.row),
+        prompt_token_ids=prompt,
+        mm_features=None,
+        sampling_params=SamplingParams(max_tokens=ask.max_tokens, stop_token_ids=list(STOP_TOKENS), temperature=1.0),
+        pooling_params=None,
+        arrival_time=float(ask.row),
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+
+
+def facts(core: Any) -> dict[str, Any]:
+    """What ran: classes and flags."""
+    from vllm.platforms import current_platform
+
+    scheduler = core.scheduler
+    return {
+        "platform": type(current_platform).__name__,
+        "executor": type(core.model_executor).__name__,
+        "scheduler": type(scheduler).__name__,
+        "pool": type(scheduler.kv_cache_manager.block_pool).__name__,
+        "step_fn": core.step_fn.__name__,
+        "batch_queue_size": core.batch_queue_size,
+        "capacity_blocks": scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1,
+        "block_size": scheduler.block_size,
+    }
+
+
+def write_trace(path: Path, served: dict[int, tuple[list[int], list[int]]]) -> None:
+    """The answers as a trace, in the order of rows."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in range(len(served)):
+            prompt, answer = served[row]
+            file.write(json.dumps({"id": row, "prompt_token_ids": prompt, "response_token_ids": answer}) + "\n")
+
+
+def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None) -> None:
+    """Runs a case and writes its log; on the real side its trace too."""
+    if trace is not None:
+        os.environ["VLLM_SIM_TRACE_PATH"] = str(trace)
+    core = make_core(case, model, is_real=trace is None)
+    try:
+        steps, served = serve(core, case, make_asks(case.seed))
+        log = {"facts": facts(core), "steps": steps}
+    finally:
+        core.shutdown()
+    if trace is None:
+        write_trace(folder / f"{case.name}.jsonl", served)
+    (folder / f"{case.name}.{side}.json").write_text(json.dumps(log), encoding="utf-8")
+
+
+def main() -> None:
+    side, folder, model, cases = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    for values in cases:
+        case = Case(**values["case"])
+        run_case(case, values.get("side", side), folder, model, Path(values["trace"]) if "trace" in values else None)
+
+
+if __name__ == "__main__":
+    main()
