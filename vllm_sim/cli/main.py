@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import model, record, replay, trace, workload
+from vllm_sim.cli import calibrate, model, record, replay, trace, workload
 
-COMMANDS = (model, record, replay, trace, workload)
+COMMANDS = (calibrate, model, record, replay, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -36,14 +36,16 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "--concurrency", type=int, metavar="N", help="closed loop; else rows arrive at their timestamps"
     )
     engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
-    engine.add_argument("--latency-model", choices=("zero", "roofline"), default="roofline")
+    engine.add_argument("--latency-model", choices=("zero", "roofline", "table"), default="roofline")
     engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
+    engine.add_argument("--latency-file", type=Path, metavar="FILE", help="for table: what vllm-sim calibrate wrote")
     engine.add_argument("--max-num-seqs", type=int, default=256)
     engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
     engine.add_argument("--max-model-len", type=int, help="default: the longest request")
     engine.add_argument(
         "--async-scheduling", action="store_true", help="schedule a step when the one before it begins, as servers do"
     )
+    engine.add_argument("--timeline", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
     engine.add_argument("--no-attribution", action="store_true", help="only what vLLM tells by itself; faster")
     parser.add_argument("--expect", type=Path, metavar="FILE", help="a stored summary.jsonl whose hits must come again")
     parser.add_argument("--json", action="store_true", help="print the summary row as JSON")
@@ -87,6 +89,8 @@ def run_replay(options: argparse.Namespace) -> int:
         speedup=options.speedup,
         latency_model=options.latency_model,
         device=options.device,
+        latency_file=options.latency_file,
+        timeline=options.timeline,
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
         max_model_len=options.max_model_len,

@@ -24,7 +24,7 @@ from vllm_sim.engine.ledger import Admission, Ledger
 from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import TokenisedTrace
 
-__all__ = ["Arrival", "Driver", "Known", "Served", "Setup", "Step", "make_core"]
+__all__ = ["Arrival", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
 
 Load = list[tuple[int, int, bool]]
 """For each request of a step its new tokens, the tokens of context before them, and whether a token is sampled."""

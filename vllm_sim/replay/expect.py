@@ -8,7 +8,15 @@ from vllm_sim.replay.rows import MISSES, Row
 SETUP = (
     *("trace_sha256", "backend", "policy", "policy_params", "capacity_blocks", "block_size"),
     *("raw_blocks", "seed", "warmup_requests", "async_scheduling"),
-    *("arrival", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "latency_model", "device"),
+    *(
+        "arrival",
+        "max_num_seqs",
+        "max_num_batched_tokens",
+        "max_model_len",
+        "latency_model",
+        "device",
+        "latency_file_sha256",
+    ),
 )
 COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
 MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")

@@ -1,17 +1,25 @@
 """How long a step takes on a device: models by name.
 
-`zero` takes no time. `roofline` is the larger of the time to compute and the time to move bytes, for one device and a
-decoder with grouped-query attention and a gated MLP, out of the model's config.json. Not modelled: launch and host
-overhead, kernels that use only part of the device, communication, quantisation of weights, and the overlap of
-computing with moving beyond their maximum.
+`zero` takes no time. `table` is a plane through steps that a real vLLM timed (calibrate.py). `roofline` is the larger
+of the time to compute and the time to move bytes, for one device and a decoder with grouped-query attention and a gated
+MLP, out of the model's config.json. Not modelled there: launch and host overhead, kernels that use only part of the
+device, communication, quantisation of weights, and the overlap of computing with moving beyond their maximum.
 """
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Protocol
 
 StepLoad = Sequence[tuple[int, int, bool]]
 """For each request of a step: tokens computed in it, tokens of context before them, and whether a token is sampled."""
+
+
+def split_load(load: StepLoad) -> tuple[int, int, int]:
+    """Requests that prefill, their tokens, and requests that decode (one token behind a context, and one sampled)."""
+    decode = sum(new == 1 and context > 0 and last for new, context, last in load)
+    return len(load) - decode, sum(new for new, _, _ in load) - decode, decode
 
 
 class LatencyModel(Protocol):
@@ -93,14 +101,68 @@ class Roofline:
         return max(operations / self.operations_per_ms, moved / self.bytes_per_ms)
 
 
-def make_latency(name: str, config: dict[str, Any], device: str) -> LatencyModel | None:
-    """A latency model by its name; None for `zero`, where steps take no time and their load need not be known.
+@dataclass(frozen=True, slots=True)
+class Table:
+    """base + a x prefilling requests + b x their tokens + c x decoding requests: what vllm-sim calibrate has fitted.
+
+    The length of contexts is not in it: vLLM's log does not tell it. A step that computes nothing takes no time.
+    """
+
+    base_ms: float
+    prefill_request_ms: float
+    prefill_token_ms: float
+    decode_request_ms: float
+
+    def step_ms(self, load: StepLoad) -> float:
+        if not load:
+            return 0.0
+        prefill, tokens, decode = split_load(load)
+        return (
+            self.base_ms
+            + self.prefill_request_ms * prefill
+            + self.prefill_token_ms * tokens
+            + self.decode_request_ms * decode
+        )
+
+
+def load_table(path: Path) -> Table:
+    """A table that vllm-sim calibrate has written.
 
     Raises:
-        ValueError: the name or the device is not known.
+        ValueError: the file is not one.
     """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    names = [field.name for field in fields(Table)]
+    for name in names:
+        value = values.get(name) if isinstance(values, dict) else None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise ValueError(f"{path}: {name} is {value!r}; allowed: milliseconds, 0 or more")
+    return Table(*(float(values[name]) for name in names))
+
+
+def make_latency(name: str, config: dict[str, Any], device: str, table: Path | None = None) -> LatencyModel | None:
+    """A latency model by its name; None for `zero`, where steps take no time and their load need not be known.
+
+    Args:
+        name: zero, roofline or table.
+        config: The model's config.json, for `roofline`.
+        device: A name of DEVICES, for `roofline`.
+        table: What vllm-sim calibrate has written, for `table`.
+
+    Raises:
+        ValueError: the name or the device is not known, or the file is no table.
+    """
+    if table is not None and name != "table":
+        raise ValueError(f"latency model is {name!r}, which reads no file; allowed with one: table")
     if name == "zero":
         return None
     if name == "roofline":
         return Roofline(config, device)
-    raise ValueError(f"latency model is {name!r}; allowed: zero, roofline")
+    if name == "table":
+        if table is None:
+            raise ValueError("latency model table needs --latency-file; `vllm-sim calibrate` makes one")
+        return load_table(table)
+    raise ValueError(f"latency model is {name!r}; allowed: zero, roofline, table")

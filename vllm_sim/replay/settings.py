@@ -1,6 +1,7 @@
 """What a replay is told."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 BACKENDS = ("engine", "blockpool", "fast")
@@ -23,6 +24,8 @@ class Settings:
     speedup: float = 1.0
     latency_model: str = "roofline"
     device: str = "h100"
+    latency_file: Path | None = None
+    """For the latency model `table`."""
     max_num_seqs: int = 256
     max_num_batched_tokens: int = 8192
     max_model_len: int | None = None
@@ -30,6 +33,8 @@ class Settings:
     warmup: float = 0.0
     seed: int = 0
     attribution: bool = True
+    timeline: Path | None = None
+    """Where to write a trace for Perfetto; `engine` only."""
 
     def __post_init__(self) -> None:
         for name in ("capacity_blocks", "block_size", "concurrency", "max_num_seqs", "max_num_batched_tokens"):
@@ -44,3 +49,5 @@ class Settings:
             raise ValueError(f"backend is {self.backend!r}; allowed: {', '.join(BACKENDS)}")
         if self.raw_blocks and self.backend != "fast":
             raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")
+        if self.timeline is not None and self.backend != "engine":
+            raise ValueError(f"backend {self.backend} has no time to draw a timeline of; allowed: engine")

@@ -1,8 +1,10 @@
 """The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.requests import cache_requests, categories
 from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, engine_fields, request_row
 from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.timeline import open_timeline
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -25,7 +28,8 @@ def run_engine(
     progress: Callable[[int], None],
 ) -> Outcome:
     """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
-    latency = make_latency(settings.latency_model, _model_config(settings.model), settings.device)
+    model = _model_config(settings.model)
+    latency = make_latency(settings.latency_model, model, settings.device, settings.latency_file)
     os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
     from vllm_sim.engine import driver as engine
 
@@ -33,28 +37,41 @@ def run_engine(
     setup = _setup(engine, trace, settings)
     core = engine.make_core(path, settings.model, setup, _known(engine, trace, records, settings))
     salts = [(record.cache_salt, record.priority or 0) for record in records]
-    driver = engine.Driver(
-        core, trace, None if latency is None else latency.step_ms, salts, settings.concurrency, progress
-    )
+    step_ms = None if latency is None else latency.step_ms
     rows: list[Row] = []
-    try:
-        with (out / PARTIAL).open("w", encoding="utf-8", buffering=1) as file:
-            for served in driver.run(arrivals):
-                prompt = len(trace.prompt(served.row))
-                values = request_row(
-                    served.row,
-                    records[served.row],
-                    prompt,
-                    served.output_tokens,
-                    settings.block_size,
-                    served.rejected,
-                    _found(served.admission),
-                )
-                rows.append(values | engine_fields(served, prompt))
-                file.write(json.dumps(rows[-1], ensure_ascii=False) + "\n")
-    finally:
-        core.shutdown()
+    with ExitStack() as stack:
+        stack.callback(core.shutdown)
+        timeline = stack.enter_context(open_timeline(settings.timeline)) if settings.timeline else None
+        on_step = None if timeline is None else timeline.step
+        driver = engine.Driver(core, trace, step_ms, salts, settings.concurrency, progress, on_step)
+        file = stack.enter_context((out / PARTIAL).open("w", encoding="utf-8", buffering=1))
+        for served in driver.run(arrivals):
+            row = _row(served, trace, records, settings)
+            rows.append(row)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            if timeline is not None:
+                timeline.request(row)
     rows.sort(key=lambda row: row["row"])
+    tail = _tail(setup, settings)
+    ledger = driver.ledger
+    if ledger is None:
+        return Outcome(rows, tail, {})
+    tail["working_set_blocks"] = ledger.working_set_blocks
+    tail["evicted_blocks"] = ledger.evicted_blocks
+    tail["orphan_blocks"] = ledger.orphan_blocks
+    evictions = eviction_rows(ledger.evictions, records)
+    return Outcome(rows, tail, {"evictions.jsonl": evictions, "blocks.jsonl": ledger.lifetimes.rows()})
+
+
+def _row(served: Any, trace: TokenisedTrace, records: Sequence[Record], settings: Settings) -> Row:
+    row, prompt, found = served.row, len(trace.prompt(served.row)), _found(served.admission)
+    size, rejected = settings.block_size, served.rejected
+    values = request_row(row, records[row], prompt, served.output_tokens, size, rejected, found)
+    return values | engine_fields(served, prompt)
+
+
+def _tail(setup: Any, settings: Settings) -> Row:
+    """The engine's set-up, for the summary."""
     arrival = (
         f"open, speedup {settings.speedup:g}"
         if settings.concurrency is None
@@ -69,16 +86,11 @@ def run_engine(
         "device": settings.device if settings.latency_model == "roofline" else None,
         "arrival": arrival,
     }
+    if settings.latency_file is not None:
+        tail["latency_file_sha256"] = hashlib.sha256(settings.latency_file.read_bytes()).hexdigest()
     if settings.policy == "opt":
         tail["policy_future"] = "order of rows"
-    ledger = driver.ledger
-    if ledger is None:
-        return Outcome(rows, tail, {})
-    tail["working_set_blocks"] = ledger.working_set_blocks
-    tail["evicted_blocks"] = ledger.evicted_blocks
-    tail["orphan_blocks"] = ledger.orphan_blocks
-    evictions = eviction_rows(ledger.evictions, records)
-    return Outcome(rows, tail, {"evictions.jsonl": evictions, "blocks.jsonl": ledger.lifetimes.rows()})
+    return tail
 
 
 def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], settings: Settings) -> Any:

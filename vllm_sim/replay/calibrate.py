@@ -1,0 +1,127 @@
+"""Fits the latency model `table` to steps that a real vLLM timed.
+
+Source of the timings: `vllm serve ... --enable-logging-iteration-details --no-async-scheduling` (vLLM 0.32,
+v1/engine/core.py capture_iteration_details and v1/metrics/loggers.py _log_iteration_details, read), which logs for each
+step the requests and tokens that prefill and decode, and how long the engine waited for the step's result. On a CPU add
+`--distributed-executor-backend mp`: with the executor in the engine's own process that wait begins when the model has
+already run, and what is logged is the time of sampling alone.
+
+Fit: non-negative least squares of the four terms of latency.Table, each step weighted by 1 / its time (squares of
+errors divided by the time), so that long prefills do not drown the decodes. Every fifth step is left out of the fit and
+is what the errors are of. Not modelled: the length of contexts, which the log does not tell.
+"""
+
+import hashlib
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vllm_sim.replay.latency import Table
+from vllm_sim.trace.files import iter_lines, open_output
+
+_MARK = "Iteration("
+_LINE = re.compile(
+    r"Iteration\(\d+\): (\d+) context requests, (\d+) context tokens, (\d+) generation requests, "
+    r"(\d+) generation tokens, iteration elapsed time: (\d+\.\d+) ms( \(dummy\))?,"
+)
+_HELD_OUT = 5
+_FEWEST_STEPS = 20
+
+
+class TimedStep(NamedTuple):
+    """A step as vLLM logged it."""
+
+    prefill_requests: int
+    prefill_tokens: int
+    decode_requests: int
+    ms: float
+
+
+def iter_steps(path: Path) -> Iterator[TimedStep]:
+    """The steps of a log, without dummy ones and those of no measurable time; other lines are passed over.
+
+    Raises:
+        ValueError: a line of a step that cannot be read, with its number.
+    """
+    for number, line in iter_lines(path):
+        if _MARK not in line:
+            continue
+        found = _LINE.search(line)
+        if found is None:
+            raise ValueError(f"{path}, line {number}: not a step as vLLM 0.32 logs it: {line.strip()[-120:]!r}")
+        *counts, ms, dummy = found.groups()
+        prefill, tokens, decode, _ = map(int, counts)
+        if not dummy and float(ms) > 0:
+            yield TimedStep(prefill, tokens, decode, float(ms))
+
+
+def fit(steps: list[TimedStep]) -> Table:
+    """The table of least weighted squares whose terms are not negative.
+
+    Every set of terms is solved freely, and the best solution without a negative term is the answer: with four terms
+    these are fifteen sets.
+    """
+    values = np.array(steps)
+    weights = 1 / np.sqrt(values[:, 3])
+    left, right = _terms(values) * weights[:, None], values[:, 3] * weights
+    best, best_error = np.zeros(4), float("inf")
+    for size in range(1, 5):
+        for chosen in map(list, itertools.combinations(range(4), size)):
+            solution = np.linalg.lstsq(left[:, chosen], right, rcond=None)[0]
+            error = float(np.sum((left[:, chosen] @ solution - right) ** 2))
+            if (solution >= 0).all() and error < best_error:
+                best, best_error = np.zeros(4), error
+                best[chosen] = solution
+    return Table(*(float(value) for value in best))
+
+
+def _terms(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """What the terms of a table are multiplied with; [steps, 4]."""
+    return np.column_stack([np.ones(len(values)), values[:, :3]])
+
+
+def calibrate(log: Path, out: Path) -> dict[str, Any]:
+    """Fits a table to a log and writes it.
+
+    Args:
+        log: What a vLLM logged, plain or packed; other lines in it do not matter.
+        out: A JSON file: the terms in milliseconds, the number of steps, and the errors on the steps left out.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: a step cannot be read, or there are too few.
+    """
+    steps = list(iter_steps(log))
+    if len(steps) < _FEWEST_STEPS:
+        raise ValueError(
+            f"{log} has {len(steps)} timed steps; allowed: {_FEWEST_STEPS} or more "
+            "(vllm serve --enable-logging-iteration-details --no-async-scheduling)"
+        )
+    table = fit([step for place, step in enumerate(steps) if place % _HELD_OUT])
+    result = asdict(table) | {"steps": len(steps), "log_sha256": hashlib.sha256(log.read_bytes()).hexdigest()}
+    result["held_out"] = errors(table, steps[::_HELD_OUT])
+    with open_output(out) as file:
+        file.write(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def errors(table: Table, steps: list[TimedStep]) -> dict[str, float]:
+    """How far the table is from steps: relative errors of single ones, and predicted over measured time in all."""
+    values = np.array(steps)
+    predicted = _terms(values) @ np.array(list(asdict(table).values()))
+    relative = np.abs(predicted - values[:, 3]) / values[:, 3]
+    return {
+        "steps": len(steps),
+        "relative_error_p50": round(float(np.percentile(relative, 50)), 4),
+        "relative_error_p90": round(float(np.percentile(relative, 90)), 4),
+        "predicted_over_measured": round(float(predicted.sum() / values[:, 3].sum()), 4),
+    }
