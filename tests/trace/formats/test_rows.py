@@ -81,6 +81,20 @@ def test_bailian_times_are_seconds_and_other_keys_are_kept(tmp_path):
     assert record.extra == {"parent_chat_id": 55, "recorded_turn": 1, "x": 1}
 
 
+def test_the_row_that_the_publisher_of_bailian_describes_is_read(tmp_path):
+    """The field values of the data set's README; a chat_id of 0, text/search/image/file and both numbers of ids."""
+    ids = list(range(1089, 1089 + 33))
+    published = {"chat_id": 159, "parent_chat_id": 55, "timestamp": 61.114, "input_length": 521}
+    published |= {"output_length": 132, "type": "text", "turn": 2, "hash_ids": ids}
+    root = BAILIAN | {"chat_id": 55, "timestamp": 0.0, "type": "search"}
+    first = BAILIAN | {"chat_id": 0, "timestamp": 0, "type": "image", "input_length": 47, "hash_ids": [1, 2]}
+    zero, parent, child = convert_rows(tmp_path, "bailian", first, root, published)
+    assert (zero.session_id, zero.turn, zero.hash_ids) == (0, 0, [1, 2])
+    assert (parent.session_id, parent.turn, parent.timestamp, parent.workload) == (55, 0, 0, "search")
+    assert (child.id, child.session_id, child.turn, child.timestamp) == (159, 55, 1, 61114)
+    assert (child.input_length, child.output_length, child.hash_ids, child.hash_block_size) == (521, 132, ids, 16)
+
+
 def test_custom_rows_are_chats_unless_the_template_is_skipped(tmp_path):
     row = {"prompt": "hello", "output_tokens": 3.0, "source": "x"}
     (chat,) = convert_rows(tmp_path, "vllm-custom", row)
