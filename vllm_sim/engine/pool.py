@@ -7,13 +7,12 @@ of that list, where upstream leaves it in its place. Refused: more than one cach
 attention; KV connectors, which pin blocks and read upstream's list; a cache without prefix caching.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
 from vllm.v1.core.kv_cache_utils import (
-    BlockHashWithGroupId,
     FreeKVCacheBlockQueue,
     KVCacheBlock,
     make_block_hash_with_group_id,
@@ -56,12 +55,9 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         self.append_n([block])
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
-        cached = [block.block_id for block in blocks if block.block_hash is not None]
-        if len(cached) < len(blocks):
-            super().append_n([block for block in blocks if block.block_hash is None])
-        if cached:
-            self._count_held(len(cached))
-            self.book.release(cached)
+        # Blocks without a hash come by `prepend_n`; only KV connectors, which are refused, append such.
+        self._count_held(len(blocks))
+        self.book.release([block.block_id for block in blocks])
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """The list, and then the held blocks in the order of their release: the order of eviction for LRU alone."""
@@ -92,7 +88,6 @@ class PolicyBlockPool(BlockPool):
         self._describe = describe
         self._request: Request | None = None
         self._is_told = True
-        self._evicts = False
 
     def serve(self, request: Request) -> None:
         """What follows is for this request; the policy is told once a block moves."""
@@ -107,9 +102,7 @@ class PolicyBlockPool(BlockPool):
         if not self._is_told and request is not None:
             self._is_told = True
             number, category = self._describe(request)
-            self._book.serve(category)
-            if self._is_new:
-                self._book.start(number)
+            self._book.serve(category, number if self._is_new else -1)
         return request is not None and request.num_preemptions > 0
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
@@ -121,11 +114,7 @@ class PolicyBlockPool(BlockPool):
 
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         self._tell()
-        self._evicts = True
-        try:
-            return super().get_new_blocks(num_blocks)
-        finally:
-            self._evicts = False
+        return super().get_new_blocks(num_blocks)
 
     def cache_full_blocks(
         self,
@@ -150,16 +139,11 @@ class PolicyBlockPool(BlockPool):
             parent = make_block_hash_with_group_id(request.block_hashes[num_cached_blocks - 1], kv_cache_group_id)
         self._book.cache([block.block_id for block in new], [block.block_hash for block in new], parent, self._tell())
 
-    def _remove_cached_block_hashes(self, block: KVCacheBlock) -> list[BlockHashWithGroupId]:
-        removed = super()._remove_cached_block_hashes(block)
-        # An evicted block has left the book already.
-        if not self._evicts and self._book.caches(block.block_id):
-            self.free_block_queue.drop(block)
-        return removed
-
-    def free_blocks(self, ordered_blocks: Iterable[KVCacheBlock]) -> None:
-        super().free_blocks(ordered_blocks)
-        self._book.settle()
+    def evict_blocks(self, block_ids: set[int]) -> None:
+        super().evict_blocks(block_ids)
+        for block in block_ids:
+            if self._book.caches(block):
+                self.free_block_queue.drop(self.blocks[block])
 
     def reset_prefix_cache(self) -> bool:
         done = super().reset_prefix_cache()

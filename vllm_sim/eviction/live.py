@@ -18,10 +18,11 @@ from vllm_sim.eviction.registry import make_policy
 def live_room(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> Room:
     """Room for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
 
-    Between two calls of `settle` as many nodes as there are blocks can become ghosts beyond the policy's limit.
+    Until a request is released as many nodes as there are blocks can become ghosts beyond the policy's limit; one more
+    number is always unused.
     """
     ghosts = make_policy(policy, Room(blocks, 1, seed=seed), params).ghosts
-    return Room(blocks, 3 * blocks + ghosts, seed=seed)
+    return Room(blocks, 3 * blocks + ghosts + 1, seed=seed)
 
 
 class LiveBook:
@@ -70,11 +71,9 @@ class LiveBook:
         blocks = np.flatnonzero((self._book.node >= 0) & (self._book.stamp > 0))
         return blocks[np.argsort(self._book.stamp[blocks])].tolist()
 
-    def serve(self, category: int) -> None:
-        self._call(_serve, category)
-
-    def start(self, request: int) -> None:
-        self._call(_start, request)
+    def serve(self, category: int, request: int) -> None:
+        """What follows is for a request of this category; request: its number if it starts, -1 if it is under way."""
+        self._call(_serve, category, request)
 
     def touch(self, blocks: list[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
@@ -82,47 +81,46 @@ class LiveBook:
 
     def cache(self, blocks: list[int], names: list[Any], parent: Any, again: bool) -> None:
         """Blocks in use are cached, each the child of the one before it; parent: of the first one, None for none."""
-        find = self._number or self._find
-        before = -1 if parent is None else find(parent)
-        nodes = np.array([find(name) for name in names], np.int64)
-        self._call(_cache, np.array(blocks, np.int64), nodes, before, again)
+        if self._number is None:
+            self._collect()
+            before = -1 if parent is None else self._find([parent])[0]
+            nodes = self._find(names)
+        else:
+            before = -1 if parent is None else self._number(parent)
+            nodes = [self._number(name) for name in names]
+        self._call(_cache, np.array(blocks, np.int64), np.array(nodes, np.int64), before, again)
 
     def release(self, blocks: list[int]) -> None:
-        """Nobody uses these cached blocks any more; of a chain the tail comes first."""
+        """Nobody uses these cached blocks of a request any more; of a chain the tail comes first."""
         self._call(_release, np.array(blocks, np.int64))
-
-    def settle(self) -> None:
-        """Ends the release of a request."""
-        self._call(_settle)
-        self._collect()
 
     def evict(self, count: int) -> list[int]:
         """Blocks to be used again, as the policy chooses; so many must be held."""
         blocks = np.empty(count, np.int64)
         self._call(_evict, blocks)
-        self._collect()
         return blocks.tolist()
 
     def drop(self, block: int) -> None:
         """A block is cached no longer, and not by an eviction."""
         self._call(_drop, block)
-        self._collect()
 
     def _call(self, function: Any, *arguments: Any) -> None:
         (function if self._compiled else function.py_func)(*self._pair, *arguments)
 
-    def _find(self, name: Any) -> int:
-        """The number of a node, by its name; a new one where it has none."""
-        node = self._numbers.get(name)
-        if node is None:
-            node = self._numbers[name] = self._unused.pop()
-            self._names[node] = name
-        return node
+    def _find(self, names: list[Any]) -> list[int]:
+        """The numbers of nodes, by their names; new ones where they have none."""
+        nodes, unused = [], self._unused
+        for name in names:
+            node = self._numbers.setdefault(name, unused[-1])
+            if node == unused[-1]:
+                self._names[unused.pop()] = name
+            nodes.append(node)
+        return nodes
 
     def _collect(self) -> None:
         """Takes back the numbers of forgotten nodes."""
         count = self._book.counts[FORGOTTEN]
-        if self._number is None and count:
+        if count:
             nodes = self._book.forgotten[:count].tolist()
             numbers, names = self._numbers, self._names
             for node in nodes:
@@ -132,13 +130,11 @@ class LiveBook:
 
 
 @numba.njit(cache=True)
-def _serve(book: Any, policy: Any, category: int) -> None:
-    view(policy).serving(category)
-
-
-@numba.njit(cache=True)
-def _start(book: Any, policy: Any, request: int) -> None:
-    view(policy).started(request)
+def _serve(book: Any, policy: Any, category: int, request: int) -> None:
+    policy = view(policy)
+    policy.serving(category)
+    if request >= 0:
+        policy.started(request)
 
 
 @numba.njit(cache=True)
@@ -159,12 +155,10 @@ def _cache(book: Any, policy: Any, blocks: Any, nodes: Any, parent: int, again: 
 def _release(book: Any, policy: Any, blocks: Any) -> None:
     book, policy = view(book), view(policy)
     for block in blocks:
+        if book.node[block] < 0:
+            raise ValueError("a block that is not cached cannot be held")
         book.release(policy, block)
-
-
-@numba.njit(cache=True)
-def _settle(book: Any, policy: Any) -> None:
-    view(book).settle(view(policy))
+    book.settle(policy)
 
 
 @numba.njit(cache=True)
