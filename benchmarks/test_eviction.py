@@ -1,6 +1,7 @@
 """The fast cache against kvcache-simulator's C++, policies against LRU, and vLLM's pool with and without a policy."""
 
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from vllm_sim.eviction.simulate import make_room
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 REFERENCES, CAPACITY, REPEATS = 288_500, 10_000, 9
+# With the name `lru` upstream's own queue would serve.
+LIVE = ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]
 
 
 def make_requests(references: int) -> Requests:
@@ -135,11 +138,41 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     return spent / blocks_moved
 
 
+def bytes_per_block(policy: str) -> float:
+    """Arrays of the book and the policy, and what Python keeps to find the number of a node; a full pool with ghosts.
+
+    The hashes, which vLLM keeps, are not counted.
+    """
+    capacity = CAPACITY // 5
+    names = [f"{name:>36}".encode() for name in range(4 * capacity)]
+    tracemalloc.start()
+    book = LiveBook(policy, live_room(policy, capacity))
+    for first in range(0, len(names), 100):
+        blocks = book.evict(100) if first >= capacity else list(range(first + 1, first + 101))
+        book.cache(blocks, names[first : first + 100], None, False)
+        book.release(blocks[::-1])
+    spent = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return spent / capacity
+
+
+def test_a_policy_needs_less_than_a_kilobyte_a_block() -> None:
+    for policy in LIVE:
+        bytes_per_block(policy)
+        spent = bytes_per_block(policy)
+        print(f"\n{policy}: {spent:.0f} bytes a block", end="")
+        assert spent < 1000
+
+
 def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool() -> None:
-    upstream = min(pool_seconds(None) for _ in range(3))
-    print(f"\nupstream: {upstream * 1e6:.2f} us a block", end="")
-    for policy in ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]:
+    seconds = dict.fromkeys([None, *LIVE], 1.0)
+    for policy in LIVE:
         pool_seconds(policy)
-        seconds = min(pool_seconds(policy) for _ in range(3))
-        print(f"\n{policy}: {seconds * 1e6:.2f} us a block, {seconds / upstream:.2f} times upstream's", end="")
-        assert seconds <= 5e-6
+    # One after the other in each round: what else runs on the machine meets them all.
+    for _ in range(REPEATS):
+        seconds = {policy: min(before, pool_seconds(policy)) for policy, before in seconds.items()}
+    upstream = seconds.pop(None)
+    print(f"\nupstream: {upstream * 1e6:.2f} us a block", end="")
+    for name, value in seconds.items():
+        print(f"\n{name}: {value * 1e6:.2f} us a block, {value / upstream:.2f} times upstream's", end="")
+    assert max(seconds.values()) <= 5e-6
