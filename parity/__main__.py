@@ -1,6 +1,7 @@
 """`make parity`: real model execution against the simulator, step by step; ends with 1 where anything differs.
 
-usage: python -m parity [--quick] [--no-http]      in the project's environment, after parity/install.sh
+usage: python -m parity [--quick | --startup] [--no-http] [--keep DIR]
+In the project's environment, after parity/install.sh.
 """
 
 import argparse
@@ -17,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from parity import over_http
-from parity.compare import counts, differences, hits, missing
-from parity.model import make_model
+from parity.compare import FIELDS, counts, differences, hits, missing
+from parity.model import EXPORTED, make_model
 from parity.workload import BLOCK_SIZE, Case
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,7 @@ def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[dict[
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": str(ROOT),
     }
-    if side == "simulator":
+    if side != "real":
         environment["VLLM_SIM_TRACE_PATH"] = jobs[0]["trace"]
     command = [str(python), "-m", "parity.engine", side, str(folder), model, json.dumps(jobs)]
     with log.open("w") as file:
@@ -93,6 +94,18 @@ def compare(folder: Path, cases: tuple[Case, ...]) -> list[str]:
         values = [facts["scheduler"], facts["executor"], facts["pool"], *(f"{count:,}" for count in seen.values())]
         table.add_row(case.name, *values, "no" if found else "yes")
     console.print(table)
+    return wrong
+
+
+def check_driver(folder: Path, cases: list[Case]) -> list[str]:
+    """The driver of `vllm-sim replay`, with arrivals by its virtual clock; it knows no stop tokens, only lengths."""
+    wrong = []
+    fields = tuple(name for name in FIELDS if name != "tokens")
+    for case in cases:
+        real, driven = (json.loads((folder / f"{case.name}.{side}.json").read_text()) for side in ("real", "driver"))
+        found = differences(real["steps"], driven["steps"], fields)
+        console.print(f"driver of vllm-sim replay, {case.name}: {len(driven['steps'])} steps; {len(found)} differ")
+        wrong += [f"driver, {case.name}: {line}" for line in found]
     return wrong
 
 
@@ -141,9 +154,12 @@ def check_replay(folder: Path, model: str) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m parity", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m parity", description="Real model execution against the simulator, step by step."
+    )
     parser.add_argument("--quick", action="store_true", help="two cases, and nothing else")
     parser.add_argument("--no-http", action="store_true", help="without the two servers")
+    parser.add_argument("--startup", action="store_true", help="how long a real and a simulated server take to start")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the logs and traces here")
     options = parser.parse_args()
     if not REAL_PYTHON.exists():
@@ -151,6 +167,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.keep or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
+        if options.startup:
+            over_http.measure_start(REAL_PYTHON, folder, str(EXPORTED))
+            return 0
         model = make_model(folder / "model")
         cases = (BUSY[0], BUSY[2]) if options.quick else BUSY + SERIAL
         for case in cases:  # the CPU build starts one engine in a process
@@ -162,7 +181,11 @@ def main() -> int:
             for case in (late, other)
         ]
         run_side(Path(sys.executable), "simulator", folder, model, jobs)
-        wrong = compare(folder, cases) + check_wrong(folder, [late, other])
+        driven = [case for case in cases if case.policy == "lru" and not case.async_scheduling]
+        for case in driven:
+            job = {"case": asdict(case), "trace": str(folder / f"{case.name}.jsonl")}
+            run_side(Path(sys.executable), "driver", folder, model, [job])
+        wrong = compare(folder, cases) + check_driver(folder, driven) + check_wrong(folder, [late, other])
         if not options.quick:
             wrong += check_replay(folder, model)
             if not options.no_http:

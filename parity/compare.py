@@ -6,10 +6,10 @@ Step = dict[str, Any]
 FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "tokens")
 
 
-def differences(real: list[Step], simulated: list[Step], limit: int = 5) -> list[str]:
+def differences(real: list[Step], simulated: list[Step], fields: tuple[str, ...] = FIELDS, limit: int = 5) -> list[str]:
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
-    A step is compared in all of FIELDS: who is scheduled, with how many tokens and computed tokens, in which blocks,
+    A step is compared in all `fields`: who is scheduled, with how many tokens and computed tokens, in which blocks,
     who is preempted, resumed or has finished, which hashes are removed, and which tokens come out.
     """
     if not real:
@@ -20,7 +20,7 @@ def differences(real: list[Step], simulated: list[Step], limit: int = 5) -> list
     for number, (one, other) in enumerate(zip(real, simulated, strict=False)):
         found += [
             f"step {number}, {name}: {_short(one[name])}, and {_short(other[name])} in the simulator"
-            for name in FIELDS
+            for name in fields
             if one[name] != other[name]
         ]
         if len(found) >= limit:

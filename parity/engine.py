@@ -7,10 +7,12 @@ for both. Time is counted in calls of the engine's step function, so the host's 
 usage: python -m parity.engine real|simulator FOLDER MODEL CASES.json
 """
 
+import functools
 import heapq
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +65,7 @@ def make_core(case: Case, model: str, is_real: bool) -> Any:
 
 
 class Recorder:
-    """Keeps what each call of a scheduler's schedule() decided, and which hashes were removed meanwhile."""
+    """Keeps what each call of a scheduler's schedule() decided, what hashes were removed, what tokens came out."""
 
     def __init__(self, core: Any):
         self.steps: list[Step] = []
@@ -87,6 +89,17 @@ class Recorder:
             self._preempted.append(request.request_id)
             return preempt(request, *args, **kwargs)
 
+        step_fn = core.step_fn
+
+        @functools.wraps(step_fn)
+        def recorded_step() -> Any:
+            outputs, executed = step_fn()
+            for output in (one for group in (outputs or {}).values() for one in group.outputs):
+                reason = None if output.finish_reason is None else str(output.finish_reason)
+                self.steps[-1]["tokens"][output.request_id] = [list(output.new_token_ids), reason]
+            return outputs, executed
+
+        core.step_fn = recorded_step
         scheduler.schedule = recorded_schedule
         pool._remove_cached_block_hashes = recorded_remove
         scheduler._preempt_request = recorded_preempt
@@ -113,14 +126,9 @@ class Recorder:
         self.steps.append(step)
         self._evicted, self._preempted = [], []
 
-    def sampled(self, name: str, tokens: list[int], reason: Any) -> None:
-        """Tokens that came out of the last call, and the reason of the end or None."""
-        self.steps[-1]["tokens"][name] = [list(tokens), None if reason is None else str(reason)]
 
-
-def serve(core: Any, case: Case, asks: list[Ask]) -> tuple[list[Step], dict[int, tuple[list[int], list[int]]]]:
-    """Serves all requests; returns the steps, and prompt and answer of each row."""
-    recorder = Recorder(core)
+def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], list[int]]]:
+    """Serves all requests; returns prompt and answer of each row."""
     waiting = {ask.after_row: ask for ask in asks if ask.after_row is not None}
     due = [(ask.step, ask.row) for ask in asks if ask.after_row is None]
     heapq.heapify(due)
@@ -132,8 +140,8 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> tuple[list[Step], dict[int,
             now = max(now, due[0][0])
         while due and due[0][0] <= now and (case.concurrency is None or len(running) < case.concurrency):
             ask = asks[heapq.heappop(due)[1]]
-            before = sum(served[ask.after_row], []) if ask.after_row is not None else []
-            served[ask.row] = (before + ask.tokens, [])
+            prompt, answer = ([], []) if ask.after_row is None else served[ask.after_row]
+            served[ask.row] = (prompt + answer + ask.tokens, [])
             running.add(str(ask.row))
             core.add_request(*core.preprocess_add_request(_request(ask, served[ask.row][0])))
         outputs, executed = core.step_fn()
@@ -141,12 +149,11 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> tuple[list[Step], dict[int,
         now += 1
         for output in (one for group in (outputs or {}).values() for one in group.outputs):
             served[int(output.request_id)][1].extend(output.new_token_ids)
-            recorder.sampled(output.request_id, output.new_token_ids, output.finish_reason)
             if output.finish_reason is not None:
                 running.remove(output.request_id)
                 if (ask := waiting.get(int(output.request_id))) is not None:
                     heapq.heappush(due, (now + ask.step, ask.row))
-    return recorder.steps, served
+    return served
 
 
 def _request(ask: Ask, prompt: list[int]) -> Any:
@@ -195,10 +202,20 @@ def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None
     """Runs a case and writes its log; on the real side its trace too."""
     if trace is not None:
         os.environ["VLLM_SIM_TRACE_PATH"] = str(trace)
-    core = make_core(case, model, is_real=trace is None)
+    if side == "driver":
+        from parity.simulator import make_driver
+
+        assert trace is not None
+        driver, arrivals = make_driver(case, model, trace)
+        core, recorder = driver.core, Recorder(driver.core)
+        run: Callable[[], Any] = lambda: list(driver.run(arrivals))  # noqa: E731
+    else:
+        core = make_core(case, model, is_real=trace is None)
+        recorder = Recorder(core)
+        run = functools.partial(serve, core, case, make_asks(case.seed))
     try:
-        steps, served = serve(core, case, make_asks(case.seed))
-        log = {"facts": facts(core), "steps": steps}
+        served = run()
+        log = {"facts": facts(core), "steps": recorder.steps}
     finally:
         core.shutdown()
     if trace is None:

@@ -26,12 +26,14 @@ ROOT = Path(__file__).parents[1]
 CAPACITY_BLOCKS = 60
 SESSIONS, TURNS = 35, 3
 START_SECONDS = 400
-WORDS = "block request prefix hit cache turn answer token model server queue evict free the a of and".split()
+WORDS = ("block", "request", "prefix", "hit", "cache", "turn", "answer", "token", "queue", "evict", "free", "the", "of")
 
 
 @contextmanager
-def serve(python: Path, model: str, trace: Path | None, log: Path) -> Iterator[str]:
-    """A server; yields its address. trace: the simulator's, None for real execution."""
+def serve(
+    python: Path, model: str, trace: Path | None, log: Path, dtype: str = "float32"
+) -> Iterator[tuple[str, float]]:
+    """A server; yields its address and the seconds until it answered. trace: None for real execution."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -41,12 +43,13 @@ def serve(python: Path, model: str, trace: Path | None, log: Path) -> Iterator[s
         environment["VLLM_SIM_TRACE_PATH"] = str(trace)
     command = [
         *(str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "tiny"),
-        *("--load-format", "dummy", "--dtype", "float32", "--enforce-eager", "--block-size", str(BLOCK_SIZE)),
+        *("--load-format", "dummy", "--dtype", dtype, "--enforce-eager", "--block-size", str(BLOCK_SIZE)),
         *("--num-gpu-blocks-override", str(CAPACITY_BLOCKS + 1), "--gpu-memory-utilization", "0.3"),
         *("--max-model-len", "1024", "--max-num-seqs", "4", "--max-num-batched-tokens", "256"),
         *("--no-async-scheduling", "--enable-prompt-tokens-details", "--generation-config", "vllm"),
         *("--host", "localhost", "--port", str(port)),
     ]
+    start = time.monotonic()
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -64,7 +67,7 @@ def serve(python: Path, model: str, trace: Path | None, log: Path) -> Iterator[s
             time.sleep(0.2)
         else:
             raise SystemExit(f"the server does not answer after {START_SECONDS} s: {log}")
-        yield address
+        yield address, time.monotonic() - start
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(60)
@@ -110,12 +113,12 @@ def ask_all(address: str) -> list[dict[str, Any]]:
 
 def check(real_python: Path, folder: Path, model: str) -> list[str]:
     """Serves the same requests really and simulated; returns what differs."""
-    with serve(real_python, model, None, folder / "real-server.log") as address:
+    with serve(real_python, model, None, folder / "real-server.log") as (address, _):
         real = ask_all(address)
     trace = folder / "http.jsonl"
     names = ("prompt_token_ids", "response_token_ids", "finish_reason")
     trace.write_text("".join(json.dumps({name: answer[name] for name in names}) + "\n" for answer in real))
-    with serve(Path(sys.executable), model, trace, folder / "simulator-server.log") as address:
+    with serve(Path(sys.executable), model, trace, folder / "simulator-server.log") as (address, _):
         simulated = ask_all(address)
     wrong = [
         f"HTTP request {number}, {name}: {one[name]!r:.200}, and {other[name]!r:.200} in the simulator"
@@ -128,3 +131,22 @@ def check(real_python: Path, folder: Path, model: str) -> list[str]:
         f"over HTTP: {len(real)} requests on one connection, {cached:,} cached tokens; {len(wrong)} differences"
     )
     return wrong[:5] + ([] if cached else ["HTTP: no token was cached, nothing was compared"])
+
+
+def measure_start(real_python: Path, folder: Path, model: str) -> None:
+    """Prints how long servers of a model take until they answer, same options: real (random weights), simulated.
+
+    Each is started twice and the second start counts: the first one fills caches.
+    """
+    trace = folder / "start.jsonl"
+    trace.write_text(json.dumps({"prompt": "hehe", "response": "hahaha!"}) + "\n")
+    sides = {"real": (real_python, None), "simulator": (Path(sys.executable), trace)}
+    seconds = {}
+    for name, (python, answers) in sides.items():
+        for _ in range(2):
+            with serve(python, model, answers, folder / f"{name}-start.log", "bfloat16") as (_, seconds[name]):
+                pass
+    Console(width=150).print(
+        f"start-up, {Path(model).name}: real {seconds['real']:.1f} s, simulator {seconds['simulator']:.1f} s; "
+        f"ratio {seconds['simulator'] / seconds['real']:.2f}"
+    )

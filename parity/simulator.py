@@ -1,10 +1,14 @@
-"""The simulator's executor in a comparison, and one that is wrong on purpose."""
+"""The simulator in a comparison: its executor, one that is wrong on purpose, and the driver of `vllm-sim replay`."""
+
+from pathlib import Path
 
 from vllm.sampling_params import SamplingParams
 
-from vllm_sim.engine.driver import RowExecutor
+from parity.workload import Case, make_asks
+from vllm_sim.engine.driver import Arrival, Driver, RowExecutor, Setup, make_core
+from vllm_sim.trace.tokens import load_tokenised
 
-__all__ = ["LateExecutor", "RowExecutor"]
+__all__ = ["LateExecutor", "RowExecutor", "make_driver"]
 
 
 class LateExecutor(RowExecutor):
@@ -14,3 +18,25 @@ class LateExecutor(RowExecutor):
         super()._answer(request_id, prompt_tokens, row, params)
         answer = self._running[request_id]
         answer.tokens = [answer.tokens[0], *answer.tokens]
+
+
+def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arrival]]:
+    """The driver over a case's trace, each step a millisecond long: rows arrive when they did on the real side."""
+    setup = Setup(
+        capacity_blocks=case.capacity_blocks,
+        block_size=case.block_size,
+        max_model_len=case.max_model_len,
+        model_positions=case.max_model_len,
+        max_num_seqs=case.max_num_seqs,
+        max_num_batched_tokens=case.max_num_batched_tokens,
+        seed=case.seed,
+    )
+    asks = make_asks(case.seed)
+    driver = Driver(
+        make_core(trace, model, setup),
+        load_tokenised(trace, model),
+        lambda load: 1.0,
+        [(None, 0)] * len(asks),
+        case.concurrency,
+    )
+    return driver, [Arrival(ask.row, ask.after_row, float(ask.step)) for ask in asks]

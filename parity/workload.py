@@ -66,10 +66,7 @@ def make_asks(seed: int, sessions: int = 70) -> list[Ask]:
     step = 0
     for session in range(sessions):
         step += rng.choice((0, 0, 2, 9))
-        if session % 10 == 3:
-            first = repeated
-        else:
-            first = rng.choice(systems) + text(rng.choice((8, 25, 60, 300)))
+        first = repeated if session % 10 == 3 else rng.choice(systems) + text(rng.choice((8, 25, 60, 300)))
         for turn in range(TURNS):
             asks.append(
                 Ask(

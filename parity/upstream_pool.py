@@ -1,0 +1,75 @@
+"""A pytest plugin for upstream's own tests: our block pool, under LRU written on our interface, wherever it can serve.
+
+Loaded with `-p parity.upstream_pool`; it acts where VLLM_SIM_TEST_POOL is set. A cache that our pool refuses (several
+groups, no full attention, no prefix caching) keeps upstream's; the last line says how many of each there were.
+"""
+
+import functools
+import itertools
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+pools: Counter[str] = Counter()
+
+
+def pytest_configure() -> None:
+    if os.environ.get("VLLM_SIM_TEST_POOL"):
+        _put_pool()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    terminalreporter.write_line(f"pools: {pools['ours']} ours, {pools['refused']} refused")
+
+
+@pytest.fixture
+def caplog_vllm(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """Upstream's conftest, which imports more than is installed here, has it under this name."""
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)
+    with caplog.at_level(logging.INFO):
+        yield caplog
+
+
+def _put_pool() -> None:
+    from vllm.v1.core import block_pool
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+
+    from vllm_sim.engine.pool import PolicyBlockPool, adopt, check_supported
+    from vllm_sim.eviction.live import LiveBook, live_room
+
+    def book(pool: Any) -> LiveBook:
+        return LiveBook("lru", live_room("lru", pool.num_gpu_blocks - 1))
+
+    def describe() -> Callable[[Any], tuple[int, int]]:
+        numbers = itertools.count()
+        return lambda request: (next(numbers), 0)
+
+    upstream = KVCacheManager.__init__
+
+    @functools.wraps(upstream)
+    def init_manager(self: Any, *args: Any, **kwargs: Any) -> None:
+        upstream(self, *args, **kwargs)
+        try:
+            check_supported(self)
+        except ValueError:
+            pools["refused"] += 1
+        else:
+            pools["ours"] += 1
+            adopt(self, book(self.block_pool), describe())
+
+    class LruBlockPool(PolicyBlockPool):
+        """What a test gets that makes a pool without a manager."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            pools["ours"] += 1
+            self.adopt(book(self), describe())
+
+    KVCacheManager.__init__ = init_manager
+    block_pool.BlockPool = LruBlockPool  # the coordinator, whose pool the manager adopts, has upstream's already

@@ -1,0 +1,118 @@
+"""Upstream's own tests on cache and scheduler: plain, with the plugin active, and with our block pool under LRU.
+
+They are run from vLLM's source distribution in the second environment; the tests that pass must be the same three
+times. No model hub is needed: the one model whose configuration most of them ask for, OPT-125m, is written from the
+defaults of transformers, which are its values. Tests that need another model or a GPU fail in all three runs.
+
+usage: python -m parity.upstream_tests [SDIST]      SDIST: vllm-0.32.0.tar.gz, else pip downloads it
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+from rich.console import Console
+
+ROOT = Path(__file__).parents[1]
+PYTHON = ROOT / ".venv-parity" / "bin" / "python"
+FOLDER = ROOT / ".venv-parity" / "upstream"
+VERSION = "0.32.0"
+FILES = (
+    "test_prefix_caching",
+    "test_kv_cache_utils",
+    "test_single_type_kv_cache_manager",
+    "test_kv_cache_metrics",
+    "test_prefix_replay",
+    "test_deferred_block_free",
+    "test_scheduler",
+    "test_async_scheduler",
+    "test_priority_scheduler_random",
+    "test_priority_preemption_bug",
+    "test_swa_inflight_window_free",
+)
+RUNS = {
+    "plain": {"VLLM_PLUGINS": ""},
+    "plugin active": {"VLLM_SIM_TRACE_PATH": str(ROOT / "trace.jsonl")},
+    "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1"},
+}
+MAKE_MODEL = """
+import sys
+from transformers import OPTConfig
+OPTConfig(architectures=["OPTForCausalLM"]).save_pretrained(sys.argv[1])
+"""
+
+
+def download() -> Path:
+    """vLLM's source distribution, once; pip looks at its metadata, for which no kernel is built."""
+    path = FOLDER / f"vllm-{VERSION}.tar.gz"
+    if not path.exists():
+        environment = os.environ | {
+            "VLLM_TARGET_DEVICE": "empty",
+            "VLLM_VERSION_OVERRIDE": VERSION,
+            "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",
+        }
+        options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "vllm", "--dest", str(FOLDER))
+        subprocess.run([PYTHON, "-m", "pip", "download", *options, f"vllm=={VERSION}"], env=environment, check=True)
+    return path
+
+
+def unpack(sdist: Path) -> None:
+    """The folder `tests` alone: beside it the sources would hide the installed vLLM."""
+    with tarfile.open(sdist) as archive:
+        for member in archive:
+            member.name = member.name.partition("/")[2]
+            if member.name.startswith("tests/"):
+                archive.extract(member, FOLDER, filter="data")
+
+
+def make_hub() -> None:
+    """A model hub's cache that holds the configuration of facebook/opt-125m."""
+    repository = FOLDER / "hub" / "models--facebook--opt-125m"
+    (repository / "refs").mkdir(parents=True, exist_ok=True)
+    (repository / "refs" / "main").write_text("0")
+    subprocess.run([PYTHON, "-c", MAKE_MODEL, repository / "snapshots" / "0"], check=True)
+
+
+def run(name: str) -> tuple[set[str], str]:
+    """The names of the tests that pass in a run, and what its last line tells of pools."""
+    report = FOLDER / f"{name}.xml"
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
+    environment |= {"HF_HUB_CACHE": str(FOLDER / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | RUNS[name]
+    command = [PYTHON, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "parity.upstream_pool"]
+    command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in FILES)]
+    report.unlink(missing_ok=True)
+    done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
+    if not report.exists():
+        raise SystemExit(f"pytest did not finish:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
+    (FOLDER / f"{name}.log").write_text(done.stdout)
+    pools = next((line for line in done.stdout.splitlines() if line.startswith("pools:")), "")
+    return {
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in ElementTree.parse(report).iter("testcase")
+        if not len(case) or {child.tag for child in case} <= {"properties", "system-out", "system-err"}
+    }, pools
+
+
+def main() -> int:
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    unpack(Path(sys.argv[1]) if len(sys.argv) > 1 else download())
+    make_hub()
+    console = Console(width=150)
+    plain: set[str] = set()
+    differs = False
+    for name in RUNS:
+        passed, pools = run(name)
+        console.print(f"{name:14} {len(passed)} tests pass; {pools}", highlight=False)
+        plain = plain or passed
+        for test in sorted(plain ^ passed):
+            differs = True
+            console.print(f"    {'passes only' if test in passed else 'does not pass'} here: {test}", markup=False)
+    console.print("the same tests pass" if not differs and plain else "NOT the same tests pass")
+    return 1 if differs or not plain else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
