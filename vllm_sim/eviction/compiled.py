@@ -10,18 +10,20 @@ structref each access of an array counts references, which took more than half o
 which the caller holds, keeps the arrays alive. A jitclass cannot be cached: every process would compile it again.
 
 numba's cache looks at the file of the compiled function alone and would serve a kernel with an old policy in it. The
-name of a structure therefore carries a digest of its class's sources: a change in any of them is another type.
+name of a structure therefore carries a digest of its class's sources: a change in any of them is another type. And it
+reads the types of all that was ever compiled: those of a class that this process has not imported stay unread.
 """
 
 import hashlib
 import inspect
+import pickle
 import sys
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, serialize
 from numba.core.datamodel import models
 from numba.core.extending import (
     infer_getattr,
@@ -83,9 +85,32 @@ def compiled(cls: type[_T]) -> type[_T]:
 def _declare(cls: type, suffix: str, base: type, namespace: dict[str, Any]) -> type:
     """A type of numba's, in the module of the class: cached signatures are unpickled by name."""
     name = cls.__name__ + suffix
-    made = type(name, (base,), {"__module__": cls.__module__, "__qualname__": name} | namespace)
+    names = {"__module__": cls.__module__, "__qualname__": name, "__reduce__": _reduce}
+    made = type(name, (base,), names | namespace)
     setattr(sys.modules[cls.__module__], name, made)
     return made
+
+
+def _reduce(self: Any) -> Any:
+    return _revive, (type(self).__module__, serialize.dumps(types.Type.__reduce__(self)))
+
+
+def _revive(module: str, pickled: bytes) -> Any:
+    if module not in sys.modules:
+        return Unread(module, pickled)
+    revive, arguments = pickle.loads(pickled)
+    return revive(*arguments)
+
+
+class Unread(types.Type):
+    """A type in the index of numba's cache whose class was not imported, or is no more: nothing can ask for it here."""
+
+    def __init__(self, module: str, pickled: bytes):
+        self.arguments = module, pickled
+        super().__init__(f"unread {module} {hashlib.sha256(pickled).hexdigest()}")
+
+    def __reduce__(self) -> Any:
+        return _revive, self.arguments
 
 
 def _always(function: Any) -> Any:

@@ -1,6 +1,12 @@
-"""Policies by name: a line for each."""
+"""Policies by name: a line for each of this package's, and what installed packages register under the entry point group
+`vllm_sim.eviction_policies`, as in their pyproject.toml:
+
+    [project.entry-points."vllm_sim.eviction_policies"]
+    mine = "my_package.my_module:MyPolicy"
+"""
 
 import importlib
+import importlib.metadata
 import inspect
 from typing import Any
 
@@ -19,6 +25,12 @@ POLICIES = {
 }
 
 
+def registered() -> dict[str, str]:
+    """The path `module:Class` of every policy that has a name; this package's names cannot be taken."""
+    installed = importlib.metadata.entry_points(group="vllm_sim.eviction_policies")
+    return {point.name: point.value for point in installed} | POLICIES
+
+
 def find_policy(name: str) -> type[Policy]:
     """The class of a policy.
 
@@ -28,10 +40,10 @@ def find_policy(name: str) -> type[Policy]:
     Raises:
         ValueError: there is none.
     """
-    path = POLICIES.get(name, name)
+    path = POLICIES.get(name) or (name if ":" in name else registered().get(name, name))
     module, colon, cls = path.partition(":")
     if not colon:
-        raise ValueError(f"policy is {name!r}; allowed: {', '.join(POLICIES)}, or module:Class")
+        raise ValueError(f"policy is {name!r}; allowed: {', '.join(registered())}, or module:Class")
     try:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

@@ -1,0 +1,88 @@
+"""What the policies count, recounted from the outside after random requests."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.eviction.test_policies import random_requests
+from vllm_sim.eviction import arc, kernel, s3fifo, slru
+from vllm_sim.eviction.book import Book
+from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.registry import make_policy
+from vllm_sim.eviction.simulate import make_room
+
+CAPACITY = 12
+
+
+def served(policy: str, chains: Chains, capacity: int = CAPACITY) -> tuple[Any, Book]:
+    """The policy and the book after all requests, in plain Python."""
+    ranker: Any = make_policy(policy, make_room(chains, policy, capacity))
+    book = Book(capacity, chains.working_set, ranker, recycle=False)
+    kernel.serve.py_func(book, ranker, chains, capacity, np.zeros((chains.need.size, 6), np.int64))
+    return ranker, book
+
+
+def single_blocks(blocks: str) -> Chains:
+    """Requests of one raw block each, named by letters; nodes are numbered as they appear."""
+    zeros = np.zeros(len(blocks), np.int64)
+    ids = np.array([ord(block) for block in blocks], np.int64)
+    return link(Requests(ids, np.arange(len(blocks) + 1), zeros + 1, zeros, zeros, zeros), 1, raw=True)
+
+
+def test_lfu_counts_every_request_that_uses_a_node() -> None:
+    policy, _ = served("lfu", single_blocks("abacabb"))
+    assert policy.count.tolist() == [3, 3, 1]
+    # b is evicted by c and begins anew.
+    policy, _ = served("lfu", single_blocks("aabcab"), capacity=2)
+    assert policy.count.tolist()[:2] == [3, 1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_arc_counts_cached_nodes_and_ghosts_of_both_kinds(seed: int) -> None:
+    policy, book = served("arc", link(random_requests(seed), 4))
+    cached = book.first >= 0
+    for kind in (arc.ONCE, arc.AGAIN):
+        assert policy.cached_nodes[kind] == (cached & (policy.kind == kind)).sum() > 0
+        assert policy.ghost_nodes[kind] == (policy.is_ghost & (policy.kind == kind)).sum()
+    assert policy.ghost_nodes.sum() == book.ghost.size > 0
+    assert not (policy.is_ghost & cached).any()
+    assert 0 <= policy.target <= CAPACITY
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_slru_protects_no_more_nodes_than_its_share_once_it_evicts(seed: int) -> None:
+    policy, book = served("slru", link(random_requests(seed), 4))
+    cached = np.flatnonzero(book.first >= 0)
+    protected = [node for node in cached if policy.segment[node] == slru.PROTECTED]
+    assert policy.protected.size == len(protected) > 0
+    assert all(policy.protected.holds(node) for node in protected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_s3fifo_counts_the_small_queue_and_at_most_three_uses(seed: int) -> None:
+    policy, book = served("s3fifo", link(random_requests(seed), 4))
+    cached = book.first >= 0
+    assert policy.small_nodes == (cached & (policy.in_queue == s3fifo.SMALL)).sum()
+    assert policy.is_ghost.sum() == book.ghost.size > 0
+    policy, _ = served("s3fifo", single_blocks("abaaaaaab"))
+    assert policy.uses.tolist() == [3, 1]
+
+
+def test_wa_counts_releases_reuses_and_the_time_between() -> None:
+    # Beside the two trials, one success and 12 blocks of time that each category begins with: a is released three
+    # times and used again twice, after one computed block and after none; b and c are released once.
+    policy, _ = served("wa", single_blocks("abaac"))
+    assert policy.released_nodes.tolist() == [2 + 5]
+    assert policy.reused_nodes.tolist() == [1 + 2]
+    assert policy.waited.tolist() == [CAPACITY + 1 + 0]
+
+
+def test_fifo_keeps_the_arrival_of_a_node_that_is_used_again() -> None:
+    policy, _ = served("fifo", single_blocks("abac"))
+    assert policy.arrival.tolist() == [1, 2, 3]
+
+
+def test_opt_has_no_use_ahead_when_all_requests_are_served() -> None:
+    policy, _ = served("opt", single_blocks("abcab"))
+    assert policy.next.tolist() == policy.end.tolist() == [2, 4, 5]

@@ -1,0 +1,90 @@
+"""A user's own policy: by its path, plain or compiled, and by the name that an installed package registers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.eviction.test_policies import random_requests
+from vllm_sim.eviction.chains import link
+from vllm_sim.eviction.lru import Lru
+from vllm_sim.eviction.registry import find_policy
+from vllm_sim.eviction.simulate import simulate
+
+PLAIN, COMPILED = (f"tests.eviction.user_policies:{name}" for name in ("MostRecent", "CompiledMostRecent"))
+
+SOURCE = """
+from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.policy import Policy
+
+@compiled
+class Mine(Policy):
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        return 0, -stamp
+"""
+
+
+class Ranked(Lru):
+    """Wants a list, and ranks."""
+
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        return 0, -stamp
+
+
+def test_plain_python_and_compiled_code_hit_the_same() -> None:
+    for seed in range(5):
+        chains = link(random_requests(seed), 4)
+        plain, compiled = simulate(chains, PLAIN, 9), simulate(chains, COMPILED, 9)
+        assert np.array_equal(plain.hit, compiled.hit)
+        assert plain.evicted_blocks == compiled.evicted_blocks > 0
+        assert not np.array_equal(plain.hit, simulate(chains, "lru", 9).hit)
+
+
+def test_a_policy_in_order_that_ranks_is_refused() -> None:
+    with pytest.raises(ValueError, match="is in_order and ranks blocks"):
+        simulate(link(random_requests(0), 4), f"{__name__}:Ranked", 9)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An installed package that registers a policy, and one by a name that is taken."""
+    (tmp_path / "their_policies.py").write_text(SOURCE)
+    info = tmp_path / "their_policies-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: their-policies\nVersion: 1.0\n")
+    points = "[vllm_sim.eviction_policies]\nmine = their_policies:Mine\nlru = their_policies:Mine\n"
+    (info / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    return tmp_path
+
+
+def test_an_installed_package_registers_a_policy_by_name(package: Path) -> None:
+    chains = link(random_requests(0), 4)
+    assert np.array_equal(simulate(chains, "mine", 9).hit, simulate(chains, PLAIN, 9).hit)
+    with pytest.raises(ValueError, match=r"policy is 'yours'; allowed: .*mine.*, or module:Class"):
+        find_policy("yours")
+
+
+def test_an_installed_package_cannot_take_a_name_of_ours(package: Path) -> None:
+    assert find_policy("lru") is Lru
+
+
+def test_a_compiled_policy_that_is_gone_leaves_the_compiler_s_cache_whole(tmp_path: Path) -> None:
+    (tmp_path / "gone.py").write_text(SOURCE)
+    script = (
+        "import sys; from tests.eviction.test_policies import link, random_requests, simulate;"
+        "print(simulate(link(random_requests(0), 4), sys.argv[1], 9).hit.sum())"
+    )
+    root = Path(__file__).parents[2]
+
+    def hits(policy: str, path: str) -> int:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{root}{path}"}
+        command = [sys.executable, "-c", script, policy]
+        return int(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+
+    with_it = hits("gone:Mine", f":{tmp_path}")
+    assert hits("lru", "") != with_it
+    assert hits("gone:Mine", f":{tmp_path}") == with_it
