@@ -1,0 +1,175 @@
+"""The book under every policy against a model in plain Python, whatever requests do at the same time."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.registry import POLICIES, find_policy
+
+BLOCKS = 8
+ONLINE = [name for name in POLICIES if name != "opt"]
+# A subclass that is not declared for the compiler runs as plain Python.
+for _name in ONLINE:
+    setattr(sys.modules[__name__], f"plain_{_name}", type(f"plain_{_name}", (find_policy(_name),), {}))
+
+Name = tuple[int, ...]
+
+
+@dataclass
+class Running:
+    """A request: the blocks of its chain, the first `cached` of which are cached."""
+
+    ids: Name
+    blocks: list[int]
+    cached: int
+    returned: bool = False
+    names: list[Name] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.names = [self.ids[: end + 1] for end in range(len(self.ids))]
+
+
+class BookMachine(RuleBasedStateMachine):
+    """Two books, one compiled and one in plain Python, do the same; the model says what must hold of both."""
+
+    policy = "lru"
+
+    def __init__(self) -> None:
+        super().__init__()
+        room = live_room(self.policy, BLOCKS)
+        self.books = [LiveBook(self.policy, room), LiveBook(f"{__name__}:plain_{self.policy}", room)]
+        self.blank = list(range(1, BLOCKS + 1))
+        self.copies: dict[Name, list[int]] = {}
+        self.name: dict[int, Name] = {}
+        self.users: dict[int, int] = {}
+        self.running: list[Running] = []
+        self.started = self.evicted = 0
+        self.dropped = False
+
+    def tell(self, act: Callable[[LiveBook], Any]) -> Any:
+        """Both books do it, with the same result."""
+        first, second = (act(book) for book in self.books)
+        assert first == second
+        return first
+
+    def is_leaf(self, block: int) -> bool:
+        name = self.name[block]
+        has_child = any(other[:-1] == name for other in self.copies)
+        return not has_child or len(self.copies[name]) > 1
+
+    def take(self) -> int:
+        """A block without a hash if there is one, else an evicted one."""
+        if self.blank:
+            return self.blank.pop()
+        leaves = {block for block, users in self.users.items() if not users and self.is_leaf(block)}
+        block = self.tell(lambda book: book.evict(1))[0]
+        assert block in leaves
+        self.evicted += 1
+        self.forget(block)
+        return int(block)
+
+    def forget(self, block: int) -> None:
+        name = self.name.pop(block)
+        del self.users[block]
+        self.copies[name].remove(block)
+        if not self.copies[name]:
+            del self.copies[name]
+
+    def admit(self, ids: Name, returned: bool) -> None:
+        request = Running(ids, [], 0, returned)
+        hits = 0
+        while hits < len(ids) and request.names[hits] in self.copies:
+            hits += 1
+        hit = [self.copies[name][0] for name in request.names[:hits]]
+        free = sum(not users and block not in hit for block, users in self.users.items())
+        if len(self.blank) + free < len(ids) - hits:
+            return
+        self.tell(lambda book: book.serve(0, -1 if returned else self.started))
+        self.started += 1
+        self.tell(lambda book: book.touch(hit, returned))
+        for block in hit:
+            self.users[block] += 1
+        request.blocks, request.cached = [*hit, *(-1 for _ in ids[hits:])], hits
+        for i in range(hits, len(ids)):
+            request.blocks[i] = self.take()
+        self.running.append(request)
+
+    @rule(ids=st.lists(st.integers(0, 1), min_size=1, max_size=5).map(tuple))
+    def start(self, ids: Name) -> None:
+        self.admit(ids, returned=False)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def compute(self, data: st.DataObject) -> None:
+        """A request computes some of its blocks."""
+        request = data.draw(st.sampled_from(self.running))
+        end = data.draw(st.integers(request.cached, len(request.ids)))
+        blocks, names = request.blocks[request.cached : end], request.names[request.cached : end]
+        parent = request.names[request.cached - 1] if request.cached else None
+        if not blocks or (parent and parent not in self.copies):
+            return
+        self.tell(lambda book: book.cache(blocks, names, parent, request.returned))
+        for block, name in zip(blocks, names, strict=True):
+            self.copies.setdefault(name, []).append(block)
+            self.name[block], self.users[block] = name, 1
+        request.cached = end
+
+    def release(self, request: Running) -> None:
+        self.running.remove(request)
+        self.blank += reversed(request.blocks[request.cached :])
+        for block in request.blocks[: request.cached]:
+            self.users[block] -= 1
+        free = [block for block in reversed(request.blocks[: request.cached]) if not self.users[block]]
+        self.tell(lambda book: book.release(free))
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), comes_back=st.booleans())
+    def end(self, data: st.DataObject, comes_back: bool) -> None:
+        """A request ends, or is preempted and comes back."""
+        request = data.draw(st.sampled_from(self.running))
+        self.release(request)
+        if comes_back:
+            self.admit(request.ids, returned=True)
+
+    @precondition(lambda self: any(not users for users in self.users.values()))
+    @rule(data=st.data())
+    def drop(self, data: st.DataObject) -> None:
+        """A held block loses its hash from outside, whether it is a leaf or not."""
+        block = data.draw(st.sampled_from(sorted(block for block, users in self.users.items() if not users)))
+        self.tell(lambda book: book.drop(block))
+        self.dropped = True
+        self.forget(block)
+        self.blank.append(block)
+
+    @precondition(lambda self: not self.running and self.users)
+    @rule()
+    def reset(self) -> None:
+        for block in self.tell(lambda book: book.held()):
+            self.tell(lambda book, block=block: book.drop(block))
+            self.forget(block)
+            self.blank.append(block)
+        assert not self.users
+
+    @invariant()
+    def nothing_is_lost_or_doubled(self) -> None:
+        held = {block for block, users in self.users.items() if not users}
+        assert set(self.tell(lambda book: book.held())) == held
+        for block in range(1, BLOCKS + 1):
+            assert self.tell(lambda book, block=block: book.caches(block)) == (block in self.users)
+            assert self.tell(lambda book, block=block: book.holds(block)) == (block in held)
+        assert self.tell(lambda book: book.evicted_blocks) == self.evicted
+        orphans = self.tell(lambda book: book.orphan_blocks)
+        assert self.dropped or not orphans
+
+
+@pytest.mark.parametrize("policy", ONLINE)
+def test_only_leaves_that_nobody_uses_are_evicted_and_nothing_is_lost(policy: str) -> None:
+    machine = type(f"Machine_{policy}", (BookMachine,), {"policy": policy})
+    run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
