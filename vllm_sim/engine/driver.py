@@ -79,6 +79,7 @@ class Driver:
         concurrency: Rows that may be served at once; None for no bound.
         progress: Called with the number of rows done.
         on_step: Called after each step that computed something.
+        attribution: Whether a ledger is kept of why blocks were not hit.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Driver:
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
         on_step: Callable[[Step], None] | None = None,
+        attribution: bool = True,
     ):
         assert isinstance(core.model_executor, RowExecutor)
         self.core, self.trace, self.step_ms, self.salts = core, trace, step_ms, salts
@@ -99,12 +101,14 @@ class Driver:
         self.block_size = config.cache_config.block_size
         self.capacity_blocks = config.cache_config.num_gpu_blocks_override - 1
         self.ledger: Ledger | None = None
-        if config.kv_events_config is not None:
+        if attribution:
             self.ledger = Ledger(self.block_size)
             self.ledger.watch(core.scheduler.kv_cache_manager)
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
+        self._silent: set[str] = set()
+        """Requests without a token yet."""
         self._batches: deque[Load] = deque()
         """Loads of the steps that are scheduled and have not ended; two at most, and one but for an instant."""
 
@@ -155,6 +159,7 @@ class Driver:
                 continue
             self._running[request.request_id] = served
             self._requests[request.request_id] = request
+            self._silent.add(request.request_id)
             self.core.add_request(request, wave)
         return rejected
 
@@ -192,13 +197,14 @@ class Driver:
         if len(self._batches) > len(self.core.batch_queue or ()):
             self._pass(self._batches.popleft())
         ended = []
-        for output in (one for group in (outputs or {}).values() for one in group.outputs):
-            served = self._running[output.request_id]
-            if output.new_token_ids and not served.output_tokens:
-                served.first_token_ms = self.now_ms
-            served.output_tokens += len(output.new_token_ids)
-            if output.finish_reason is not None:
-                ended.append(self._end(output.request_id))
+        for group in (outputs or {}).values():
+            for output in group.outputs:
+                name = output.request_id
+                if name in self._silent and output.new_token_ids:
+                    self._silent.remove(name)
+                    self._running[name].first_token_ms = self.now_ms
+                if output.finish_reason is not None:
+                    ended.append(self._end(name))
         return ended
 
     def _pass(self, load: Load) -> None:
@@ -214,6 +220,7 @@ class Driver:
     def _end(self, name: str) -> Served:
         served, request = self._running.pop(name), self._requests.pop(name)
         served.end_ms = self.now_ms
+        served.output_tokens = request.num_output_tokens
         served.preemptions = request.num_preemptions
         if self.ledger is not None:
             served.admission = self.ledger.forget(name)

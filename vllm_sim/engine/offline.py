@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from vllm.config import KVEventsConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -59,7 +58,6 @@ class Setup:
     policy: str = "lru"
     policy_params: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
-    attribution: bool = True
 
 
 class RowExecutor(ReplayExecutor):
@@ -117,7 +115,6 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
         max_num_batched_tokens=setup.max_num_batched_tokens,
         async_scheduling=setup.async_scheduling,
         disable_log_stats=True,
-        kv_events_config=KVEventsConfig(enable_kv_cache_events=True, publisher="null") if setup.attribution else None,
         additional_config={KEY: {"on_inexact": "warn"}},
     )
     core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)

@@ -28,7 +28,7 @@ def run_engine(
     progress: Callable[[int], None],
 ) -> Outcome:
     """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
-    model = _model_config(settings.model)
+    model = model_config(settings.model)
     latency = make_latency(settings.latency_model, model, settings.device, settings.latency_file)
     os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
     from vllm_sim.engine import driver as engine
@@ -43,7 +43,9 @@ def run_engine(
         stack.callback(core.shutdown)
         timeline = stack.enter_context(open_timeline(settings.timeline)) if settings.timeline else None
         on_step = None if timeline is None else timeline.step
-        driver = engine.Driver(core, trace, step_ms, salts, settings.concurrency, progress, on_step)
+        driver = engine.Driver(
+            core, trace, step_ms, salts, settings.concurrency, progress, on_step, settings.attribution
+        )
         file = stack.enter_context((out / PARTIAL).open("w", encoding="utf-8", buffering=1))
         for served in driver.run(arrivals):
             row = _row(served, trace, records, settings)
@@ -140,7 +142,8 @@ def _arrivals(
             raise TraceError(path, int(trace.lines[row]), "no timestamp, which an open loop needs; or --concurrency N")
 
 
-def _model_config(model: str) -> dict[str, Any]:
+def model_config(model: str) -> dict[str, Any]:
+    """The config.json of a model's folder."""
     path = Path(model) / "config.json"
     if not path.is_file():
         raise ValueError(f"{model} holds no config.json; allowed: a folder as `vllm-sim model export` builds it")
@@ -156,12 +159,11 @@ def _setup(engine: Any, trace: TokenisedTrace, settings: Settings) -> Any:
         capacity_blocks=capacity,
         block_size=settings.block_size,
         max_model_len=settings.max_model_len or max(lengths) + 1,
-        model_positions=_model_config(settings.model).get("max_position_embeddings", 0),
+        model_positions=model_config(settings.model).get("max_position_embeddings", 0),
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=max(settings.max_num_batched_tokens, settings.max_num_seqs),
         async_scheduling=settings.async_scheduling,
         policy=settings.policy,
         policy_params=settings.policy_params,
         seed=settings.seed,
-        attribution=settings.attribution,
     )
