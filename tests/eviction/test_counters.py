@@ -9,6 +9,7 @@ from tests.eviction.test_policies import random_requests
 from vllm_sim.eviction import arc, kernel, s3fifo, slru
 from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.policy import Policy, Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_room
 
@@ -36,6 +37,27 @@ def test_lfu_counts_every_request_that_uses_a_node() -> None:
     # b is evicted by c and begins anew.
     policy, _ = served("lfu", single_blocks("aabcab"), capacity=2)
     assert policy.count.tolist()[:2] == [3, 1]
+
+
+class Hits(Policy):
+    """Counts what it is told of."""
+
+    def __init__(self, room: Room):
+        super().__init__(room)
+        self.hits = 0
+
+    def hit(self, node: int) -> None:
+        self.hits += 1
+
+
+@pytest.mark.parametrize(("again", "hits"), [(True, 0), (False, 2)])
+def test_a_preempted_request_that_comes_back_is_no_new_use(again: bool, hits: int) -> None:
+    policy = Hits(Room(4, 4))
+    book = Book(4, 4, policy, recycle=False)
+    book.cache(policy, 0, 0, -1, again)
+    book.touch(policy, 0, again)
+    book.cache(policy, 1, 0, -1, again)
+    assert policy.hits == hits
 
 
 @pytest.mark.parametrize("seed", range(5))
