@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parity.workload import STOP_TOKENS, Ask, Case, make_asks
+from parity.workload import END_BIAS, END_TOKEN, Ask, Case, make_asks
 
 Step = dict[str, Any]
 
@@ -164,7 +164,9 @@ def _request(ask: Ask, prompt: list[int]) -> Any:
         request_id=str(ask.row),
         prompt_token_ids=prompt,
         mm_features=None,
-        sampling_params=SamplingParams(max_tokens=ask.max_tokens, stop_token_ids=list(STOP_TOKENS), temperature=1.0),
+        sampling_params=SamplingParams(
+            max_tokens=ask.max_tokens, stop_token_ids=[END_TOKEN], logit_bias={END_TOKEN: END_BIAS}, temperature=1.0
+        ),
         pooling_params=None,
         arrival_time=float(ask.row),
         lora_request=None,
@@ -195,7 +197,9 @@ def write_trace(path: Path, served: dict[int, tuple[list[int], list[int]]]) -> N
     with path.open("w", encoding="utf-8") as file:
         for row in range(len(served)):
             prompt, answer = served[row]
-            file.write(json.dumps({"id": row, "prompt_token_ids": prompt, "response_token_ids": answer}) + "\n")
+            reason = "stop" if answer[-1] == END_TOKEN else "length"
+            record = {"id": row, "prompt_token_ids": prompt, "response_token_ids": answer, "finish_reason": reason}
+            file.write(json.dumps(record) + "\n")
 
 
 def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None) -> None:
@@ -212,7 +216,7 @@ def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None
     else:
         core = make_core(case, model, is_real=trace is None)
         recorder = Recorder(core)
-        run = functools.partial(serve, core, case, make_asks(case.seed))
+        run = functools.partial(serve, core, case, make_asks(case.seed, case.sessions))
     try:
         served = run()
         log = {"facts": facts(core), "steps": recorder.steps}

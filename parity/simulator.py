@@ -31,7 +31,7 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         max_num_batched_tokens=case.max_num_batched_tokens,
         seed=case.seed,
     )
-    asks = make_asks(case.seed)
+    asks = make_asks(case.seed, case.sessions)
     driver = Driver(
         make_core(trace, model, setup),
         load_tokenised(trace, model),

@@ -1,10 +1,10 @@
 """Upstream's own tests on cache and scheduler: plain, with the plugin active, and with our block pool under LRU.
 
 They are run from vLLM's source distribution in the second environment; the tests that pass must be the same three
-times. No model hub is needed: the one model whose configuration most of them ask for, OPT-125m, is written from the
-defaults of transformers, which are its values. Tests that need another model or a GPU fail in all three runs.
+times. No model hub is needed: configurations of the four models that they name are written here, and no weights. A test that
+needs more of a model (its processor, its weights) or a GPU fails in all three runs.
 
-usage: python -m parity.upstream_tests [SDIST]      SDIST: vllm-0.32.0.tar.gz, else pip downloads it
+usage: python -m parity.upstream_tests [SDIST [FILE...]]      SDIST: vllm-0.32.0.tar.gz, else pip downloads it
 """
 
 import os
@@ -38,10 +38,21 @@ RUNS = {
     "plugin active": {"VLLM_SIM_TRACE_PATH": str(ROOT / "trace.jsonl")},
     "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1"},
 }
-MAKE_MODEL = """
+MAKE_MODELS = """
 import sys
-from transformers import OPTConfig
-OPTConfig(architectures=["OPTForCausalLM"]).save_pretrained(sys.argv[1])
+from transformers import LlavaConfig, OPTConfig, Qwen2Config, Qwen3Config
+OPTConfig(architectures=["OPTForCausalLM"]).save_pretrained(sys.argv[1] + "/models--facebook--opt-125m/snapshots/0")
+Qwen3Config(
+    architectures=["Qwen3ForCausalLM"], hidden_size=1024, intermediate_size=3072, num_hidden_layers=28,
+    num_attention_heads=16, num_key_value_heads=8, head_dim=128, max_position_embeddings=40960,
+).save_pretrained(sys.argv[1] + "/models--Qwen--Qwen3-0.6B/snapshots/0")
+Qwen2Config(
+    architectures=["Qwen2ForCausalLM"], hidden_size=4096, intermediate_size=11008, num_hidden_layers=32,
+    num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=32768,
+).save_pretrained(sys.argv[1] + "/models--Qwen--Qwen1.5-7B/snapshots/0")
+LlavaConfig(architectures=["LlavaForConditionalGeneration"]).save_pretrained(
+    sys.argv[1] + "/models--llava-hf--llava-1.5-7b-hf/snapshots/0"
+)
 """
 
 
@@ -69,11 +80,12 @@ def unpack(sdist: Path) -> None:
 
 
 def make_hub() -> None:
-    """A model hub's cache that holds the configuration of facebook/opt-125m."""
-    repository = FOLDER / "hub" / "models--facebook--opt-125m"
-    (repository / "refs").mkdir(parents=True, exist_ok=True)
-    (repository / "refs" / "main").write_text("0")
-    subprocess.run([PYTHON, "-c", MAKE_MODEL, repository / "snapshots" / "0"], check=True)
+    """A model hub's cache that holds configurations and nothing else."""
+    hub = FOLDER / "hub"
+    subprocess.run([PYTHON, "-c", MAKE_MODELS, hub], check=True)
+    for repository in hub.iterdir():
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / "main").write_text("0")
 
 
 def run(name: str) -> tuple[set[str], str]:
@@ -82,7 +94,7 @@ def run(name: str) -> tuple[set[str], str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
     environment |= {"HF_HUB_CACHE": str(FOLDER / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | RUNS[name]
     command = [PYTHON, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "parity.upstream_pool"]
-    command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in FILES)]
+    command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in sys.argv[2:] or FILES)]
     report.unlink(missing_ok=True)
     done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)
     if not report.exists():
