@@ -87,7 +87,8 @@ class BookMachine(RuleBasedStateMachine):
     def admit(self, ids: Name, returned: bool) -> None:
         request = Running(ids, [], 0, returned)
         hits = 0
-        while hits < len(ids) and request.names[hits] in self.copies:
+        # The last block is always computed, as vLLM does with a prompt that ends there.
+        while hits < len(ids) - 1 and request.names[hits] in self.copies:
             hits += 1
         hit = [self.copies[name][0] for name in request.names[:hits]]
         free = sum(not users and block not in hit for block, users in self.users.items())
@@ -103,16 +104,23 @@ class BookMachine(RuleBasedStateMachine):
             request.blocks[i] = self.take()
         self.running.append(request)
 
-    @rule(ids=st.sampled_from([(0,), (0, 0), (0, 0, 0), (0, 0, 1), (0, 1), (1, 0, 0, 0, 0)]))
-    def start(self, ids: Name) -> None:
+    @rule(ids=st.sampled_from([(0,), (0, 0), (0, 0, 0), (0, 0, 1), (0, 1), (1, 0, 0, 0, 0)]), is_whole=st.booleans())
+    def start(self, ids: Name, is_whole: bool) -> None:
+        """A request begins, and ends at once where it is whole."""
+        before = len(self.running)
         self.admit(ids, returned=False)
+        if is_whole and len(self.running) > before:
+            self.cache(self.running[-1], len(ids))
+            self.release(self.running[-1])
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def compute(self, data: st.DataObject) -> None:
         """A request computes some of its blocks."""
         request = data.draw(st.sampled_from(self.running))
-        end = data.draw(st.integers(request.cached, len(request.ids)))
+        self.cache(request, data.draw(st.integers(request.cached, len(request.ids))))
+
+    def cache(self, request: Running, end: int) -> None:
         blocks, names = request.blocks[request.cached : end], request.names[request.cached : end]
         parent = request.names[request.cached - 1] if request.cached else None
         if not blocks or (parent and parent not in self.copies):
