@@ -1,8 +1,8 @@
 """Upstream's own tests on cache and scheduler: plain, with the plugin active, and with our block pool under LRU.
 
 They are run from vLLM's source distribution in the second environment; the tests that pass must be the same three
-times. No model hub is needed: configurations of the four models that they name are written here, and no weights. A test that
-needs more of a model (its processor, its weights) or a GPU fails in all three runs.
+times. No model hub is needed: configurations of the four models that they name are written here, without weights. A
+test that needs more of a model (its processor, its weights) or a GPU fails in all three runs.
 
 usage: python -m parity.upstream_tests [SDIST [FILE...]]      SDIST: vllm-0.32.0.tar.gz, else pip downloads it
 """
@@ -94,6 +94,7 @@ def run(name: str) -> tuple[set[str], str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
     environment |= {"HF_HUB_CACHE": str(FOLDER / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | RUNS[name]
     command = [PYTHON, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "parity.upstream_pool"]
+    command += ["-c", os.devnull, "--rootdir", FOLDER]  # not the settings of this project
     command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in sys.argv[2:] or FILES)]
     report.unlink(missing_ok=True)
     done = subprocess.run(command, cwd=FOLDER, env=environment, capture_output=True, text=True)

@@ -12,7 +12,7 @@ BLOCK_SIZE = 32
 """The CPU's attention wants multiples of 32."""
 FIRST_TOKEN, LAST_TOKEN = 1000, 100_000
 END_TOKEN, END_BIAS = 128009, 8.0
-"""With random weights all logits are near 0; the bias gives the end token 2.3 %, so that no scheduler foresees the end."""
+"""With random weights all logits are near 0. The bias gives the end token 2.3 %, and no scheduler foresees the end."""
 TURNS = 3
 
 
