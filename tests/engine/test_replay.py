@@ -1,7 +1,11 @@
 """The engine backend in virtual time, against the backends that know no schedule, and against arithmetic."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -244,3 +248,54 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
     assert summary["token_hit_rate"] == round(
         sum(row["hit_tokens"] for row in rows[skipped:]) / summary["prompt_tokens"], 6
     )
+
+
+@pytest.mark.usefixtures("trace")
+def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
+    from vllm_sim.engine.driver import Arrival, Driver, Setup, make_core
+    from vllm_sim.trace.tokens import load_tokenised
+
+    rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
+    path = write(tmp_path / "three.jsonl", rows)
+    setup = Setup(
+        capacity_blocks=10,
+        block_size=BLOCK,
+        max_model_len=1000,
+        model_positions=131072,
+        max_num_seqs=4,
+        max_num_batched_tokens=512,
+    )
+    tokens = load_tokenised(path, str(MODEL))
+    driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [(None, 0)] * 3)
+    served = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
+    assert sorted(one.row for one in served if one.rejected) == [0, 2]
+    assert set(driver.executor.held_requests()) <= {"1"}
+
+
+BUSY = "while True: sum(range(10**6))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("async_scheduling", [False, True])
+def test_a_loaded_machine_writes_the_same_bytes(trace: Path, tmp_path: Path, async_scheduling: bool) -> None:
+    command = [str(Path(sys.executable).with_name("vllm-sim")), "replay", str(trace), "--model", str(MODEL)]
+    command += ["--block-size", str(BLOCK), "--capacity-blocks", "60", "--max-num-seqs", "4"]
+    command += ["--async-scheduling"] * async_scheduling
+
+    def run(name: str) -> float:
+        timeline = ["--timeline", str(tmp_path / name / "timeline.json")]
+        start = time.monotonic()
+        subprocess.run([*command, "--out", str(tmp_path / name), *timeline], check=True, capture_output=True)
+        return time.monotonic() - start
+
+    idle_s = run("idle")
+    busy = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(os.cpu_count() or 1)]
+    try:
+        loaded_s = run("loaded")
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert loaded_s > idle_s  # the load was felt
+    for name in (*ROW_FILES, "timeline.json"):
+        assert (tmp_path / "idle" / name).read_bytes() == (tmp_path / "loaded" / name).read_bytes()

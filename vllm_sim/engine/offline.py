@@ -79,6 +79,10 @@ class RowExecutor(ReplayExecutor):
         scheduled, self._scheduled = self._scheduled, None
         return scheduled
 
+    def held_requests(self) -> list[str]:
+        """Requests whose answers are kept; one that has ended is dropped with the next step."""
+        return list(self._running)
+
     def forget(self, request_id: str) -> None:
         """Drops the answer of a request that will not be scheduled."""
         self._running.pop(request_id, None)
