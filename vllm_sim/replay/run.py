@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import vllm_sim
-from vllm_sim.eviction.chains import link
+from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, request_row, session_rows, summary_row, write_rows
 from vllm_sim.replay.settings import Settings
@@ -49,19 +49,36 @@ def replay(
     run = run_engine if settings.backend == "engine" else run_cache
     outcome = run(path, out, trace, records, settings, lambda done: progress(done, len(records)))
     rows = outcome.rows
-    if not settings.raw_blocks:
-        for row, tokens in zip(rows, retokenised_tokens(trace, records), strict=True):
-            row["retokenised_tokens"] = tokens
-    summary = _head(path, trace, settings) | summary_row(rows, settings.block_size, settings.warmup) | outcome.tail
+    retokenised = None if settings.raw_blocks else retokenised_tokens(trace, records)
+    summary = summarise(path, trace, outcome, settings, retokenised)
     write_rows(out / "requests.jsonl", rows)
     write_rows(out / "sessions.jsonl", session_rows(rows, settings.block_size, settings.warmup))
     for name, values in outcome.files.items():
         write_rows(out / name, values)
     write_rows(out / "summary.jsonl", [summary])
     with open_output(out / "run.json") as file:
-        file.write(json.dumps(_about(settings, time.monotonic() - start), indent=2) + "\n")
+        file.write(json.dumps(about(settings, time.monotonic() - start), indent=2) + "\n")
     (out / PARTIAL).unlink(missing_ok=True)
     return summary
+
+
+def summarise(
+    path: Path, trace: TokenisedTrace, outcome: Outcome, settings: Settings, retokenised: Sequence[int | None] | None
+) -> Row:
+    """The summary row of a run.
+
+    Args:
+        path: The trace.
+        trace: Its tokens.
+        outcome: What the backend gave; its rows get the retokenised tokens.
+        settings: How it ran.
+        retokenised: `retokenised_tokens` of the trace, None for raw blocks.
+    """
+    if retokenised is not None:
+        for row, tokens in zip(outcome.rows, retokenised, strict=True):
+            row["retokenised_tokens"] = tokens
+    counts = summary_row(outcome.rows, settings.block_size, settings.warmup)
+    return head(path, trace, settings) | counts | outcome.tail
 
 
 def run_cache(
@@ -78,6 +95,13 @@ def run_cache(
     else:
         requests = cache_requests(trace, records, settings.block_size)
     chains = link(requests, settings.block_size, raw=settings.raw_blocks)
+    outcome = serve_cache(requests, chains, records, settings)
+    progress(len(records))
+    return outcome
+
+
+def serve_cache(requests: Requests, chains: Chains, records: Sequence[Record], settings: Settings) -> Outcome:
+    """What `fast` or `blockpool` make of requests and their chains, which many runs may share."""
     if settings.backend == "fast":
         from vllm_sim.eviction.simulate import simulate as serve
     else:
@@ -98,7 +122,6 @@ def run_cache(
         prompt, output = int(requests.prompt_tokens[row]), 0 if rejected else int(requests.output_tokens[row])
         values = request_row(row, record, prompt, output, settings.block_size, rejected, found, settings.raw_blocks)
         rows.append(values)
-    progress(len(rows))
     tail = {
         "working_set_blocks": chains.working_set,
         "evicted_blocks": run.evicted_blocks,
@@ -107,7 +130,8 @@ def run_cache(
     return Outcome(rows, tail, {})
 
 
-def _head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
+def head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
+    """The fields of a summary row that say what ran."""
     return {
         "trace": path.name,
         "trace_sha256": trace.sha256,
@@ -122,7 +146,8 @@ def _head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
     }
 
 
-def _about(settings: Settings, seconds: float) -> Row:
+def about(settings: Settings, seconds: float) -> Row:
+    """What differs from run to run: wall time, host, versions."""
     from importlib.metadata import version
 
     return {

@@ -1,0 +1,28 @@
+"""A small trace of two workloads with sessions, in which blocks are reused, evicted and asked for again."""
+
+from pathlib import Path
+from typing import Any
+
+from tests.serving import MODEL, write_trace
+from vllm_sim.replay.settings import Settings
+
+BLOCK = 4
+
+
+def rows() -> list[dict[str, Any]]:
+    made = []
+    for i in range(60):
+        session = (i * 7) % 12
+        turn = i // 12
+        prompt = [1, 2, 3, 4, *(100 * (session + 1) + n for n in range(9 + 6 * turn))]
+        tags = {"session_id": f"s{session}", "turn": turn, "workload": "chat" if session % 2 else "agent"}
+        made.append({"prompt_token_ids": prompt, "output_length": 5, "timestamp": i * 100.0} | tags)
+    return made
+
+
+def small_trace(folder: Path) -> Path:
+    return write_trace(folder / "small.jsonl", rows())
+
+
+def settings(**values: Any) -> Settings:
+    return Settings(**({"model": str(MODEL), "backend": "fast", "block_size": BLOCK, "capacity_blocks": 40} | values))

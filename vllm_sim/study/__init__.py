@@ -1,0 +1,1 @@
+"""Sweeps, the rows they write, and what is drawn from them. This file itself imports nothing."""
