@@ -93,7 +93,7 @@ def requests_of(llm: LLM) -> Requests:
     return Requests(ids, begins, np.array(prompt_tokens), np.array(output_tokens), zeros, zeros)
 
 
-@pytest.mark.parametrize("policy", ["lru", *ONLINE])
+@pytest.mark.parametrize("policy", ["lru", *ONLINE, "tests.eviction.user_policies:MostRecent"])
 def test_one_request_at_a_time_hits_what_the_fast_cache_hits(start: Start, policy: str) -> None:
     llm = start(
         ROWS, {"eviction": policy}, async_scheduling=False, max_model_len=256, num_gpu_blocks_override=61, seed=0

@@ -11,10 +11,13 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 from vllm.v1.request import Request
 
-from vllm_sim.engine.blockpool import make_manager
+from tests.eviction.test_policies import random_requests
+from vllm_sim.engine.blockpool import make_manager, run
 from vllm_sim.engine.pool import PolicyBlockPool, adopt
+from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.live import LiveBook, live_room
 from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.eviction.simulate import simulate
 
 CAPACITY = 24
 
@@ -74,6 +77,14 @@ def test_no_block_is_lost_or_doubled_whatever_happens(policy: str) -> None:
             assert not book.held()
         check(pool, book, running, manager)
     assert book.evicted_blocks > 300
+
+
+@pytest.mark.parametrize("name", ["MostRecent", "CompiledMostRecent"])
+def test_a_policy_of_a_user_serves_the_real_pool_as_it_serves_the_fast_cache(name: str) -> None:
+    chains = link(random_requests(0, count=100), 4)
+    real, fast = (serve(chains, f"tests.eviction.user_policies:{name}", 9) for serve in (run, simulate))
+    assert real.hit.tolist() == fast.hit.tolist()
+    assert real.evicted_blocks == fast.evicted_blocks > 0
 
 
 def test_a_second_cache_group_is_refused() -> None:
