@@ -269,3 +269,21 @@ def test_the_command_says_what_each_source_gave(folder, capsys):
 def test_the_layer_imports_neither_vllm_nor_torch():
     code = "import sys, vllm_sim.workloads.build; sys.exit(any(name in sys.modules for name in ('vllm', 'torch')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_parts_of_a_trace_share_no_session_and_are_all_of_it(tmp_path):
+    write_records(tmp_path / "many.jsonl", [Record(prompt="a", response="b", session_id=i // 5) for i in range(500)])
+    text = '[sources.chat]\nkind = "trace"\npath = "many.jsonl"\npart = "{}/3"\narrivals = {{ kind = "at_once" }}\n'
+    parts = [set(by_session(made(tmp_path, text.format(part)))) for part in (1, 2, 3)]
+    assert all(len(part) > 20 for part in parts)
+    assert sum(len(part) for part in parts) == len(set.union(*parts)) == 100
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "1/0", "a/b"])
+def test_a_part_that_is_not_one_is_refused(tmp_path, part):
+    write_records(tmp_path / "many.jsonl", [Record(prompt="a", response="b")])
+    with pytest.raises(ValueError, match=r'part.*a text like "1/2"'):
+        made(
+            tmp_path,
+            f'[sources.c]\nkind = "trace"\npath = "many.jsonl"\npart = "{part}"\narrivals = {{ kind = "at_once" }}',
+        )

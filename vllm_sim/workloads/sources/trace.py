@@ -5,10 +5,13 @@ without is one for itself. Sessions are chosen by a hash of the source's seed an
 file. Held in memory: the chosen sessions.
 
     path              plain, .gz or .zst
+    part              "K/N": only the K-th of N parts of the sessions, by a hash of their ids alone, so that two
+                      configurations never share a session (default: "1/1")
 """
 
 import hashlib
 import heapq
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,10 +19,18 @@ from typing import Self
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.workloads.session import Seeds, Session, too_few
-from vllm_sim.workloads.tables import Table
+from vllm_sim.workloads.tables import Rule, Table
 
 Key = tuple[str, str | int]
 """("session", its id), or ("row", its number)."""
+PART = Rule(
+    lambda value: (
+        isinstance(value, str)
+        and (found := re.fullmatch(r"(\d{1,4})/(\d{1,4})", value)) is not None
+        and 1 <= int(found[1]) <= int(found[2])
+    ),
+    'a text like "1/2": which part, of how many',
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +38,16 @@ class Trace:
     """The sessions of a file."""
 
     path: Path
+    part: int = 1
+    parts: int = 1
 
     @classmethod
     def read(cls, table: Table) -> Self:
         path = table.file("path")
         if not path.is_file():
             raise table.refuse("path", f"a native trace that is there{table.hint()}")
-        return cls(path)
+        part, parts = table.get("part", PART, "1/1").split("/")
+        return cls(path, int(part), int(parts))
 
     def sessions(self, count: int | None, seeds: Seeds) -> list[Session]:
         chosen: dict[Key, list[Record]] = {}
@@ -43,6 +57,8 @@ class Trace:
             key: Key = ("row", number) if record.session_id is None else ("session", record.session_id)
             if key in chosen:
                 chosen[key].append(record)
+                continue
+            if self.parts > 1 and _digest(f"{key!r}") % self.parts != self.part - 1:
                 continue
             if count is None:
                 chosen[key] = [record]
@@ -62,7 +78,10 @@ class Trace:
 
 
 def _hash(seeds: Seeds, key: Key) -> int:
-    text = f"{seeds.seed}\n{seeds.source}\n{key!r}"
+    return _digest(f"{seeds.seed}\n{seeds.source}\n{key!r}")
+
+
+def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
