@@ -1,17 +1,33 @@
-"""The rows of a run: one a request, and one summary. Deterministic byte for byte: no wall time, no host.
+"""The rows of requests. Deterministic byte for byte: no wall time, no host.
 
-Every prompt token has one fate: hit; last (the block that holds the last prompt token of a prompt of k x block size,
-which vLLM always computes); partial (the tail that fills no block); evicted (in a block that was cached before); cold.
-After a preemption the blocks that a request takes again are in slots_allocated once more, and what it computes again is
-not in slots_filled; readmission_hit_tokens may hold generated tokens too.
+Every prompt token has one fate at the request's first admission, and the five add up to prompt_tokens:
+
+    hit_tokens                found cached
+    miss_cold_tokens          in a block that was never cached before
+    miss_evicted_tokens       in a block that was cached before, and is not any more
+    miss_partial_tokens       the tail that fills no block
+    miss_last_tokens          the block that holds the last token of a prompt of k x block size: vLLM always computes it
+
+(Raw blocks: the tail is a block; partial is a tail without an id, and last is 0.) A row of requests.jsonl has also:
+
+    row, id, workload, session_id, turn, tenant   as in the trace; row counts from 0
+    status                    ok, or rejected: needs more blocks than there are, or is longer than max_model_len
+    prompt_tokens, output_tokens
+    hit_generated_tokens      of the hits, those in blocks with a generated token
+    evicted_by                row whose allocation evicted the first block that was missed though it had been cached
+    blocks_allocated          blocks taken beside the hits, again after each preemption
+    retokenised_tokens        history that came back as other tokens (requests.py), null: unknown
+    engine: preemptions; readmission_prompt_tokens (prompt tokens times preemptions), readmission_hit_tokens (found
+    cached on returns, generated tokens too)
+    engine: arrival_ms, first_scheduled_ms, first_token_ms, end_ms   virtual milliseconds from the start; rejected: null
+
+With --no-attribution the engine's rows have none of the fates, evicted_by and blocks_allocated.
 """
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from vllm_sim.trace.files import open_output
 from vllm_sim.trace.record import Record
@@ -116,111 +132,6 @@ def engine_fields(served: Any, prompt_tokens: int) -> Row:
     for name in TIMES:
         values[name] = round(getattr(served, name), 3) if name == "arrival_ms" or not served.rejected else None
     return values
-
-
-def rates(rows: Sequence[Row], block_size: int) -> Row:
-    """Hit rates under the three definitions, and the tokens they are made of."""
-    prompt = sum(row["prompt_tokens"] for row in rows)
-    hit = sum(row["hit_tokens"] for row in rows)
-    # Rounded up for the partial tail of raw blocks; under vLLM's rules both are whole blocks.
-    hit_blocks = sum(-(-row["hit_tokens"] // block_size) for row in rows)
-    full_blocks = sum(-(-(row["prompt_tokens"] - row["miss_partial_tokens"]) // block_size) for row in rows)
-    ratios = [row["hit_tokens"] / row["prompt_tokens"] for row in rows]
-    return {
-        "requests": len(rows),
-        "prompt_tokens": prompt,
-        "output_tokens": sum(row["output_tokens"] for row in rows),
-        "hit_tokens": hit,
-        "hit_generated_tokens": sum(row["hit_generated_tokens"] for row in rows),
-        "token_hit_rate": _share(hit, prompt),
-        "block_hit_rate": _share(hit_blocks, full_blocks),
-        "request_hit_rate": _share(sum(ratios), len(rows)),
-    }
-
-
-def summary_row(rows: Sequence[Row], block_size: int, warmup: float) -> Row:
-    """What the requests add up to; the first `warmup` of them count for nothing but the totals of the run."""
-    skipped = int(len(rows) * warmup)
-    counted = rows[skipped:]
-    result: Row = {
-        "requests": len(rows),
-        "rejected_requests": sum(row["status"] == "rejected" for row in rows),
-        "warmup_requests": skipped,
-        "sessions": len({row["session_id"] for row in rows if row["session_id"] is not None}),
-    }
-    if rows and "hit_tokens" in rows[0]:
-        result |= {name: value for name, value in rates(counted, block_size).items() if name != "requests"}
-        result |= {name: sum(row[name] for row in counted) for name in MISSES}
-        result["by_workload"] = _by(counted, block_size, lambda row: row["workload"])
-        result["by_turn"] = _by(counted, block_size, lambda row: row["turn"])
-        result["by_tenant"] = _by(counted, block_size, lambda row: row["tenant"])
-        result["by_session"] = _distribution(session_rows(rows, block_size, warmup))
-        served = [row for row in rows if row["status"] == "ok"]
-        result["slots_allocated"] = sum(row["blocks_allocated"] for row in served) * block_size
-        computed = (row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in served)
-        result["slots_filled"] = sum(computed)
-    retokenised = [row["retokenised_tokens"] for row in counted if row.get("retokenised_tokens") is not None]
-    result["retokenised_tokens"] = sum(retokenised) if retokenised else None
-    for name in ("preemptions", "readmission_prompt_tokens", "readmission_hit_tokens"):
-        if rows and name in rows[0]:
-            result[name] = sum(row[name] for row in counted)
-    return result | _times([row for row in counted if row["status"] == "ok" and "end_ms" in row])
-
-
-def session_rows(rows: Sequence[Row], block_size: int, warmup: float) -> list[Row]:
-    """Rates of each session, in the order of their first rows; none where the hits are not known."""
-    sessions: dict[Any, list[Row]] = {}
-    for row in rows[int(len(rows) * warmup) :]:
-        if row["session_id"] is not None and "hit_tokens" in row:
-            sessions.setdefault(row["session_id"], []).append(row)
-    return [
-        {"session_id": name, "workload": found[0]["workload"], "tenant": found[0]["tenant"]} | rates(found, block_size)
-        for name, found in sessions.items()
-    ]
-
-
-def _distribution(sessions: Sequence[Row]) -> Row:
-    """How the token hit rates of sessions are spread; the sessions themselves are in sessions.jsonl."""
-    values = [row["token_hit_rate"] for row in sessions]
-    return {
-        f"token_hit_rate_p{share}": round(float(np.percentile(values, share)), 6) if values else None
-        for share in (10, 50, 90)
-    }
-
-
-def _by(rows: Sequence[Row], block_size: int, key: Callable[[Row], Any]) -> dict[str, Row]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if key(row) is not None:
-            groups.setdefault(str(key(row)), []).append(row)
-    names = sorted(groups, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
-    return {name: rates(groups[name], block_size) for name in names}
-
-
-def _times(rows: Sequence[Row]) -> Row:
-    """Latencies in milliseconds of virtual time, and the generated tokens a second."""
-    if not rows:
-        return {}
-    spans = {
-        "ttft": [row["first_token_ms"] - row["arrival_ms"] for row in rows],
-        "tpot": [
-            (row["end_ms"] - row["first_token_ms"]) / (row["output_tokens"] - 1)
-            for row in rows
-            if row["output_tokens"] > 1
-        ],
-        "e2e": [row["end_ms"] - row["arrival_ms"] for row in rows],
-    }
-    total_ms = max(row["end_ms"] for row in rows) - min(row["arrival_ms"] for row in rows)
-    tokens = sum(row["output_tokens"] for row in rows)
-    result: Row = {"output_tokens_per_s": round(tokens / total_ms * 1000, 3) if total_ms > 0 else None}
-    for name, values in spans.items():
-        for share in (50, 90, 99):
-            result[f"{name}_ms_p{share}"] = round(float(np.percentile(values, share)), 3) if values else None
-    return result
-
-
-def _share(part: float, whole: float) -> float:
-    return round(part / whole, 6) if whole else 0.0
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

@@ -2,6 +2,15 @@
 
 `engine` drives vLLM's EngineCore in virtual time; `blockpool` vLLM's KV-cache manager, one request after the other;
 `fast` the compiled kernel of `vllm_sim.eviction`. What a backend needs is imported when it is used.
+
+    requests.jsonl    a row for each request (rows.py), in the trace's order
+    summary.jsonl     one row (summary.py), which begins with what ran: trace (file name), trace_sha256, backend,
+                      policy, policy_params, capacity_blocks (usable ones, null: unlimited), capacity_tokens,
+                      block_size (tokens), raw_blocks, seed
+    sessions.jsonl    session_id, workload, tenant, and the counts and rates of each session
+    evictions.jsonl   engine: who evicted whom (evictions.py), in blocks
+    blocks.jsonl      engine: lifetimes of blocks (engine/lifetimes.py)
+    run.json          seconds of wall time, host, versions: what differs from run to run
 """
 
 import json
@@ -14,8 +23,9 @@ from pathlib import Path
 import vllm_sim
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
-from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, request_row, session_rows, summary_row, write_rows
+from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, request_row, write_rows
 from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.summary import session_rows, summary_row
 from vllm_sim.replay.virtual import run_engine
 from vllm_sim.trace.files import iter_records, open_output
 from vllm_sim.trace.record import Record

@@ -1,4 +1,9 @@
-"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
+"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it.
+
+Its fields of the summary row: async_scheduling, max_num_seqs, max_num_batched_tokens, max_model_len (tokens),
+latency_model, device (for roofline), latency_file_sha256 (for table), arrival (open with its speedup, or closed
+with its concurrency), and for `opt` policy_future: what the policy takes for the future, which is the order of rows.
+"""
 
 import hashlib
 import json
