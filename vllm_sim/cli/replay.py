@@ -4,12 +4,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from vllm_sim.cli.model import DEFAULT_MODEL
+from vllm_sim.cli.progress import progress_bar
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,7 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     cache.add_argument("--block-size", type=int, default=16, metavar="B", help="tokens a block (default: 16)")
     cache.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out (fast)")
     cache.add_argument("--policy", default="lru", help="eviction policy, by name or module:Class (default: lru)")
-    cache.add_argument("--policy-params", type=_json_object, default={}, metavar="JSON")
+    cache.add_argument("--policy-params", type=json_object, default={}, metavar="JSON")
     cache.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
     cache.add_argument("--seed", type=int, default=0)
     engine = parser.add_argument_group("engine only")
@@ -61,7 +60,8 @@ def _capacity(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks; allowed: 1 or more, unlimited") from None
 
 
-def _json_object(text: str) -> dict[str, Any]:
+def json_object(text: str) -> dict[str, Any]:
+    """An argument that is a JSON object."""
     try:
         value = json.loads(text)
     except ValueError as error:
@@ -99,7 +99,7 @@ def run_replay(options: argparse.Namespace) -> int:
         seed=options.seed,
         attribution=not options.no_attribution,
     )
-    with _bar() as progress:
+    with progress_bar("requests") as progress:
         summary = replay(options.trace, options.out, settings, progress)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
@@ -111,21 +111,6 @@ def run_replay(options: argparse.Namespace) -> int:
     for line in found:
         print(f"vllm-sim: {line}", file=sys.stderr)
     return 1 if found else 0
-
-
-@contextmanager
-def _bar() -> Any:
-    """A progress bar with an estimate of the end on a terminal, nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("requests", total=None)
-        update: Callable[[int, int], None] = lambda done, total: progress.update(task, completed=done, total=total)  # noqa: E731
-        yield update
 
 
 def _print_table(summary: dict[str, Any]) -> None:

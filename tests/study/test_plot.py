@@ -1,0 +1,55 @@
+"""Plots of a sweep: which ones the rows allow, the same bytes again, and the share of the gap."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.study.making import settings, small_trace
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.plot import draw_all, gap_closed
+from vllm_sim.study.style import LOOKS
+from vllm_sim.study.sweep import make_cells, sweep
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    folder = tmp_path_factory.mktemp("sweep")
+    capacities = ["80tok", "160tok", "320tok", "unlimited", "all"]
+    cells = make_cells([small_trace(folder)], settings(), ["lru", "arc", "opt"], capacities, [4, 8], [0])
+    return sweep(cells, folder / "rows.jsonl", jobs=1)
+
+
+def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> None:
+    names = {path.name for path in draw_all(rows, tmp_path, "x")}
+    parts = [f"capacity-b{size}{workload}" for size in (4, 8) for workload in ("", "-agent", "-chat")]
+    parts += [f"block-size-{tokens}" for tokens in (80, 160, 320, "unlimited")]
+    expected = {f"x-small-{part}.{suffix}" for part in parts for suffix in ("png", "pdf")}
+    assert names == expected | {"x-gap.png", "x-gap.pdf"}
+
+
+def test_the_same_rows_give_the_same_bytes(rows: list[Row], tmp_path: Path) -> None:
+    one, two = draw_all(rows, tmp_path / "one", "x"), draw_all(list(reversed(rows)), tmp_path / "two", "x")
+    assert {path.name: path.read_bytes() for path in one} == {path.name: path.read_bytes() for path in two}
+
+
+def test_share_of_the_gap_is_a_ratio_of_sums_over_cells_where_all_three_ran() -> None:
+    def row(policy: str, capacity: int | None, hit: int) -> Row:
+        names = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": policy, "block_size": 4, "seed": 0}
+        return names | {"capacity_blocks": capacity, "hit_tokens": hit}
+
+    cells = [("lru", 1, 10), ("opt", 1, 20), ("arc", 1, 15), ("lru", 2, 100), ("opt", 2, 130), ("arc", 2, 95)]
+    more = [("arc", 3, 900), ("lru", 3, 1), ("lru", None, 1), ("opt", None, 2), ("arc", None, 2)]
+    assert gap_closed([row(*cell) for cell in cells + more]) == {"arc": (5 - 5) / (10 + 30)}
+    assert gap_closed([row(*cell) for cell in cells[:3]]) == {"arc": 0.5}
+
+
+def test_rows_with_nothing_to_compare_are_an_error(rows: list[Row], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        draw_all([row for row in rows if row["capacity_blocks"] is None and row["block_size"] == 4], tmp_path, "x")
+    with pytest.raises(ValueError, match="allowed: token_hit_rate"):
+        draw_all(rows, tmp_path, "x", "best")
+
+
+def test_no_two_policies_look_alike_in_black_and_white() -> None:
+    assert len({(look.marker, str(look.line)) for look in LOOKS.values()}) == len(LOOKS)
+    assert len({look.color for look in LOOKS.values()}) == len(LOOKS)

@@ -1,0 +1,157 @@
+"""`vllm-sim sweep`, run as a user runs it: it goes on after a kill, and the same cells give the same bytes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.serving import MODEL
+from tests.study.making import settings, small_trace
+from vllm_sim.study.capacity import capacity_blocks, kv_bytes_a_token
+from vllm_sim.study.sweep import make_cells, sweep
+
+GRID = ("--policies", "lru,arc,opt", "--capacities", "10%,40,unlimited,all", "--block-sizes", "4,8", "--warmup", "0.1")
+# A user's policy that is slow, so that a kill comes in the middle: plain Python, found through PYTHONPATH.
+SLOW = """import time
+
+from vllm_sim.eviction.policy import Policy
+
+
+class Slow(Policy):
+    def started(self, request):
+        time.sleep(0.01)
+"""
+
+
+def command(trace: Path, out: Path, *options: str) -> list[str]:
+    program = str(Path(sys.executable).with_name("vllm-sim"))
+    return [program, "sweep", str(trace), "--out", str(out), "--model", str(MODEL), *options]
+
+
+def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(trace, out, *options), capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
+    trace = small_trace(tmp_path)
+    one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
+    done = run(trace, one, *GRID, "--jobs", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert run(trace, two, *GRID, "--jobs", "2").returncode == 0
+    assert one.read_bytes() == two.read_bytes()
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rows) == 2 * (3 * 3 + 1)
+    assert json.loads((tmp_path / "one.run.json").read_text())["cells"] == len(rows)
+
+
+def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
+    (tmp_path / "slowly.py").write_text(SLOW)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    options = ("--policies", "slowly:Slow", "--capacities", "20,30,40,50,60,70,80,90", "--jobs", "1")
+    line = command(trace, out, *options, "--block-size", "4")
+    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = out.read_bytes().splitlines()
+    assert 2 <= len(kept) < 8
+    subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
+    assert json.loads((tmp_path / "out.run.json").read_text())["cells"] == 8 - len(kept)
+    subprocess.run(command(trace, whole, *options, "--block-size", "4"), env=environment, check=True, timeout=120)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> None:
+    cells = make_cells([small_trace(tmp_path)], settings(), ["lru", "arc"], ["20", "40"], [4], [0])
+    out = tmp_path / "out.jsonl"
+    sweep(cells, out, jobs=1)
+    whole = out.read_bytes()
+    out.write_bytes(whole[:-30])
+    ran: list[tuple[int, int]] = []
+    rows = sweep(cells, out, jobs=1, progress=lambda done, total: ran.append((done, total)))
+    assert ran == [(3, 4), (4, 4)]
+    assert out.read_bytes() == whole
+    assert [row["policy"] for row in rows] == ["arc", "arc", "lru", "lru"]
+
+
+def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
+    trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
+    sweep(make_cells([trace], settings(), ["lru"], ["20"], [4], [0]), out, jobs=1)
+    rows = sweep(make_cells([trace], settings(), ["lru"], ["40"], [4], [0]), out, jobs=1)
+    assert [row["capacity_blocks"] for row in rows] == [40]
+    assert len(out.read_bytes().splitlines()) == 2
+
+
+def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
+    hits = []
+    for backend in ("fast", "blockpool"):
+        cells = make_cells([small_trace(tmp_path)], settings(backend=backend), ["lru", "arc"], ["30%"], [4], [0])
+        hits.append([row["hit_tokens"] for row in sweep(cells, tmp_path / f"{backend}.jsonl", jobs=1)])
+    assert hits[0] == hits[1]
+    assert min(hits[0]) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks"),
+    [("3000", 3000), ("48000tok", 3000), ("48Ktok", 3000), ("1Mtok", 62500), ("10%", 30), ("0.1%", 1)],
+)
+def test_capacity_in_blocks(text: str, blocks: int) -> None:
+    assert capacity_blocks(text, 16, 300, str(MODEL)) == blocks
+
+
+def test_capacity_in_bytes_is_what_keys_and_values_of_the_model_take() -> None:
+    # Llama-3.2-1B: 2 x 16 layers x 8 heads x 64 x 2 bytes a token.
+    assert kv_bytes_a_token(str(MODEL)) == 32768
+    assert capacity_blocks("1GiB", 16, 300, str(MODEL)) == 2048
+    assert capacity_blocks("unlimited", 16, 300, "") is None
+
+
+@pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "3000 blocks", "16GB", "all"])
+def test_capacity_that_is_none_is_an_error(text: str) -> None:
+    with pytest.raises(ValueError, match="allowed: blocks"):
+        capacity_blocks(text, 16, 300, str(MODEL))
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--policies", "best"), "policy is 'best'"),
+        (("--policies", "arc", "--capacities", "all"), "needs the policy lru"),
+        (("--block-sizes", "4;8"), "not a list of whole numbers"),
+        (("--ray", "auto"), "--ray auto needs Ray"),
+    ],
+)
+def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
+    if "--ray" in options and has_ray():
+        pytest.skip("Ray is installed")
+    done = run(small_trace(tmp_path), tmp_path / "out.jsonl", *options)
+    assert done.returncode != 0
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def has_ray() -> bool:
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_ray(), reason="Ray is not installed: pip install 'vllm-sim[ray]'")
+def test_sweep_on_a_ray_cluster_gives_the_same_bytes(tmp_path: Path) -> None:
+    trace = small_trace(tmp_path)
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    assert run(trace, here, *GRID).returncode == 0
+    done = run(trace, there, *GRID, "--ray", "local")
+    assert done.returncode == 0, done.stderr
+    assert here.read_bytes() == there.read_bytes()

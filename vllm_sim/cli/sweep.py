@@ -1,0 +1,114 @@
+"""`vllm-sim sweep`."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.cli.model import DEFAULT_MODEL
+from vllm_sim.cli.progress import progress_bar
+from vllm_sim.cli.replay import json_object
+
+
+def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    parser = commands.add_parser(
+        "sweep",
+        help="replay traces under many policies, capacities and block sizes, on all cores",
+        description="Appends a row a run to FILE; started again, it goes on with the runs that FILE does not hold.",
+        epilog="example: vllm-sim sweep trace.jsonl --out results/first.jsonl --policies lru,arc,opt "
+        "--capacities 5%%,10%%,20%%,unlimited --block-sizes 16,64",
+    )
+    parser.add_argument("traces", type=Path, nargs="+", metavar="TRACE", help="traces in the native format")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the file of rows")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="model folder (default: %(default)s)")
+    grid = parser.add_argument_group("grid; lists are separated by commas")
+    grid.add_argument("--policies", "--policy", type=_texts, default=["lru"], metavar="P,P", help="(default: lru)")
+    capacity = (
+        "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%%), bytes of the model's cache "
+        "(16GiB), unlimited, or all for LRU's whole curve"
+    )
+    names = ("--capacities", "--capacity-blocks")
+    grid.add_argument(*names, type=_texts, default=["10%", "unlimited"], metavar="C,C", help=capacity)
+    grid.add_argument("--block-sizes", "--block-size", type=_numbers, default=[16], metavar="B,B", help="(default: 16)")
+    grid.add_argument("--seeds", "--seed", type=_numbers, default=[0], metavar="S,S", help="(default: 0)")
+    params = 'by policy: {"slru": {...}}'
+    grid.add_argument("--policy-params", type=json_object, default={}, metavar="JSON", help=params)
+    run = parser.add_argument_group("run")
+    run.add_argument("--backend", choices=("engine", "blockpool", "fast"), default="fast")
+    run.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out")
+    run.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
+    run.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one a core)")
+    run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://HOST:PORT")
+    engine = parser.add_argument_group("engine only")
+    engine.add_argument("--concurrency", type=int, metavar="N", help="closed loop; else arrivals as recorded")
+    engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
+    engine.add_argument("--latency-model", choices=("zero", "roofline"), default="roofline")
+    engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
+    engine.add_argument("--max-num-seqs", type=int, default=256)
+    engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
+    parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
+    parser.set_defaults(run=run_sweep)
+
+
+def _texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _texts(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as in 16,64") from None
+
+
+def run_sweep(options: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
+    from vllm_sim.replay.settings import Settings
+    from vllm_sim.study.sweep import make_cells, sweep
+
+    base = Settings(
+        model=options.model,
+        backend=options.backend,
+        raw_blocks=options.raw_blocks,
+        policy_params=options.policy_params,
+        warmup=options.warmup,
+        concurrency=options.concurrency,
+        speedup=options.speedup,
+        latency_model=options.latency_model,
+        device=options.device,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+    )
+    cells = make_cells(options.traces, base, options.policies, options.capacities, options.block_sizes, options.seeds)
+    with progress_bar("runs") as progress:
+        rows = sweep(cells, options.out, options.jobs, options.ray, progress)
+    if options.json:
+        for row in rows:
+            print(json.dumps(row, ensure_ascii=False))
+    else:
+        _print_table(rows, options.out)
+    return 0
+
+
+def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"hit rates: {out}", box=box.SIMPLE)
+    columns = ("trace", "policy", "B", "capacity", "token", "block", "request", "evicted", "rejected")
+    for name in columns:
+        wide = name == "trace"
+        justify: Any = "left" if name in columns[:2] else "right"
+        table.add_column(name, justify=justify, no_wrap=not wide, overflow="ellipsis" if wide else "fold")
+    for row in rows:
+        capacity = row["capacity_blocks"]
+        shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
+        head = (row["trace"], row["policy"], str(row["block_size"]), shown)
+        if "curve" in row:
+            table.add_row(*head, "curve")
+            continue
+        rates = (f"{row[f'{name}_hit_rate']:.4f}" for name in ("token", "block", "request"))
+        table.add_row(*head, *rates, f"{row['evicted_blocks']:,}", f"{row['rejected_requests']:,}")
+    Console().print(table)

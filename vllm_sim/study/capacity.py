@@ -1,0 +1,60 @@
+"""Capacities as a sweep's user writes them, in blocks."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%|Ktok|Mtok|tok|KiB|MiB|GiB|TiB|)")
+_TOKENS = {"tok": 1, "Ktok": 1000, "Mtok": 1_000_000}
+_BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+_VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1}
+ALLOWED = "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%), bytes (16GiB), unlimited, all"
+
+
+def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: str) -> int | None:
+    """Usable blocks, rounded down but to one at least; None for `unlimited`.
+
+    Args:
+        text: one of ALLOWED but `all`, which is no number of blocks. K is 1,000 tokens, Ki, Mi, Gi powers of 1,024.
+        block_size: tokens a block.
+        working_set_blocks: of the trace at this block size, for shares.
+        model: folder with config.json, for bytes.
+
+    Raises:
+        ValueError: none of them.
+    """
+    if text == "unlimited":
+        return None
+    match = _NUMBER.fullmatch(text)
+    if match is None or float(match[1]) == 0 or (not match[2] and "." in match[1]):
+        raise ValueError(f"capacity is {text!r}; allowed: {ALLOWED}")
+    number, unit = float(match[1]), match[2]
+    if unit == "%":
+        blocks = number / 100 * working_set_blocks
+    elif unit in _TOKENS:
+        blocks = number * _TOKENS[unit] / block_size
+    elif unit in _BYTES:
+        blocks = number * _BYTES[unit] / (block_size * kv_bytes_a_token(model))
+    else:
+        blocks = number
+    return max(1, int(blocks + 1e-9))  # 10 % of 30 is 3, though 0.1 * 30 may be a little less
+
+
+def kv_bytes_a_token(model: str) -> int:
+    """Bytes of a token in the cache: keys and values x layers x key-value heads x head size x bytes a value.
+
+    Raises:
+        ValueError: the folder holds no config.json, or its dtype is not known.
+    """
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{model} holds no config.json, which a capacity in bytes needs; allowed: --model FOLDER")
+    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    heads = config["num_attention_heads"]
+    size = config.get("head_dim") or config["hidden_size"] // heads
+    dtype = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
+    if dtype not in _VALUE_BYTES:
+        raise ValueError(f"{path}: dtype is {dtype!r}; allowed: {', '.join(_VALUE_BYTES)}")
+    kv_heads = config.get("num_key_value_heads") or heads
+    return 2 * config["num_hidden_layers"] * kv_heads * size * _VALUE_BYTES[dtype]

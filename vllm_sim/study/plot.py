@@ -1,0 +1,231 @@
+"""Plots of a sweep's rows: they read rows and nothing else."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.results import RATES
+from vllm_sim.study.style import CEILING, line_style, look, new_figure, save
+
+
+class Group(NamedTuple):
+    """What rows of one plot have in common."""
+
+    trace: str
+    trace_sha256: str
+    backend: str
+    raw_blocks: bool
+    requests: int
+    warmup_requests: int
+
+
+def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_rate") -> list[Path]:
+    """Draws whatever the rows allow.
+
+    Args:
+        rows: of one sweep or of several.
+        out: folder for the PNG and PDF files.
+        name: how the files' names begin.
+        rate: one of RATES.
+
+    Returns:
+        The files.
+
+    Raises:
+        ValueError: no such rate, or nothing to draw.
+    """
+    if rate not in RATES:
+        raise ValueError(f"rate is {rate!r}; allowed: {', '.join(RATES)}")
+    paths: list[Path] = []
+    groups: dict[Group, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(_group(row), []).append(row)
+    names = _names(groups)
+    for group, members in groups.items():
+        stem = f"{name}-{names[group]}"
+        for size in sorted({row["block_size"] for row in members}):
+            same = [row for row in members if row["block_size"] == size]
+            paths += _over_capacity(same, group, out, f"{stem}-capacity-b{size}", rate)
+            for workload in _workloads(same):
+                parts = [_part(row, workload) for row in same if workload in row.get("by_workload", {})]
+                where = f"{stem}-capacity-b{size}-{_file_name(workload)}"
+                paths += _over_capacity(parts, group, out, where, rate, workload)
+        paths += _over_block_size(members, group, out, f"{stem}-block-size", rate)
+    paths += _gap(groups, out, f"{name}-gap")
+    if not paths:
+        raise ValueError("nothing to draw: one policy at two capacities, or at two block sizes, is the least")
+    return paths
+
+
+def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
+    """The share of the gap between LRU and the optimum that each policy closes: sum of gains / sum of gaps, in tokens.
+
+    Only cells (trace, capacity, block size, seed, ...) count in which LRU, the optimum and the policy all ran, so that
+    each sum is over the same cells.
+    """
+    cells: dict[Any, dict[str, int]] = {}
+    for row in rows:
+        if row["capacity_blocks"] is not None and "hit_tokens" in row:
+            key = (_group(row), row["block_size"], row["capacity_blocks"], row["seed"])
+            cells.setdefault(key, {})[_label(row)] = row["hit_tokens"]
+    gains: dict[str, int] = {}
+    gaps: dict[str, int] = {}
+    for hits in cells.values():
+        if "lru" in hits and "opt" in hits:
+            for policy in hits.keys() - {"lru", "opt"}:
+                gains[policy] = gains.get(policy, 0) + hits[policy] - hits["lru"]
+                gaps[policy] = gaps.get(policy, 0) + hits["opt"] - hits["lru"]
+    return {policy: gains[policy] / gaps[policy] for policy in sorted(gaps) if gaps[policy]}
+
+
+def _group(row: Row) -> Group:
+    raw, skipped = row.get("raw_blocks", False), row.get("warmup_requests", 0)
+    return Group(row["trace"], row["trace_sha256"], row["backend"], raw, row.get("requests", 0), skipped)
+
+
+def _names(groups: Iterable[Group]) -> dict[Group, str]:
+    """A file name for each group, with as much in it as tells it from the others."""
+    names: dict[Group, str] = {}
+    for group in groups:
+        name = _file_name(group.trace.split(".")[0])
+        for more in ("", f"-{group.backend}", f"-{group.backend}-{group.trace_sha256[:6]}-w{group.warmup_requests}"):
+            if name + more not in names.values():
+                names[group] = name + more
+                break
+        else:
+            names[group] = f"{name}-{len(names)}"
+    return names
+
+
+def _file_name(text: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in text) or "none"
+
+
+def _label(row: Row) -> str:
+    params = row.get("policy_params") or {}
+    shown = ", ".join(f"{key}={value}" for key, value in params.items())
+    return f"{row['policy']} ({shown})" if shown else row["policy"]
+
+
+def _workloads(rows: Sequence[Row]) -> list[str]:
+    names = sorted({name for row in rows for name in row.get("by_workload", {})})
+    return names if len(names) > 1 else []
+
+
+def _part(row: Row, workload: str) -> Row:
+    return row | row["by_workload"][workload]
+
+
+def _points(rows: Iterable[Row], x: Callable[[Row], int], rate: str) -> dict[str, list[tuple[int, float]]]:
+    """For each policy its points from left to right; the mean where there are several seeds."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for row in rows:
+        if rate in row:
+            found.setdefault(_label(row), {}).setdefault(x(row), []).append(row[rate])
+    return {
+        policy: [(at, sum(values) / len(values)) for at, values in sorted(points.items())]
+        for policy, points in sorted(found.items())
+    }
+
+
+def _over_capacity(
+    rows: Sequence[Row], group: Group, out: Path, name: str, rate: str, workload: str | None = None
+) -> list[Path]:
+    limited = [row for row in rows if isinstance(row["capacity_blocks"], int)]
+    lines = _points(limited, lambda row: row["capacity_blocks"], rate)
+    curves = [row["curve"] for row in rows if "curve" in row]
+    if not curves and len({row["capacity_blocks"] for row in limited}) < 2:
+        return []
+    figure, axes = new_figure(f"{RATES[rate].capitalize()} over capacity" + (f": {workload}" if workload else ""))
+    for curve in curves:
+        color = look("lru").color
+        axes.plot(curve["capacity_blocks"], curve[rate], color=color, linewidth=0.8, label="lru, every capacity")
+    for policy, points in lines.items():
+        style = _style(policy) | ({"linestyle": ""} if curves and policy == "lru" else {})
+        axes.plot(*zip(*points, strict=True), **style)
+    ceilings = [row[rate] for row in rows if row["capacity_blocks"] is None and rate in row]
+    if ceilings:
+        axes.axhline(max(ceilings), **CEILING, label="unlimited")
+    size = rows[0]["block_size"]
+    axes.set_xscale("log")
+    axes.set_xlabel(f"capacity (blocks of {size:,} tokens)")
+    _finish(axes, rate)
+    working_set = max((row.get("working_set_blocks", 0) for row in rows), default=0)
+    return save(figure, out, name, [*_caption(group, workload), f"Working set: {working_set:,} blocks.{_seeds(rows)}"])
+
+
+def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, rate: str) -> list[Path]:
+    """A plot for each capacity in tokens at which several block sizes ran."""
+    paths = []
+    by_tokens: dict[int | None, list[Row]] = {}
+    for row in rows:
+        if rate in row:
+            by_tokens.setdefault(row["capacity_tokens"], []).append(row)
+    for tokens, same in by_tokens.items():
+        sizes = sorted({row["block_size"] for row in same})
+        if len(sizes) < 2:
+            continue
+        shown = "unlimited" if tokens is None else f"{tokens:,} tokens"
+        figure, axes = new_figure(f"{RATES[rate].capitalize()} over block size, capacity {shown}")
+        for policy, points in _points(same, lambda row: row["block_size"], rate).items():
+            axes.plot(*zip(*points, strict=True), **_style(policy))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_xlabel("block size (tokens)")
+        _finish(axes, rate)
+        caption = [*_caption(group), f"Capacity: {shown} at every block size.{_seeds(same)}"]
+        paths += save(figure, out, f"{name}-{tokens or 'unlimited'}", caption)
+    return paths
+
+
+def _gap(groups: dict[Group, list[Row]], out: Path, name: str) -> list[Path]:
+    shares = {group: found for group, rows in groups.items() if (found := gap_closed(rows))}
+    if not shares:
+        return []
+    if len(shares) > 1:
+        total = gap_closed(row for group in shares for row in groups[group])
+    policies = sorted({policy for found in shares.values() for policy in found})
+    bars = [(group.trace, found) for group, found in shares.items()] + ([("all", total)] if len(shares) > 1 else [])
+    figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
+    width = 0.8 / len(policies)
+    for place, policy in enumerate(policies):
+        hatch = ("", "//", "..", "xx", "\\\\", "oo", "--")[place % 7]
+        at = [i + (place - (len(policies) - 1) / 2) * width for i in range(len(bars))]
+        heights = [100 * found.get(policy, 0.0) for _, found in bars]
+        color = _style(policy)["color"]
+        drawn = axes.bar(at, heights, width * 0.9, color=color, hatch=hatch, edgecolor="white", label=policy)
+        axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.margins(y=0.1)
+    axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
+    axes.set_ylabel("share of the gap (%)")
+    axes.legend(fontsize=8, frameon=False)
+    cells = sum(isinstance(row["capacity_blocks"], int) and row["policy"] == "opt" for g in shares for row in groups[g])
+    caption = [
+        "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
+        f"({cells} cells). 0: LRU, 100: the optimum; below 0: worse than LRU.",
+    ]
+    return save(figure, out, name, caption)
+
+
+def _style(label: str) -> dict[str, Any]:
+    return line_style(label.split(" (")[0]) | {"label": label}
+
+
+def _finish(axes: Any, rate: str) -> None:
+    axes.set_ylabel(f"{RATES[rate]} (0 to 1)")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _caption(group: Group, workload: str | None = None) -> list[str]:
+    blocks = "raw blocks, outputs left out" if group.raw_blocks else "vLLM's rules"
+    counted = f"{group.requests:,} requests" + (f", the first {group.warmup_requests:,} left out" * bool(group[5]))
+    part = f", those of workload {workload} counted" if workload else ""
+    return [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
+
+
+def _seeds(rows: Iterable[Row]) -> str:
+    seeds = {row.get("seed") for row in rows}
+    return f" Mean of {len(seeds)} seeds." if len(seeds) > 1 else ""

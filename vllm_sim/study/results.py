@@ -1,0 +1,79 @@
+"""Files of rows: JSON lines that a sweep appends to, and that plots, page and check read."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+
+RATES = {
+    "token_hit_rate": "token hit rate",
+    "block_hit_rate": "block hit rate",
+    "request_hit_rate": "request hit rate",
+}
+NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "block_size")
+
+
+def cut_torn_line(path: Path) -> bool:
+    """Cuts off a last line that has no end, which a killed writer left; returns whether there was one."""
+    if not path.exists():
+        return False
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole == len(content):
+        return False
+    with path.open("r+b") as file:
+        file.truncate(whole)
+    return True
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The rows of a file.
+
+    Raises:
+        ValueError: a line is not a row, with file and line.
+    """
+    rows = []
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                missing = [name for name in NEEDED if name not in row]
+            except (ValueError, TypeError):
+                raise ValueError(
+                    f"{path}, line {number}: not a JSON object; allowed: rows of replay or sweep"
+                ) from None
+            if missing:
+                raise ValueError(f"{path}, line {number}: the row has no {', '.join(missing)}")
+            rows.append(row)
+    return rows
+
+
+def find_rows(folder: Path) -> dict[Path, list[Row]]:
+    """The rows of every file NAME.jsonl under a folder; files of other lines (requests of a replay) are passed over.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*.jsonl")):
+        with path.open(encoding="utf-8") as file:
+            first = file.readline()
+        if '"trace_sha256"' in first and '"policy"' in first:
+            found[path] = read_rows(path)
+    if not found:
+        raise ValueError(f"{folder} holds no rows; `vllm-sim sweep TRACE --out {folder}/sweep.jsonl` makes some")
+    return found
+
+
+def in_order(rows: Sequence[Row]) -> list[Row]:
+    """Rows in an order that depends on nothing but them."""
+    return sorted(rows, key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    capacity = row["capacity_blocks"]
+    number = -1 if capacity == "all" else 2**62 if capacity is None else capacity
+    values = (row["trace"], row["trace_sha256"], row["backend"], row["policy"], json.dumps(row.get("policy_params")))
+    return (*values, row["block_size"], number, row.get("seed") or 0, row.get("cell") or "")

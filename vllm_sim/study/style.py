@@ -1,0 +1,72 @@
+"""How all plots look: one colour, marker and line for each policy, everywhere.
+
+Colours are those of Okabe and Ito ("Color Universal Design", 2008), which colour-blind people tell apart; marker and
+line tell policies apart in black and white. A policy that is not listed takes a free look by its place.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+SIZE_IN = (6.4, 4.2)
+CEILING = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.2}
+"""The line of an unlimited cache."""
+
+
+class Look(NamedTuple):
+    """Of a policy's line."""
+
+    color: str
+    marker: str
+    line: Any
+
+
+LOOKS = {
+    "lru": Look("#000000", "o", "-"),
+    "opt": Look("#666666", "*", "--"),
+    "fifo": Look("#E69F00", "v", "-."),
+    "random": Look("#999999", "x", ":"),
+    "lfu": Look("#56B4E9", "^", "-"),
+    "slru": Look("#009E73", "s", "--"),
+    "arc": Look("#0072B2", "D", "-."),
+    "s3fifo": Look("#D55E00", "P", "-"),
+    "wa": Look("#CC79A7", "X", "--"),
+    "hybrid": Look("#B00020", "h", "-"),
+}
+_FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))
+
+
+def look(policy: str) -> Look:
+    """How a policy is drawn."""
+    return LOOKS.get(policy) or _FREE[sum(policy.encode()) % len(_FREE)]
+
+
+def line_style(policy: str) -> dict[str, Any]:
+    """Arguments of `Axes.plot` for a policy's line."""
+    color, marker, line = look(policy)
+    return {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.4, "label": policy}
+
+
+def new_figure(title: str) -> tuple[Any, Any]:
+    """A figure with one plot in it."""
+    figure, axes = plt.subplots(figsize=SIZE_IN, layout="constrained")
+    axes.set_title(title, fontsize=10)
+    axes.grid(True, alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def save(figure: Any, folder: Path, name: str, caption: Sequence[str]) -> list[Path]:
+    """Writes NAME.png and NAME.pdf, the caption's lines below the plot; the same rows give the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.supxlabel("\n".join(caption), fontsize=7.5, color="#333333", x=0.02, ha="left")
+    paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+    figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+    figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    plt.close(figure)
+    return paths

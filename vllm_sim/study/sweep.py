@@ -1,0 +1,159 @@
+"""Sweeps: many cells on all cores, each row appended to one file as it is finished.
+
+A sweep that was stopped, however, goes on where it was: a row holds the key of its cell, and a line that a kill has cut
+is cut off. When all cells are done the file is sorted, so that two sweeps of the same cells give the same bytes.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from joblib import Parallel, delayed, parallel_config
+
+from vllm_sim.eviction.registry import find_policy
+from vllm_sim.replay.rows import Row, write_rows
+from vllm_sim.replay.run import about
+from vllm_sim.replay.settings import Settings
+from vllm_sim.study.capacity import capacity_blocks
+from vllm_sim.study.cells import Cell, blocks, cell_key, run_cell
+from vllm_sim.study.results import cut_torn_line, in_order, read_rows
+from vllm_sim.trace.files import open_output
+
+Progress = Callable[[int, int], None]
+_CELLS_A_CORE = 4
+"""In a batch for Ray, whose joblib backend gives results back only when a batch is done."""
+
+
+def make_cells(
+    traces: Sequence[Path],
+    base: Settings,
+    policies: Sequence[str],
+    capacities: Sequence[str],
+    block_sizes: Sequence[int],
+    seeds: Sequence[int],
+) -> list[Cell]:
+    """Every combination once, those that share blocks behind one another.
+
+    Args:
+        traces: in the native format.
+        base: what all cells have in common; its policy_params are an object for each policy that has some.
+        policies: names.
+        capacities: see capacity.py; `all` is taken by `lru` alone, and only one seed of it.
+        block_sizes: tokens a block.
+        seeds: for policies that draw.
+
+    Raises:
+        ValueError: a value is out of range, or `all` without `lru`.
+    """
+    for policy in policies:
+        find_policy(policy)
+    if "all" in capacities and "lru" not in policies:
+        raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(policies)}")
+    cells: dict[str, Cell] = {}
+    for trace in traces:
+        for size in block_sizes:
+            working_set = blocks(trace, base.model, size, base.raw_blocks)[1].working_set
+            for text in capacities:
+                if text == "all":
+                    how = [replace(base, block_size=size, policy="lru", policy_params={}, seed=seeds[0])]
+                else:
+                    capacity = capacity_blocks(text, size, working_set, base.model)
+                    how = [
+                        replace(
+                            base,
+                            block_size=size,
+                            capacity_blocks=capacity,
+                            policy=policy,
+                            policy_params=base.policy_params.get(policy, {}),
+                            seed=seed,
+                        )
+                        for policy in policies
+                        for seed in seeds
+                    ]
+                made = [Cell(trace, settings, whole_curve=text == "all") for settings in how]
+                cells |= {cell_key(cell): cell for cell in made}
+    return list(cells.values())
+
+
+def sweep(
+    cells: Sequence[Cell],
+    out: Path,
+    jobs: int = -1,
+    ray: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> list[Row]:
+    """Runs the cells that `out` does not hold yet, and sorts the file when all are there.
+
+    Args:
+        cells: of `make_cells`.
+        out: the file of rows; OUT.run.json beside it says what run took how long where.
+        jobs: processes, -1 for one a core.
+        ray: address of a Ray cluster (`auto`, `local` or ray://HOST:PORT) to run on; it must see the traces' paths.
+        progress: called with the numbers of finished and of all cells.
+
+    Returns:
+        The rows of these cells, in the file's order.
+
+    Raises:
+        ValueError: `out` holds something else than rows, or a cell cannot be run; finished rows stay in the file.
+    """
+    start = time.monotonic()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cut_torn_line(out)
+    there = read_rows(out) if out.exists() else []
+    known = {row.get("cell") for row in there}
+    wanted = {cell_key(cell): cell for cell in cells}
+    todo = [cell for key, cell in wanted.items() if key not in known]
+    progress(len(wanted) - len(todo), len(wanted))
+    fresh = []
+    with out.open("a", encoding="utf-8") as file:
+        for row in _on_ray(todo, ray) if ray else _here(todo, jobs):
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            fresh.append(row)
+            progress(len(wanted) - len(todo) + len(fresh), len(wanted))
+    rows = in_order(there + fresh)
+    write_rows(out, rows)
+    if cells:
+        _write_about(out, cells[0].settings, len(fresh), time.monotonic() - start)
+    return [row for row in rows if row.get("cell") in wanted]
+
+
+def _here(cells: Sequence[Cell], jobs: int) -> Iterable[Row]:
+    return Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(run_cell)(cell) for cell in cells)
+
+
+def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
+    """Through joblib's Ray backend, whose workers keep their process, and with it a trace, from batch to batch."""
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError as error:
+        raise ValueError(f"--ray {address} needs Ray ({error}); `pip install 'vllm-sim[ray]'` brings it") from None
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    try:
+        register_ray()
+        size = _CELLS_A_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
+        for first in range(0, len(cells), size):
+            with parallel_config(backend="ray", n_jobs=-1):
+                yield from Parallel()(delayed(run_cell)(cell) for cell in cells[first : first + size])
+    finally:
+        ray.shutdown()
+
+
+def _write_about(out: Path, settings: Settings, cells: int, seconds: float) -> None:
+    values = about(settings, seconds) | {"cells": cells, "commit": _commit()}
+    with open_output(out.with_name(out.name.removesuffix(".jsonl") + ".run.json")) as file:
+        file.write(json.dumps(values, indent=2) + "\n")
+
+
+def _commit() -> str | None:
+    """The commit of this package, None where it is not run from a repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
