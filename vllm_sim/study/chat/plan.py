@@ -1,0 +1,78 @@
+"""What study one runs, as data."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from vllm_sim.study.chat.workload import Pattern
+
+WORKLOADS = ("single", "multi")
+SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, None)
+"""Capacities as shares of the working set; None: unlimited."""
+BLOCK_SIZES = (8, 16, 32, 64, 128, 256, 512)
+SEEDS = (0, 1, 2)
+PATTERNS = tuple(
+    Pattern(rate, think_s, seed)
+    for rate, think_s in ((0.25, 60.0), (1.0, 60.0), (4.0, 60.0), (16.0, 60.0), (1.0, 10.0), (1.0, 300.0))
+    for seed in SEEDS
+)
+POLICY_SHARES = (0.1, 0.2, 0.35)
+MAIN_BLOCK = 16
+
+
+class Point(NamedTuple):
+    """One cell of the fast backend."""
+
+    experiment: str
+    workload: str
+    block_size: int = MAIN_BLOCK
+    share: float | None = None
+    """Capacity in tokens: this share of the working set at block size MAIN_BLOCK; None: unlimited."""
+    policy: str = "lru"
+    pattern: Pattern = Pattern()
+    system_prompt: bool = False
+    backend: str = "fast"
+
+
+def points(policies: list[str], quick: bool) -> Iterator[Point]:
+    """All cells but those of the engine, those that share their blocks beside each other.
+
+    Args:
+        policies: names of eviction policies.
+        quick: fewer of everything.
+    """
+    shares = (0.1, 0.5, None) if quick else SHARES
+    for workload in WORKLOADS:
+        for share in shares:
+            yield Point("capacity", workload, share=share)
+        for share in POLICY_SHARES[:1] if quick else POLICY_SHARES:
+            for policy in policies:
+                yield Point("policy", workload, share=share, policy=policy)
+        yield Point("agree", workload, share=0.1)
+        yield Point("agree", workload, share=0.1, backend="blockpool")
+        yield Point("reuse", workload)
+        for pattern in PATTERNS[:2] if quick else PATTERNS:
+            yield Point("arrival", workload, share=0.1, pattern=pattern)
+        for block_size in BLOCK_SIZES[1::3] if quick else BLOCK_SIZES:
+            for share in shares:
+                yield Point("block_size", workload, block_size, share)
+        for share in (0.1, None):
+            yield Point("system_prompt", workload, share=share, system_prompt=True)
+        yield Point("reuse", workload, system_prompt=True)
+
+
+class EnginePoint(NamedTuple):
+    """One cell of the engine, in virtual time on a stated device."""
+
+    workload: str
+    share: float | None
+    concurrency: int | None
+    """None: requests arrive by Pattern()."""
+
+
+ENGINE = (
+    EnginePoint("single", 0.1, 1),
+    EnginePoint("single", 0.1, None),
+    EnginePoint("single", None, None),
+    EnginePoint("multi", 0.1, None),
+    EnginePoint("multi", None, None),
+)
