@@ -15,7 +15,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser = commands.add_parser(
         "replay",
         help="run a trace through vLLM's engine in virtual time, or through its cache alone",
-        description="Writes summary.jsonl, requests.jsonl and run.json into a folder.",
+        description="Writes summary.jsonl, requests.jsonl, sessions.jsonl and run.json into a folder; the engine adds "
+        "evictions.jsonl and blocks.jsonl. Fields and units: vllm_sim/replay/rows.py and summary.py.",
         epilog="example: vllm-sim replay trace.jsonl --out runs/first --capacity-blocks 1000 --concurrency 8",
     )
     parser.add_argument("trace", type=Path, metavar="TRACE", help="trace in the native format")
