@@ -7,7 +7,7 @@ HOST ?= localhost
 PORT ?= 8000
 PYTEST = $(VENV)/bin/python -m pytest
 
-.PHONY: setup serve test test-all lint format bench parity clean
+.PHONY: setup serve test test-all lint format bench parity study clean
 
 setup:
 	@PYTHON=$(PYTHON) vllm/install.sh $(VENV)
@@ -38,6 +38,21 @@ bench: setup
 parity: setup
 	@PYTHON=$(PYTHON) parity/install.sh $(VENV)-parity
 	$(VENV)/bin/python -m parity $(PARITY)
+
+# Study one from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: a small one in data/quick.
+STUDY_DATA := $(if $(QUICK),data/quick,data/sharegpt)
+STUDY_OUT := $(if $(QUICK),data/quick/,)
+study: setup
+	@echo "1/5 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
+	@echo "2/5 traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
+	    --conversations $(if $(QUICK),200,2500)
+	@cp -n data/sharegpt/source.json $(STUDY_DATA)/ 2>/dev/null || true
+	@echo "3/5 replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py --data $(STUDY_DATA) \
+	    --out $(STUDY_OUT)results $(if $(QUICK),--quick)
+	@echo "4/5 plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py --results $(STUDY_OUT)results \
+	    --out $(STUDY_OUT)figures
+	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
+	@echo "5/5 table"; $(if $(QUICK),echo "a quick run makes no table",$(VENV)/bin/python -m vllm_sim.study.readme)
 
 clean:
 	rm -rf $(VENV) $(VENV)-parity build *.egg-info

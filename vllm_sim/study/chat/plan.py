@@ -47,17 +47,19 @@ def points(policies: list[str], quick: bool) -> Iterator[Point]:
         for share in POLICY_SHARES[:1] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
-        yield Point("agree", workload, share=0.1)
-        yield Point("agree", workload, share=0.1, backend="blockpool")
         yield Point("reuse", workload)
-        for pattern in PATTERNS[:2] if quick else PATTERNS:
-            yield Point("arrival", workload, share=0.1, pattern=pattern)
+        if workload == "multi":  # the order of single requests is the same in all patterns
+            for pattern in PATTERNS[:2] if quick else PATTERNS:
+                yield Point("arrival", workload, share=0.1, pattern=pattern)
         for block_size in BLOCK_SIZES[1::3] if quick else BLOCK_SIZES:
             for share in shares:
                 yield Point("block_size", workload, block_size, share)
         for share in (0.1, None):
             yield Point("system_prompt", workload, share=share, system_prompt=True)
         yield Point("reuse", workload, system_prompt=True)
+    for workload in WORKLOADS:
+        for backend in ("fast", "blockpool"):
+            yield Point("agree", workload, share=0.1, backend=backend)
 
 
 class EnginePoint(NamedTuple):

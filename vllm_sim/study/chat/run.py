@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from vllm_sim.study.chat.plan import ENGINE, MAIN_BLOCK, EnginePoint, Point, poi
 from vllm_sim.study.chat.reuse import reuse_row
 from vllm_sim.study.chat.spread import interval
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
+from vllm_sim.study.results import cut_torn_line, read_rows
 
 FULL_CONVERSATIONS = 2000
 """Rows from fewer are marked as quick."""
@@ -73,19 +74,8 @@ def run_engine_cells(study: Study, say: Say) -> None:
 
 def finished(path: Path) -> set[str]:
     """Keys of the whole rows of a file; the half of one that a kill left is cut off."""
-    if not path.is_file():
-        return set()
-    data = path.read_bytes()
-    whole = data[: data.rfind(b"\n") + 1]
-    if whole != data:
-        path.write_bytes(whole)
-    return {row["key"] for row in read_rows(path)}
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yields the rows of a results file."""
-    for line in path.read_text(encoding="utf-8").splitlines():
-        yield json.loads(line)
+    cut_torn_line(path)
+    return {row["key"] for row in read_rows(path)} if path.is_file() else set()
 
 
 def capacity_blocks(

@@ -1,0 +1,180 @@
+"""The main plots of study one, from its rows alone: single against multi, over capacity, over block size, by turn."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.chat.plan import MAIN_BLOCK, WORKLOADS
+from vllm_sim.study.results import RATES, read_rows
+from vllm_sim.study.style import new_figure, save
+
+
+class Series(NamedTuple):
+    """How a workload is drawn everywhere."""
+
+    label: str
+    color: str
+    marker: str
+    line: str
+    hatch: str
+
+
+LOOKS = {
+    "single": Series("single-turn", "#E69F00", "s", "--", "//"),
+    "multi": Series("multi-turn", "#0072B2", "o", "-", ""),
+}
+
+
+def load(results: Path) -> list[Row]:
+    """The rows of the fast cells.
+
+    Raises:
+        ValueError: there are none yet.
+    """
+    path = results / "chat.jsonl"
+    if not path.is_file():
+        raise ValueError(f"no {path}; first run milestone2_code/compare_multi_vs_single_turn.py")
+    return read_rows(path)
+
+
+def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
+    """The rows of an experiment whose fields have these values, in the file's order."""
+    return [
+        row
+        for row in rows
+        if row["experiment"] == experiment and all(row[name] == value for name, value in wanted.items())
+    ]
+
+
+def caption(rows: Sequence[Row], more: str) -> list[str]:
+    """What was run, in words."""
+    sessions = pick(rows, "capacity", workload="multi")[0]["sessions"]
+    requests = " and ".join(
+        f"{pick(rows, 'capacity', workload=name)[0]['requests']:,} {LOOKS[name].label}" for name in WORKLOADS
+    )
+    data = {"pypi": "ShareGPT (the part that PyPI has)", "hub": "ShareGPT"}.get(rows[0]["data"]["source"], "made data")
+    quick = " QUICK RUN: no result." if any(row["quick"] for row in rows) else ""
+    return [f"{data}, {sessions:,} conversations: {requests} requests.{quick}", more]
+
+
+def style(workload: str) -> dict[str, Any]:
+    """Arguments of a line."""
+    look = LOOKS[workload]
+    return {
+        "color": look.color,
+        "marker": look.marker,
+        "linestyle": look.line,
+        "label": look.label,
+        "markersize": 5,
+    }
+
+
+def draw_main(results: Path, figures: Path) -> list[Path]:
+    """Writes the main plots; returns their files."""
+    rows = load(results)
+    draws = (_definitions, _over_capacity, _over_block_size, _by_turn)
+    return [path for draw in draws for path in draw(rows, figures)]
+
+
+def _definitions(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("The same chats as single requests and as conversations, unlimited cache")
+    for place, workload in enumerate(WORKLOADS):
+        row = pick(rows, "capacity", workload=workload, capacity_share=None)[0]
+        look = LOOKS[workload]
+        values = [row[name] for name in RATES]
+        places = [i + (place - 0.5) * 0.36 for i in range(len(RATES))]
+        bars = axes.bar(
+            places, values, 0.34, color=look.color, hatch=look.hatch, edgecolor="black", label=look.label, linewidth=0.6
+        )
+        axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=6)
+        low, high = row["token_hit_rate_95"]
+        axes.errorbar(
+            places[0], values[0], [[max(0, values[0] - low)], [max(0, high - values[0])]], color="black", capsize=4
+        )
+    axes.set_xticks(range(len(RATES)), list(RATES.values()))
+    axes.set_ylim(0, 1.1)
+    axes.set_ylabel("hit rate")
+    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.75))
+    more = f"Blocks of {MAIN_BLOCK} tokens, no eviction. Bar on token hit rate: 95 %, sessions resampled."
+    return save(figure, figures, "chat_definitions", caption(rows, more))
+
+
+def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("Hit rate over capacity, LRU")
+    for workload in WORKLOADS:
+        chosen = [row for row in pick(rows, "capacity", workload=workload) if row["capacity_tokens"]]
+        tokens = [row["capacity_tokens"] for row in chosen]
+        axes.plot(tokens, [row["token_hit_rate"] for row in chosen], **style(workload))
+        low, high = zip(*(row["token_hit_rate_95"] for row in chosen), strict=True)
+        axes.fill_between(tokens, low, high, color=LOOKS[workload].color, alpha=0.2, linewidth=0)
+        ceiling = pick(rows, "capacity", workload=workload, capacity_share=None)[0]["token_hit_rate"]
+        axes.axhline(ceiling, color=LOOKS[workload].color, linestyle=":", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("capacity (tokens)")
+    axes.set_ylabel("token hit rate")
+    axes.legend(frameon=False, loc="center left")
+    more = "Points: 10 to 100 % of each working set; band: 95 %, sessions resampled; dotted: unlimited.\n" + _arrivals(
+        rows
+    )
+    return save(figure, figures, "chat_capacity", caption(rows, more))
+
+
+def _arrivals(rows: list[Row]) -> str:
+    row = pick(rows, "capacity")[0]
+    return (
+        f"Blocks of {MAIN_BLOCK} tokens; sessions arrive at {row['sessions_per_s']:g}/s (Poisson), "
+        f"think time log-normal, median {row['think_s']:g} s."
+    )
+
+
+def _over_block_size(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("Hit rate and filled slots over block size, at equal tokens of capacity")
+    for workload in WORKLOADS:
+        for share, alpha, words in ((None, 1.0, "unlimited"), (0.1, 0.55, "10 %")):
+            chosen = pick(rows, "block_size", workload=workload, capacity_share=share)
+            look = style(workload) | {"label": f"{LOOKS[workload].label}, {words}", "alpha": alpha}
+            if share:
+                look["markerfacecolor"] = "white"
+            axes.plot([r["block_size"] for r in chosen], [r["token_hit_rate"] for r in chosen], **look)
+        chosen = pick(rows, "block_size", workload=workload, capacity_share=None)
+        filled = [row["slots_filled"] / row["slots_allocated"] for row in chosen]
+        look = {"color": LOOKS[workload].color, "marker": "x", "linestyle": ":", "linewidth": 1.2}
+        axes.plot([r["block_size"] for r in chosen], filled, label=f"{LOOKS[workload].label}, slots filled", **look)
+    axes.set_xscale("log", base=2)
+    sizes = sorted({row["block_size"] for row in pick(rows, "block_size")})
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("block size (tokens)")
+    axes.set_ylabel("token hit rate; share of allocated slots filled")
+    axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(0, 0.36), ncol=2)
+    more = f"LRU; 10 %: of the working set at {MAIN_BLOCK} tokens a block, in tokens; slots: unlimited cache."
+    return save(figure, figures, "chat_block_size", caption(rows, more))
+
+
+def _by_turn(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("Hit rate by turn of the conversation, LRU")
+    lines = ((None, "#0072B2", "o", "-"), (0.35, "#009E73", "D", "-."), (0.1, "#D55E00", "s", "--"))
+    for share, color, marker, line in lines:
+        found = pick(rows, "capacity", workload="multi", capacity_share=share)
+        if not found:
+            continue
+        turns = found[0]["by_turn"]
+        label = "unlimited" if share is None else f"{share:.0%} of the working set"
+        values = [rates["token_hit_rate"] for rates in turns.values()]
+        axes.plot(
+            [int(turn) + 1 for turn in turns],
+            values,
+            color=color,
+            marker=marker,
+            linestyle=line,
+            label=label,
+            markersize=5,
+        )
+    axes.set_ylim(0, 1)
+    axes.set_xticks(range(1, 21))
+    axes.set_xlabel("turn")
+    axes.set_ylabel("token hit rate, multi-turn")
+    axes.legend(frameon=False, loc="lower right")
+    return save(figure, figures, "chat_turns", caption(rows, _arrivals(rows)))

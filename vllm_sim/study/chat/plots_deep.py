@@ -1,0 +1,136 @@
+"""The deeper plots of study one: reuse gaps, capacity by block size, where hits come from, policies, arrivals."""
+
+from pathlib import Path
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.chat.plan import MAIN_BLOCK, SHARES, WORKLOADS
+from vllm_sim.study.chat.plots import LOOKS, caption, load, pick, style
+from vllm_sim.study.chat.reuse import SOURCES
+from vllm_sim.study.style import line_style, new_figure, save
+
+HATCHES = {"system": ("#999999", "xx"), "same_session": ("#0072B2", ""), "other_session": ("#E69F00", "//")}
+
+
+def draw_deep(results: Path, figures: Path) -> list[Path]:
+    """Writes the deeper plots; returns their files."""
+    rows = load(results)
+    draws = (_reuse_gaps, _heat_map, _sources, _policies, _arrivals)
+    return [path for draw in draws for path in draw(rows, figures)]
+
+
+def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("How long a block waits for its next hit")
+    for workload in WORKLOADS:
+        gaps = pick(rows, "reuse", workload=workload, system_prompt=False)[0]["reuse_gap_s"]
+        axes.plot(list(gaps.values()), [float(share) for share in gaps], **style(workload))
+    axes.set_xscale("log")
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("time since the use before (s)")
+    axes.set_ylabel("share of hits with at most this gap")
+    axes.legend(frameon=False)
+    row = pick(rows, "reuse")[0]
+    more = (
+        f"Unlimited cache, blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time "
+        f"{row['think_s']:g} s (assumed)."
+    )
+    return save(figure, figures, "chat_reuse_gaps", caption(rows, more))
+
+
+def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "block_size", workload="multi")
+    sizes = sorted({row["block_size"] for row in chosen})
+    shares = [share for share in SHARES if any(row["capacity_share"] == share for row in chosen)]
+    value = {(row["block_size"], row["capacity_share"]): row["token_hit_rate"] for row in chosen}
+    table = [[value[size, share] for share in shares] for size in sizes]
+    figure, axes = new_figure("Token hit rate of multi-turn chat over capacity and block size")
+    axes.grid(False)
+    image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for i, line in enumerate(table):
+        for j, rate in enumerate(line):
+            axes.text(
+                j, i, f"{rate:.2f}", ha="center", va="center", fontsize=8, color="black" if rate > 0.6 else "white"
+            )
+    axes.set_xticks(range(len(shares)), ["unlimited" if share is None else f"{share:.0%}" for share in shares])
+    axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])
+    axes.set_xlabel("capacity, share of the working set")
+    axes.set_ylabel("block size (tokens)")
+    figure.colorbar(image, label="token hit rate")
+    more = f"LRU; a column holds the same tokens of capacity (working set at {MAIN_BLOCK} tokens a block)."
+    return save(figure, figures, "chat_heat_map", caption(rows, more))
+
+
+def _sources(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("Where hits come from, unlimited cache")
+    names: list[str] = []
+    for prompt in (False, True):
+        for workload in WORKLOADS:
+            row = pick(rows, "reuse", workload=workload, system_prompt=prompt)[0]
+            tokens = row["hits_by_source_tokens"]
+            total = sum(tokens.values()) or 1
+            left = 0.0
+            for source in SOURCES:
+                color, hatch = HATCHES[source]
+                label = source.replace("_", " ") if not names else None
+                width = tokens[source] / total
+                axes.barh(len(names), width, 0.6, left, color=color, hatch=hatch, edgecolor="black", label=label)
+                left += width
+            axes.text(1.01, len(names), f"{total / 1e6:.2f} M", va="center", fontsize=8)
+            names.append(f"{LOOKS[workload].label}\n{'with' if prompt else 'without'} system prompt")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("share of hit tokens (right: hit tokens)")
+    figure.legend(frameon=False, loc="outside upper center", ncol=3, fontsize=8)
+    system_tokens = pick(rows, "reuse", system_prompt=True)[0]["system_tokens"]
+    more = f"Blocks of {MAIN_BLOCK}; the system prompt with the template around it has {system_tokens} tokens."
+    return save(figure, figures, "chat_sources", caption(rows, more))
+
+
+def _policies(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "policy", workload="multi")
+    figure, axes = new_figure("Eviction policies and the optimum, multi-turn")
+    for policy in dict.fromkeys(row["policy"] for row in chosen):
+        mine = [row for row in chosen if row["policy"] == policy]
+        axes.plot(
+            [row["capacity_share"] * 100 for row in mine], [row["token_hit_rate"] for row in mine], **line_style(policy)
+        )
+    axes.set_ylim(0, 1)
+    axes.set_xlabel("capacity (% of the working set)")
+    axes.set_ylabel("token hit rate")
+    axes.legend(frameon=False, ncol=2, loc="lower right")
+    row = chosen[0]
+    more = (
+        f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; "
+        "opt knows the future."
+    )
+    return save(figure, figures, "chat_policies", caption(rows, more))
+
+
+def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "arrival", workload="multi")
+    groups: dict[tuple[float, float], list[float]] = {}
+    for row in chosen:
+        groups.setdefault((row["sessions_per_s"], row["think_s"]), []).append(row["token_hit_rate"])
+    figure, axes = new_figure("Multi-turn chat by arrival rate and think time, a tenth of the working set")
+    looks = {10.0: ("#009E73", "^", ":"), 60.0: ("#0072B2", "o", "-"), 300.0: ("#D55E00", "s", "--")}
+    for think_s, (color, marker, line) in looks.items():
+        rates = sorted(rate for rate, think in groups if think == think_s)
+        if not rates:
+            continue
+        values = [groups[rate, think_s] for rate in rates]
+        middle = [sum(v) / len(v) for v in values]
+        ends = [
+            [m - min(v) for m, v in zip(middle, values, strict=True)],
+            [max(v) - m for m, v in zip(middle, values, strict=True)],
+        ]
+        label = f"median think time {think_s:g} s"
+        axes.errorbar(rates, middle, ends, color=color, marker=marker, linestyle=line, label=label, capsize=4)
+    axes.set_xscale("log", base=2)
+    axes.set_ylim(0, 1)
+    ticks = sorted({rate for rate, _ in groups})
+    axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
+    axes.set_xlabel("sessions per second (Poisson)")
+    axes.set_ylabel("token hit rate")
+    axes.legend(frameon=False)
+    more = f"LRU, blocks of {MAIN_BLOCK}; mean and range of {max(map(len, groups.values()))} arrival seeds."
+    return save(figure, figures, "chat_arrivals", caption(rows, more))

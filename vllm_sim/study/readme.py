@@ -1,0 +1,89 @@
+"""The README's table of study one, made from its rows: `python -m vllm_sim.study.readme`, between two comments."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.results import read_rows
+
+BEGIN, END = "<!-- study one: begin -->", "<!-- study one: end -->"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The lines of the table, in Markdown.
+
+    Raises:
+        ValueError: a row comes from a quick run, or one that is needed is not there.
+    """
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_multi_vs_single_turn.py without --quick")
+    unlimited = [_row(rows, "capacity", name, capacity_share=None) for name in ("single", "multi")]
+    lines = [
+        "| | single-turn | multi-turn |",
+        "|---|---|---|",
+        _line("requests", [f"{row['requests']:,}" for row in unlimited]),
+        _line("working set, blocks of 16", [f"{row['working_set_blocks']:,}" for row in unlimited]),
+    ]
+    for name in ("token", "block", "request"):
+        values = [f"{row[f'{name}_hit_rate']:.3f}" for row in unlimited]
+        if name == "token":
+            ends = [row["token_hit_rate_95"] for row in unlimited]
+            values = [f"{v} ({low:.3f} to {high:.3f})" for v, (low, high) in zip(values, ends, strict=True)]
+        lines.append(_line(f"{name} hit rate, unlimited cache", values))
+    for share in (0.5, 0.2, 0.1):
+        cells = [_row(rows, "capacity", name, capacity_share=share) for name in ("single", "multi")]
+        lines.append(
+            _line(f"token hit rate, {share:.0%} of the working set", [f"{r['token_hit_rate']:.3f}" for r in cells])
+        )
+    for policy in ("lru", "opt"):
+        cells = [_row(rows, "policy", name, capacity_share=0.1, policy=policy) for name in ("single", "multi")]
+        lines.append(_line(f"the same, 10 %, policy `{policy}`", [f"{row['token_hit_rate']:.3f}" for row in cells]))
+    for size in (64, 512):
+        cells = [_row(rows, "block_size", n, capacity_share=None, block_size=size) for n in ("single", "multi")]
+        lines.append(
+            _line(f"token hit rate, blocks of {size}, unlimited", [f"{row['token_hit_rate']:.3f}" for row in cells])
+        )
+    cells = [_row(rows, "system_prompt", name, capacity_share=None) for name in ("single", "multi")]
+    lines.append(_line("with a shared system prompt, unlimited", [f"{row['token_hit_rate']:.3f}" for row in cells]))
+    return "\n".join(lines)
+
+
+def rewrite(readme: Path, results: Path) -> None:
+    """Puts the table between the comments.
+
+    Raises:
+        ValueError: a comment is missing, or the rows are not results.
+    """
+    text = readme.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{readme} lacks {BEGIN} or {END}")
+    made = table(read_rows(results / "chat.jsonl"))
+    readme.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+
+
+def _row(rows: Sequence[Row], experiment: str, workload: str, **wanted: Any) -> Row:
+    for row in rows:
+        found = row["experiment"] == experiment and row["workload"] == workload
+        if found and all(row[name] == value for name, value in wanted.items()):
+            return row
+    raise ValueError(f"no row of {experiment}, {workload}, {wanted}; run compare_multi_vs_single_turn.py")
+
+
+def _line(name: str, values: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(values)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    rewrite(options.readme, options.results)
+
+
+if __name__ == "__main__":
+    main()
