@@ -79,8 +79,12 @@ def test_lru_is_five_times_faster_than_the_cpp_simulator() -> None:
         return time.perf_counter() - begin
 
     simulation_seconds(chains, "lru")
-    theirs = (best_of(lambda: cpp_seconds(11)) - best_of(lambda: cpp_seconds(1))) / 10
-    ours = best_of(lambda: simulation_seconds(chains, "lru"))
+    eleven = one = ours = 1e9
+    # In turns, as what else runs on the machine meets them all.
+    for _ in range(REPEATS):
+        eleven, one = min(eleven, cpp_seconds(11)), min(one, cpp_seconds(1))
+        ours = min(ours, best_of(lambda: simulation_seconds(chains, "lru")))
+    theirs = (eleven - one) / 10
     print(f"\nlru, {len(ids):,} references: {ours * 1e3:.1f} ms, C++ {theirs * 1e3:.1f} ms: {theirs / ours:.1f} times")
     assert theirs / ours >= 5
 
@@ -168,7 +172,7 @@ def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool() -> None:
     seconds = dict.fromkeys([None, *LIVE], 1.0)
     for policy in LIVE:
         pool_seconds(policy)
-    # One after the other in each round: what else runs on the machine meets them all.
+    # In turns, as above.
     for _ in range(REPEATS):
         seconds = {policy: min(before, pool_seconds(policy)) for policy, before in seconds.items()}
     upstream = seconds.pop(None)
