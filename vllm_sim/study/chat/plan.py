@@ -68,13 +68,15 @@ class EnginePoint(NamedTuple):
     workload: str
     share: float | None
     concurrency: int | None
-    """None: requests arrive by Pattern()."""
+    """None: requests arrive by ENGINE_PATTERN."""
 
 
 ENGINE = (
-    EnginePoint("single", 0.1, 1),
     EnginePoint("single", 0.1, None),
-    EnginePoint("single", None, None),
     EnginePoint("multi", 0.1, None),
+    EnginePoint("single", None, None),
     EnginePoint("multi", None, None),
+    EnginePoint("single", 0.1, 1),
 )
+ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
+"""Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""

@@ -93,9 +93,9 @@ def _definitions(rows: list[Row], figures: Path) -> list[Path]:
             places[0], values[0], [[max(0, values[0] - low)], [max(0, high - values[0])]], color="black", capsize=4
         )
     axes.set_xticks(range(len(RATES)), list(RATES.values()))
-    axes.set_ylim(0, 1.1)
+    axes.set_ylim(0, 1.2)
     axes.set_ylabel("hit rate")
-    axes.legend(frameon=False, loc="upper right", bbox_to_anchor=(1, 0.75))
+    axes.legend(frameon=False, loc="upper right", ncol=2)
     more = f"Blocks of {MAIN_BLOCK} tokens, no eviction. Bar on token hit rate: 95 %, sessions resampled."
     return save(figure, figures, "chat_definitions", caption(rows, more))
 
@@ -111,7 +111,7 @@ def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
         ceiling = pick(rows, "capacity", workload=workload, capacity_share=None)[0]["token_hit_rate"]
         axes.axhline(ceiling, color=LOOKS[workload].color, linestyle=":", linewidth=1)
     axes.set_xscale("log")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.set_xlabel("capacity (tokens)")
     axes.set_ylabel("token hit rate")
     axes.legend(frameon=False, loc="center left")
@@ -172,7 +172,7 @@ def _by_turn(rows: list[Row], figures: Path) -> list[Path]:
             label=label,
             markersize=5,
         )
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.set_xticks(range(1, 21))
     axes.set_xlabel("turn")
     axes.set_ylabel("token hit rate, multi-turn")

@@ -24,7 +24,7 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
         gaps = pick(rows, "reuse", workload=workload, system_prompt=False)[0]["reuse_gap_s"]
         axes.plot(list(gaps.values()), [float(share) for share in gaps], **style(workload))
     axes.set_xscale("log")
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.set_xlabel("time since the use before (s)")
     axes.set_ylabel("share of hits with at most this gap")
     axes.legend(frameon=False)
@@ -94,7 +94,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
         axes.plot(
             [row["capacity_share"] * 100 for row in mine], [row["token_hit_rate"] for row in mine], **line_style(policy)
         )
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     axes.set_xlabel("capacity (% of the working set)")
     axes.set_ylabel("token hit rate")
     axes.legend(frameon=False, ncol=2, loc="lower right")
@@ -126,7 +126,7 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
         label = f"median think time {think_s:g} s"
         axes.errorbar(rates, middle, ends, color=color, marker=marker, linestyle=line, label=label, capsize=4)
     axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1)
+    axes.set_ylim(0, 1.02)
     ticks = sorted({rate for rate, _ in groups})
     axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
     axes.set_xlabel("sessions per second (Poisson)")

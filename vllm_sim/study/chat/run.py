@@ -12,7 +12,7 @@ from vllm_sim.replay.run import head, serve_cache
 from vllm_sim.replay.settings import Settings
 from vllm_sim.replay.summary import summary_row
 from vllm_sim.study.cells import Cell, run_cell
-from vllm_sim.study.chat.plan import ENGINE, MAIN_BLOCK, EnginePoint, Point, points
+from vllm_sim.study.chat.plan import ENGINE, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point, points
 from vllm_sim.study.chat.reuse import reuse_row
 from vllm_sim.study.chat.spread import interval
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
@@ -131,7 +131,7 @@ def _cache_row(study: Study, point: Point) -> Row:
 def _engine_row(study: Study, point: EnginePoint) -> Row:
     timed = study.data / f"timed_{point.workload}.jsonl"
     if not timed.is_file():
-        write_timed(study.chats(point.workload), Pattern(), timed)
+        write_timed(study.chats(point.workload), ENGINE_PATTERN, timed)
     settings = Settings(
         model=study.model,
         capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),
@@ -140,7 +140,8 @@ def _engine_row(study: Study, point: EnginePoint) -> Row:
     )
     row = run_cell(Cell(timed, settings))
     row["by_turn"] = {turn: rates for turn, rates in row["by_turn"].items() if int(turn) < 20}
-    return {"experiment": "engine", "workload": point.workload, "capacity_share": point.share} | row
+    values: Row = {"experiment": "engine", "workload": point.workload, "capacity_share": point.share}
+    return values | ENGINE_PATTERN._asdict() | row
 
 
 def _marks(study: Study, workload: str) -> Row:

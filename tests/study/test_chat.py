@@ -1,0 +1,125 @@
+"""Study one on chats that are made here: where hits come from, orders of arrival, and the chain of scripts."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.replay.requests import cache_requests
+from vllm_sim.study.chat.reuse import _uses
+from vllm_sim.study.chat.run import finished
+from vllm_sim.study.chat.spread import interval
+from vllm_sim.study.chat.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
+from vllm_sim.trace.files import write_records
+from vllm_sim.trace.record import Record
+
+ROOT = Path(__file__).parents[2]
+WORDS = ("one", "two", "three", "red", "green", "blue", "up", "down")
+MODEL = str(ROOT / "exported_models" / "Llama-3.2-1B-Instruct")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """30 chats of 1 to 4 turns, the first turns alone and all."""
+    folder = tmp_path_factory.mktemp("chats")
+    draw = random.Random(5)
+    records = []
+    for chat in range(30):
+        messages: list[dict] = []
+        for turn in range(chat % 4 + 1):
+            text = " ".join(
+                draw.choice(["one", "two", "three", "red", "green", "blue", "up", "down"]) for _ in range(40)
+            )
+            messages.append({"role": "user", "content": f"{chat} {text}"})
+            answer = f"{text} {turn}"
+            records.append(Record(messages=[*messages], response=answer, session_id=f"c{chat}", turn=turn))
+            messages.append({"role": "assistant", "content": answer})
+    write_records(folder / "single_turn.jsonl", [record for record in records if record.turn == 0])
+    write_records(folder / "multi_turn.jsonl", records)
+    return folder
+
+
+def test_turns_keep_their_order_and_sessions_interleave(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    times, gaps_ms = arrival_times_ms(chats.records, Pattern(sessions_per_s=1.0, think_s=60.0))
+    for session in {record.session_id for record in chats.records}:
+        rows = [row for row, record in enumerate(chats.records) if record.session_id == session]
+        assert np.allclose(np.diff(times[rows]), gaps_ms[rows[1:]])
+    asked = ordered(chats, 16, Pattern())
+    assert (np.diff(asked.sessions) != 0).sum() > 40
+    assert (np.diff(asked.times_ms) >= 0).all()
+
+
+def test_reordered_requests_have_the_blocks_of_reordered_rows(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    requests = cache_requests(chats.trace, chats.records, 16)
+    order = np.random.default_rng(1).permutation(len(chats.records))
+    moved = reorder(requests, order)
+    for place, row in enumerate(order):
+        ids = requests.ids[requests.begins[row] : requests.begins[row + 1]]
+        assert (moved.ids[moved.begins[place] : moved.begins[place + 1]] == ids).all()
+        assert moved.prompt_tokens[place] == requests.prompt_tokens[row]
+
+
+def test_hits_are_told_apart_by_where_they_come_from():
+    # Blocks of 4: the first is the system prompt; session 0 comes back to [1, 2, 3]; session 1 finds [1, 2] of it.
+    rows = [[1, 2, 3], [1, 2, 3, 4], [1, 2, 9]]
+    lengths = np.array([len(row) for row in rows])
+    zeros = np.zeros(3, np.int64)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    requests = Requests(np.concatenate(rows), begins, lengths * 4 + 1, zeros + 1, zeros, zeros)
+    sources, hits, before, after, *_ = _uses(link(requests, 4), np.array([0, 0, 1]), 1)
+    assert list(hits) == [0, 3, 2]
+    assert list(sources) == [2, 2, 1]
+    assert list(after - before) == [1, 1, 1, 1, 1]
+
+
+def test_an_interval_holds_the_rate_and_is_a_point_where_sessions_are_alike():
+    rows = [{"session_id": i, "hit_tokens": 5, "prompt_tokens": 10} for i in range(50)]
+    assert interval(rows) == [0.5, 0.5]
+    rows[0]["hit_tokens"] = 0
+    low, high = interval(rows)
+    assert low < 0.49 < high
+
+
+def test_the_system_prompt_is_where_the_template_puts_it(data):
+    from vllm_sim.study.chat.workload import SYSTEM_PROMPT
+    from vllm_sim.trace.vocabulary import Vocabulary
+
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", True)
+    vocabulary = Vocabulary(MODEL)
+    system = {"role": "system", "content": SYSTEM_PROMPT}
+    for row in (0, 7, 30):
+        text = vocabulary.render_chat([system, *chats.records[row].messages], None, None)
+        assert list(chats.trace.prompt(row)) == list(vocabulary.encode_chats([text])[0])
+    assert chats.system_tokens > 200
+
+
+def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
+    def run(script: str, *arguments: str) -> None:
+        command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
+        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+
+    compare = ("--data", str(data), "--out", str(tmp_path), "--quick", "--part", "cache")
+    run("compare_multi_vs_single_turn.py", *compare)
+    path = tmp_path / "chat.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    path.write_text("".join(lines[:-2]) + lines[-2][:30])
+    assert len(finished(path)) == len(lines) - 2
+    run("compare_multi_vs_single_turn.py", *compare)
+    assert path.read_text() == whole
+    rows = [json.loads(line) for line in lines]
+    assert all(row["quick"] for row in rows)
+    agree = [row for row in rows if row["experiment"] == "agree"]
+    assert {row["backend"] for row in agree} == {"fast", "blockpool"}
+    for workload in ("single", "multi"):
+        assert len({row["hits_sha256"] for row in agree if row["workload"] == workload}) == 1
+    for script in ("visualize_task2.py", "visualize_task2_advance.py"):
+        run(script, "--results", str(tmp_path), "--out", str(tmp_path / "figures"))
+    assert len(list((tmp_path / "figures").glob("chat_*.png"))) == 9
