@@ -94,7 +94,7 @@ def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
     hits = []
     for backend in ("fast", "blockpool"):
         cells = make_cells([small_trace(tmp_path)], settings(backend=backend), ["lru", "arc"], ["30%"], [4], [0])
-        hits.append([row["hit_tokens"] for row in sweep(cells, tmp_path / f"{backend}.jsonl", jobs=1)])
+        hits.append([row["hit_tokens"] for row in sweep(cells, tmp_path / f"{backend}.jsonl", jobs=2)])
     assert hits[0] == hits[1]
     assert min(hits[0]) > 0
 

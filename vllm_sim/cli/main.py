@@ -9,9 +9,9 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import calibrate, model, plot, record, replay, sweep, trace, workload
+from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
 
-COMMANDS = (calibrate, model, plot, record, replay, sweep, trace, workload)
+COMMANDS = (calibrate, model, plot, record, replay, report, sweep, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:

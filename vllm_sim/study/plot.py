@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_sim.replay.rows import Row
-from vllm_sim.study.results import RATES
+from vllm_sim.study.results import RATES, conditions
 from vllm_sim.study.style import CEILING, line_style, look, new_figure, save
 
 
@@ -18,6 +18,7 @@ class Group(NamedTuple):
     raw_blocks: bool
     requests: int
     warmup_requests: int
+    conditions: tuple[tuple[str, Any], ...]
 
 
 def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_rate") -> list[Path]:
@@ -81,7 +82,8 @@ def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
 
 def _group(row: Row) -> Group:
     raw, skipped = row.get("raw_blocks", False), row.get("warmup_requests", 0)
-    return Group(row["trace"], row["trace_sha256"], row["backend"], raw, row.get("requests", 0), skipped)
+    rest = (raw, row.get("requests", 0), skipped, tuple(conditions(row).items()))
+    return Group(row["trace"], row["trace_sha256"], row["backend"], *rest)
 
 
 def _names(groups: Iterable[Group]) -> dict[Group, str]:
@@ -221,9 +223,12 @@ def _finish(axes: Any, rate: str) -> None:
 
 def _caption(group: Group, workload: str | None = None) -> list[str]:
     blocks = "raw blocks, outputs left out" if group.raw_blocks else "vLLM's rules"
-    counted = f"{group.requests:,} requests" + (f", the first {group.warmup_requests:,} left out" * bool(group[5]))
+    counted = f"{group.requests:,} requests" + (
+        f", the first {group.warmup_requests:,} left out" * bool(group.warmup_requests)
+    )
     part = f", those of workload {workload} counted" if workload else ""
-    return [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
+    lines = [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
+    return lines + [", ".join(f"{key} {value}" for key, value in group.conditions)] * bool(group.conditions)
 
 
 def _seeds(rows: Iterable[Row]) -> str:

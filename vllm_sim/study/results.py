@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_sim.replay.rows import Row
+from vllm_sim.trace.files import iter_objects
 
 RATES = {
     "token_hit_rate": "token hit rate",
@@ -13,6 +14,13 @@ RATES = {
     "request_hit_rate": "request hit rate",
 }
 NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "block_size")
+CONDITIONS = ("workload", "system_prompt", "sessions_per_s", "think_s", "arrival", "latency_model", "device", "quick")
+"""Fields of studies and of the engine that tell apart what must not be compared in one plot."""
+
+
+def conditions(row: Row) -> dict[str, Any]:
+    """Those of a row that are set."""
+    return {name: row[name] for name in CONDITIONS if row.get(name) is not None}
 
 
 def cut_torn_line(path: Path) -> bool:
@@ -51,17 +59,16 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def find_rows(folder: Path) -> dict[Path, list[Row]]:
-    """The rows of every file NAME.jsonl under a folder; files of other lines (requests of a replay) are passed over.
+    """The rows under a folder, by file; files NAME.jsonl and lines that hold other things are passed over.
 
     Raises:
         ValueError: there is none.
     """
     found = {}
     for path in sorted(folder.rglob("*.jsonl")):
-        with path.open(encoding="utf-8") as file:
-            first = file.readline()
-        if '"trace_sha256"' in first and '"policy"' in first:
-            found[path] = read_rows(path)
+        rows = [row for _, row in iter_objects(path) if all(name in row for name in NEEDED)]
+        if rows:
+            found[path] = rows
     if not found:
         raise ValueError(f"{folder} holds no rows; `vllm-sim sweep TRACE --out {folder}/sweep.jsonl` makes some")
     return found
