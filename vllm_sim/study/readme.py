@@ -1,4 +1,4 @@
-"""The README's table of study one, made from its rows: `python -m vllm_sim.study.readme`, between two comments."""
+"""The README's tables of study one, made from its rows: `python -m vllm_sim.study.readme`, between two comments."""
 
 import argparse
 from collections.abc import Sequence
@@ -37,9 +37,8 @@ def table(rows: Sequence[Row]) -> str:
         lines.append(
             _line(f"token hit rate, {share:.0%} of the working set", [f"{r['token_hit_rate']:.3f}" for r in cells])
         )
-    for policy in ("lru", "opt"):
-        cells = [_row(rows, "policy", name, capacity_share=0.1, policy=policy) for name in ("single", "multi")]
-        lines.append(_line(f"the same, 10 %, policy `{policy}`", [f"{row['token_hit_rate']:.3f}" for row in cells]))
+    cells = [_row(rows, "policy", name, capacity_share=0.1, policy="opt") for name in ("single", "multi")]
+    lines.append(_line("the same under the optimum (`opt`)", [f"{row['token_hit_rate']:.3f}" for row in cells]))
     for size in (64, 512):
         cells = [_row(rows, "block_size", n, capacity_share=None, block_size=size) for n in ("single", "multi")]
         lines.append(
@@ -48,6 +47,42 @@ def table(rows: Sequence[Row]) -> str:
     cells = [_row(rows, "system_prompt", name, capacity_share=None) for name in ("single", "multi")]
     lines.append(_line("with a shared system prompt, unlimited", [f"{row['token_hit_rate']:.3f}" for row in cells]))
     return "\n".join(lines)
+
+
+def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
+    """The lines of a second table: the backends at a tenth of the working set, LRU, and the engine's times.
+
+    The first rows of a workload have one request after the other and are equal; with arrivals requests overlap.
+    """
+    lines = [
+        "| at 10 %, LRU | requests | hit tokens | token hit rate | TTFT p50, p99 | output tokens/s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name in ("single", "multi"):
+        chosen = [row for row in rows if row["experiment"] == "agree" and row["workload"] == name]
+        timed = [row for row in engine if row["workload"] == name and row["capacity_share"] == 0.1]
+        timed.sort(key=lambda row: not row["arrival"].startswith("closed"))
+        for row in (*chosen, *timed):
+            sent = row.get("arrival", "one after the other")
+            if sent.startswith("open"):
+                sent = f"{row['sessions_per_s']:g} sessions/s"
+            times = f"{row['ttft_ms_p50']:.1f}, {row['ttft_ms_p99']:.1f} ms" if "ttft_ms_p50" in row else ""
+            speed = f"{row['output_tokens_per_s']:,.0f}" if "output_tokens_per_s" in row else ""
+            rate = f"{row['token_hit_rate']:.4f}"
+            lines.append(
+                _line(f"{name}-turn, `{row['backend']}`", [sent, f"{row['hit_tokens']:,}", rate, times, speed])
+            )
+    return "\n".join(lines)
+
+
+def section(results: Path) -> str:
+    """Both tables.
+
+    Raises:
+        ValueError: the rows are not results.
+    """
+    rows = read_rows(results / "chat.jsonl")
+    return f"{table(rows)}\n\n{backends(rows, read_rows(results / 'chat_engine.jsonl'))}"
 
 
 def rewrite(readme: Path, results: Path) -> None:
@@ -61,8 +96,7 @@ def rewrite(readme: Path, results: Path) -> None:
     _, end, after = rest.partition(END)
     if not (begin and end):
         raise ValueError(f"{readme} lacks {BEGIN} or {END}")
-    made = table(read_rows(results / "chat.jsonl"))
-    readme.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+    readme.write_text(f"{before}{BEGIN}\n{section(results)}\n{END}{after}", encoding="utf-8")
 
 
 def _row(rows: Sequence[Row], experiment: str, workload: str, **wanted: Any) -> Row:

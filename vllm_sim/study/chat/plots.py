@@ -147,7 +147,7 @@ def _over_block_size(rows: list[Row], figures: Path) -> list[Path]:
     axes.set_xticks(sizes, [str(size) for size in sizes])
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("block size (tokens)")
-    axes.set_ylabel("token hit rate; share of allocated slots filled")
+    axes.set_ylabel("token hit rate; share of slots filled")
     axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(0, 0.36), ncol=2)
     more = f"LRU; 10 %: of the working set at {MAIN_BLOCK} tokens a block, in tokens; slots: unlimited cache."
     return save(figure, figures, "chat_block_size", caption(rows, more))

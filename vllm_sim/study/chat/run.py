@@ -61,6 +61,14 @@ def run_cache_cells(study: Study, say: Say) -> None:
         say(f"{number}/{len(planned)} {point.experiment}, {point.workload}")
 
 
+def row_again(study: Study, key: str) -> Row | None:
+    """The row of `run_cache_cells` with this key, computed again without its marks; None if the plan has none."""
+    for point in points(list(POLICIES), study.quick):
+        if _key(study, point.workload, repr(point)) == key:
+            return _cache_row(study, point)
+    return None
+
+
 def run_engine_cells(study: Study, say: Say) -> None:
     """The cells of the engine: times from the roofline model of an H100."""
     path = study.results / ENGINE_CELLS
