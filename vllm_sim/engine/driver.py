@@ -197,14 +197,14 @@ class Driver:
         if len(self._batches) > len(self.core.batch_queue or ()):
             self._pass(self._batches.popleft())
         ended = []
+        silent = self._silent
         for group in (outputs or {}).values():
             for output in group.outputs:
-                name = output.request_id
-                if name in self._silent and output.new_token_ids:
-                    self._silent.remove(name)
-                    self._running[name].first_token_ms = self.now_ms
+                if silent and output.request_id in silent and output.new_token_ids:
+                    silent.remove(output.request_id)
+                    self._running[output.request_id].first_token_ms = self.now_ms
                 if output.finish_reason is not None:
-                    ended.append(self._end(name))
+                    ended.append(self._end(output.request_id))
         return ended
 
     def _pass(self, load: Load) -> None:

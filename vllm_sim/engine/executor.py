@@ -165,8 +165,10 @@ class ReplayExecutor(Executor):
             if position < 0:
                 sampled.append([])
                 continue
-            tokens = answer.tokens
-            sampled.append([tokens[position] if position < len(tokens) else self._token_behind(answer, position)])
+            try:
+                sampled.append([answer.tokens[position]])
+            except IndexError:
+                sampled.append([self._token_behind(answer, position)])
         return ModelRunnerOutput(
             req_ids=request_ids,
             req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
