@@ -33,10 +33,10 @@ def main() -> int:
     def say(text: str) -> None:
         print(f"{text:<50}", end=end, file=sys.stderr, flush=True)
 
+    if options.part != "cache":  # first: the engine sets the platform, before blockpool imports vllm
+        run_engine_cells(study, say)
     if options.part != "engine":
         run_cache_cells(study, say)
-    if options.part != "cache":
-        run_engine_cells(study, say)
     return 0
 
 
