@@ -10,9 +10,12 @@ import pytest
 from tests.serving import MODEL
 from tests.study.making import settings, small_trace
 from vllm_sim.replay.run import replay
+from vllm_sim.study.chat.run import Study, run_cache_cells
 from vllm_sim.study.check import check
 from vllm_sim.study.results import find_rows
 from vllm_sim.study.sweep import make_cells, sweep
+from vllm_sim.trace.files import write_records
+from vllm_sim.trace.record import Record
 
 
 @pytest.fixture
@@ -52,12 +55,32 @@ def command(folder: Path, *traces: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
 
 
+@pytest.mark.slow
 def test_engine_rows_come_again(tmp_path: Path) -> None:
     how = settings(backend="engine", concurrency=2, warmup=0.1)
     cells = make_cells([small_trace(tmp_path)], how, ["lru"], ["40"], [8], [0])
     sweep(cells, results(tmp_path), jobs=2)  # in a process of its own: vLLM's platform is chosen once a process
     done = command(tmp_path, str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "1 rows computed again, 0 differ, 0 not checked\n"), done.stderr
+
+
+def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
+    texts = [f"{i} one two three red green blue" * 4 for i in range(6)]
+    records = [Record(prompt=text, response="yes", session_id=text, turn=0) for text in texts * 2]
+    for workload in ("single", "multi"):
+        write_records(tmp_path / f"{workload}_turn.jsonl", records)
+    study = Study(data=tmp_path, model=str(MODEL), results=tmp_path / "results")
+    study.results.mkdir()
+
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_cache_cells(study, stop)
+    assert found(tmp_path, tmp_path) == (1, 0, [], [])
+    file = study.results / "chat.jsonl"
+    file.write_text(file.read_text().replace('"requests": 12', '"requests": 13'))
+    assert "requests is 13, now 12" in found(tmp_path, tmp_path)[2][0]
 
 
 def test_rows_whose_trace_is_missing_or_that_are_no_cells_are_named_with_what_makes_them(stored: Path) -> None:
@@ -68,7 +91,7 @@ def test_rows_whose_trace_is_missing_or_that_are_no_cells_are_named_with_what_ma
     replay(stored / "small.jsonl", stored / "results" / "replay", settings())
     checked, skipped, _, missing = found(stored, stored)
     assert (checked, skipped) == (9, 1)
-    assert "rows that `vllm-sim sweep` did not make" in missing[0]
+    assert "rows that neither `vllm-sim sweep` nor a study made" in missing[0]
 
 
 def test_command_fails_where_a_row_differs_or_none_could_be_checked(stored: Path) -> None:

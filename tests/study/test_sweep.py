@@ -90,6 +90,7 @@ def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
     assert len(out.read_bytes().splitlines()) == 2
 
 
+@pytest.mark.slow
 def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
     hits = []
     for backend in ("fast", "blockpool"):

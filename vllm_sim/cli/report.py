@@ -1,6 +1,7 @@
 """`vllm-sim report`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_report(options: argparse.Namespace) -> int:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     if options.html is None and not options.check:
         raise ValueError("nothing to do; allowed: --html OUT.html, --check")
     from vllm_sim.study.results import find_rows

@@ -64,6 +64,7 @@ def _numbers(text: str) -> list[int]:
 
 def run_sweep(options: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from vllm_sim.replay.settings import Settings
     from vllm_sim.study.sweep import make_cells, sweep
 

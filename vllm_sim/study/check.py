@@ -1,7 +1,7 @@
 """A sample of the stored rows, computed again.
 
-A row names its trace by sha256 and holds every setting that decided it. Rows whose trace is not there, and rows that
-another command than `sweep` or `replay` made, are counted and named.
+A row names its trace by sha256. A sweep's row holds every setting that decided it, a row of study one the key of its
+cell in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from vllm_sim.study.cells import Cell, run_cell
 
 TRACE_SUFFIXES = (".jsonl", ".gz", ".zst")
 MAKERS = {
+    "timed": "python milestone2_code/compare_multi_vs_single_turn.py",
     "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
@@ -71,7 +72,7 @@ def check(
     differences: list[str] = []
     for done, (path, row, trace) in enumerate(chosen):
         progress(done, len(chosen))
-        differences += [f"{path.name}: {text}" for text in _differences(row, _again(row, trace, model))]
+        differences += [f"{path.name}: {text}" for text in _differences(row, _again(row, trace, model, path.parent))]
     progress(len(chosen), len(chosen))
     told = [f"{line} ({count:,} rows)" for line, count in missing.items()]
     return Report(len(chosen), sum(missing.values()), differences, told)
@@ -100,8 +101,8 @@ def _maker(trace: str) -> str:
 
 def _reason(row: Row) -> str | None:
     """Why a row cannot be computed from its fields alone; None if it can."""
-    if row.get("cell") is None:
-        return "rows that `vllm-sim sweep` did not make"
+    if row.get("cell") is None and "experiment" not in row:
+        return "rows that neither `vllm-sim sweep` nor a study made"
     if row["backend"] == "engine" and row.get("latency_model") == "table":
         return "rows of a latency table"
     return None
@@ -131,19 +132,26 @@ def settings_of(row: Row, model: str) -> Settings:
     return Settings(**values)
 
 
-def _again(row: Row, trace: Path, model: str) -> Row:
-    return run_cell(Cell(trace, settings_of(row, model), whole_curve=row["capacity_blocks"] == "all"))
+def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
+    if "cell" in row:
+        return run_cell(Cell(trace, settings_of(row, model), whole_curve=row["capacity_blocks"] == "all"))
+    from vllm_sim.study.chat.run import Study, row_again
+
+    for quick in {row["quick"], False}:  # rows of few chats are marked as quick whatever the plan was
+        fresh = row_again(Study(data=trace.parent, model=model, results=results, quick=quick), row["key"])
+        if fresh is not None:
+            return fresh
+    return {"key": f"of no cell of today's plan over {trace.parent}"}
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:
-    """Fields that differ; the trace's name and the cell's key, which holds the exact warm-up, are no result."""
+    """Fields that differ, of those that both have: a study adds marks. The trace's name and a sweep's key of the cell,
+    which holds the exact warm-up, are no result."""
     capacity = stored["capacity_blocks"]
     where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
     names = [name for name in stored if name in fresh and name not in ("trace", "cell")]
-    lost = [name for name in stored if name not in fresh]
     for name in names:
         if isinstance(stored[name], dict) and isinstance(fresh[name], dict):  # a study keeps a part of some tables
             fresh[name] = {key: fresh[name].get(key) for key in stored[name]}
     texts = [f"{name} is {stored[name]!r}, now {fresh[name]!r}" for name in names if stored[name] != fresh[name]]
-    texts += [f"{name} is {stored[name]!r}, now there is none" for name in lost]
     return [f"{where}: {text[:200]}" for text in texts]

@@ -20,7 +20,7 @@ CONDITIONS = ("workload", "system_prompt", "sessions_per_s", "think_s", "arrival
 
 def conditions(row: Row) -> dict[str, Any]:
     """Those of a row that are set."""
-    return {name: row[name] for name in CONDITIONS if row.get(name) is not None}
+    return {name: row[name] for name in CONDITIONS if row.get(name) not in (None, False)}
 
 
 def cut_torn_line(path: Path) -> bool:
