@@ -21,6 +21,7 @@ POLICIES = {
     "arc": "vllm_sim.eviction.arc:Arc",
     "s3fifo": "vllm_sim.eviction.s3fifo:S3Fifo",
     "wa": "vllm_sim.eviction.wa:Wa",
+    "hybrid": "vllm_sim.eviction.hybrid:Hybrid",
     "opt": "vllm_sim.eviction.opt:Opt",
 }
 

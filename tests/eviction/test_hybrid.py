@@ -1,0 +1,138 @@
+"""The hybrid policy: its table by hand, its count of LRU's hits, scans, and traffic that turns against it."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vllm_sim.eviction import kernel
+from vllm_sim.eviction.book import Book
+from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.hybrid import Hybrid
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import make_policy
+from vllm_sim.eviction.simulate import make_room, simulate
+
+
+def raw_chains(rows: list[list[int]]) -> Chains:
+    zeros = np.zeros(len(rows), np.int64)
+    begins = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    ids = np.array([block for row in rows for block in row], np.int64)
+    return link(Requests(ids, begins, zeros + 1, zeros, zeros, zeros), 1, raw=True)
+
+
+def scans(rounds: int, hot: int = 20, cold: int = 30) -> list[list[int]]:
+    """Chains of four blocks that are asked for every round, and as many more that never come again."""
+    fresh = iter(range(10**6, 10**9))
+    rows = []
+    for _ in range(rounds):
+        rows += [[10 * chain + i for i in range(4)] for chain in range(hot)]
+        rows += [[next(fresh) for _ in range(4)] for _ in range(cold)]
+    return rows
+
+
+def loops(rounds: int, size: int) -> list[list[int]]:
+    """Chains of four blocks, each asked for twice in a row, that come again after `size` others."""
+    return [
+        [5 * 10**8 + 10 * chain + i for i in range(4)] for _ in range(rounds) for chain in range(size) for _ in "ab"
+    ]
+
+
+def served(chains: Chains, capacity: int, **params: Any) -> tuple[Any, np.ndarray]:
+    """The policy after all requests, in plain Python, and the hits."""
+    policy: Any = make_policy("hybrid", make_room(chains, "hybrid", capacity), params)
+    out = np.zeros((chains.need.size, 6), np.int64)
+    kernel.serve.py_func(Book(capacity, chains.working_set, policy, recycle=False), policy, chains, capacity, out)
+    return policy, out[:, kernel.HIT]
+
+
+def test_a_scan_does_not_push_out_what_comes_again():
+    chains = raw_chains(scans(40))
+    asked = chains.need.sum()
+    lru, hybrid, opt = (simulate(chains, name, 120).hit.sum() / asked for name in ("lru", "hybrid", "opt"))
+    assert lru == 0
+    assert hybrid > 0.8 * opt > 0.25
+
+
+def test_hits_that_lru_would_have_had_are_counted():
+    random = np.random.default_rng(3)
+    rows = [[int(chain) * 10 + i for i in range(1 + int(chain) % 5)] for chain in random.zipf(1.3, 800) % 90]
+    chains = raw_chains(rows)
+    policy, hit = served(chains, 60)
+    assert policy.lru_hits == simulate(chains, "lru", 60).hit.sum()
+    assert policy.won == hit.sum() - policy.lru_hits
+    assert policy.asked == chains.need.sum()
+
+
+def test_what_lru_holds_and_the_cache_does_not_is_counted():
+    policy, _ = served(raw_chains(scans(12)), 120)
+    missing = [node for node in range(policy.count.size) if policy.in_lru.holds(node) and policy.gone[node] >= 0]
+    assert policy.missing == len(missing) > 0
+
+
+@pytest.mark.parametrize("before", [scans(12), scans(30)], ids=["short", "long"])
+def test_traffic_that_turns_costs_little_against_lru(before):
+    """LRU hits half of a loop that is longer than the cache; what was learned from scans must not cost more of it."""
+    chains = raw_chains(before + loops(20, 60))
+    lru, hybrid = (simulate(chains, name, 120).hit.sum() for name in ("lru", "hybrid"))
+    assert hybrid >= lru - 0.005 * chains.need.sum()
+
+
+def test_without_slack_and_without_gains_it_is_lru():
+    chains = raw_chains([[int(block)] for block in np.random.default_rng(5).integers(0, 300, 3000)])
+    _, hit = served(chains, 100, slack=0.0)
+    # Independent requests: nothing is to be learned, and nothing may be risked.
+    assert abs(int(hit.sum()) - int(simulate(chains, "lru", 100).hit.sum())) <= 0.005 * hit.size
+
+
+def test_the_worth_of_a_class_is_its_best_ratio_of_use_to_room():
+    policy = Hybrid(Room(100, 10))
+    chance = np.zeros(48)
+    chance[0], chance[3] = 0.2, 0.5
+    policy.index(7, chance)
+    # Bins are 1, 1, 2, 4 wide. From 0: give up after bin 0, or wait for bin 3: more use for more room.
+    at_once = 0.2 / 0.9
+    assert policy.worth[7, 0] == pytest.approx(at_once)
+    # From bin 1: through 1 + 2 blocks of time without a use, then half a chance within 4 (3 on average).
+    assert policy.worth[7, 1] == pytest.approx(0.5 / (1 + 2 + 4 * 0.75))
+    assert policy.worth[7, 3] == pytest.approx(0.5 / 3)
+    assert policy.worth[7, 4] == 0
+
+
+def test_an_eviction_hides_no_use():
+    """Two views of a node: until its eviction without a use, from there until its use as a ghost."""
+    policy = Hybrid(Room(4, 10))
+    policy.cached(0, -1)
+    policy.released(0)
+    policy.now = policy.time = 9
+    policy.evicted(0)
+    policy.now = policy.time = 33
+    policy.cached(0, -1)
+    assert policy.lost[0, 4] == policy.entered[0, 0] == 1
+    assert policy.reused[0, 6] == policy.entered[0, 4] == 1
+    assert policy.lost.sum() == policy.reused.sum() == 1
+
+
+def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
+    policy = Hybrid(Room(10, 10))
+    for node, parent in ((0, -1), (1, 0)):
+        policy.cached(node, parent)
+    for node in (1, 0):
+        policy.released(node)
+    assert policy.kind[0] == policy.kind[1] == 0
+    policy.hit(0)
+    policy.hit(1)
+    policy.cached(2, 1)
+    policy.cached(3, 2)
+    for node in (3, 2, 1, 0):
+        policy.released(node)
+    assert policy.kind[:4].tolist() == [1, 1, 5, 5]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [({"slack": -0.1}, "slack is -0.1"), ({"origins": 2}, "allowed: 0, 1"), ({"memory": 0}, "memory is 0")],
+)
+def test_a_parameter_out_of_range_is_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        make_policy("hybrid", Room(10, 10), params)
