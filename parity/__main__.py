@@ -33,8 +33,9 @@ BUSY = (
     Case(seed=3, policy="s3fifo"),
     Case(seed=2, policy="lfu"),
     Case(seed=1, policy="arc", async_scheduling=True),
+    Case(seed=3, policy="hybrid", async_scheduling=True),
 )
-SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for policy in ("lru", "arc", "s3fifo", "lfu"))
+SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for policy in ("lru", "arc", "s3fifo", "hybrid"))
 """One request after the other, which every backend of `vllm-sim replay` can serve."""
 SCHEDULERS = {False: ("Scheduler", "step", 1), True: ("AsyncScheduler", "step_with_batch_queue", 2)}
 """The class, the engine's step function and the batches in flight, by async_scheduling."""

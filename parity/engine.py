@@ -128,9 +128,13 @@ class Recorder:
 
 
 def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], list[int]]]:
-    """Serves all requests; returns prompt and answer of each row."""
+    """Serves all requests; returns prompt and answer of each row. A closed loop serves rows in their order."""
+
+    def arrival(ask: Ask, now: int) -> tuple[int, int]:
+        return now + ask.step if case.concurrency is None else 0, ask.row
+
     waiting = {ask.after_row: ask for ask in asks if ask.after_row is not None}
-    due = [(ask.step, ask.row) for ask in asks if ask.after_row is None]
+    due = [arrival(ask, 0) for ask in asks if ask.after_row is None]
     heapq.heapify(due)
     served: dict[int, tuple[list[int], list[int]]] = {}
     running: set[str] = set()
@@ -152,7 +156,7 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
             if output.finish_reason is not None:
                 running.remove(output.request_id)
                 if (ask := waiting.get(int(output.request_id))) is not None:
-                    heapq.heappush(due, (now + ask.step, ask.row))
+                    heapq.heappush(due, arrival(ask, now))
     return served
 
 

@@ -21,7 +21,10 @@ class LateExecutor(RowExecutor):
 
 
 def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arrival]]:
-    """The driver over a case's trace, each step a millisecond long: rows arrive when they did on the real side."""
+    """The driver over a case's trace, each step a millisecond long: rows arrive when they did on the real side.
+
+    A closed loop serves them in their order.
+    """
     setup = Setup(
         capacity_blocks=case.capacity_blocks,
         block_size=case.block_size,
@@ -39,4 +42,5 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         [(None, 0)] * len(asks),
         case.concurrency,
     )
-    return driver, [Arrival(ask.row, ask.after_row, float(ask.step)) for ask in asks]
+    is_open = case.concurrency is None
+    return driver, [Arrival(ask.row, ask.after_row, float(ask.step) if is_open else 0.0) for ask in asks]
