@@ -97,16 +97,16 @@ def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"hit rates: {out}", box=box.SIMPLE)
+    table = Table(title=f"hit rates: {out}", box=box.SIMPLE, padding=(0, 0, 0, 1))
     columns = ("trace", "policy", "B", "capacity", "token", "block", "request", "evicted", "rejected")
     for name in columns:
         wide = name == "trace"
         justify: Any = "left" if name in columns[:2] else "right"
-        table.add_column(name, justify=justify, no_wrap=not wide, overflow="ellipsis" if wide else "fold")
+        table.add_column(name, justify=justify, no_wrap=not wide, overflow="fold", min_width=12 if wide else None)
     for row in rows:
         capacity = row["capacity_blocks"]
         shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
-        head = (row["trace"], row["policy"], str(row["block_size"]), shown)
+        head = (row["trace"].split(".jsonl")[0], row["policy"], str(row["block_size"]), shown)
         if "curve" in row:
             table.add_row(*head, "curve")
             continue
