@@ -136,3 +136,31 @@ def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
 def test_a_parameter_out_of_range_is_refused(params, message):
     with pytest.raises(ValueError, match=message):
         make_policy("hybrid", Room(10, 10), params)
+
+
+@pytest.mark.parametrize(
+    ("won", "missing", "block"),
+    [(0, 0, 1), (-1, 0, 0), (3, 0, 1), (3, 8, 0)],
+    ids=["nothing at risk", "lost against LRU", "won", "risk above what was won"],
+)
+def test_the_classes_decide_only_while_the_risk_is_below_what_was_won(won: int, missing: int, block: int) -> None:
+    policy = Hybrid(Room(4, 4), slack=0.1)
+    book = Book(4, 4, policy, recycle=False)
+    for number in (0, 1):
+        book.cache(policy, number, number, -1, False)
+    policy.hit(0)  # the older of the two is of a better class
+    for number in (0, 1):
+        book.release(policy, number)
+    policy.worth[1, :] = 1.0
+    policy.lru_hits, policy.asked, policy.won, policy.missing = 4, 9, won, missing
+    assert policy.victim(book) == block
+
+
+def test_who_was_lost_in_a_bin_was_at_risk_for_half_of_it() -> None:
+    policy = Hybrid(Room(100, 10))
+    policy.entered[3, 0] = 10
+    policy.lost[3, 2], policy.reused[3, 2], policy.reused[3, 5] = 4, 2, 4
+    chance = np.zeros((6, 48))
+    chance[5, :] = 0.5
+    policy.estimate(chance, 0, 25, 3, prior=2.0)
+    assert chance[0, [1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])

@@ -74,6 +74,7 @@ def json_object(text: str) -> dict[str, Any]:
 
 def run_replay(options: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from vllm_sim.replay.expect import differences
     from vllm_sim.replay.run import replay
     from vllm_sim.replay.settings import Settings

@@ -39,7 +39,7 @@ class Hybrid(Policy):
     Args:
         room: see Policy.
         ghosts: evicted nodes that stay known, as a multiple of the blocks.
-        slack: share of the blocks asked for that may be lost against LRU.
+        slack: share of the blocks asked for, generated ones included, that may be at risk against LRU.
         prior: blocks that the estimate of a wider class counts for in a narrower one.
         memory: computed blocks, as a multiple of the blocks, after which an observation counts half.
         origins: 1: classes look at the chain that a node continues; 0: at its use count alone.

@@ -1,0 +1,31 @@
+"""The command line that the scripts which draw a study share."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]], root: Path, before: str) -> int:
+    """Draws plots into a folder, from rows alone, and prints their names.
+
+    Args:
+        description: What the script does.
+        plots: Takes the folder of the rows and that of the plots.
+        root: Holds results/ and figures/ where nothing else is asked for.
+        before: The script that makes the rows.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(description=description, epilog=f"the step before is {before}")
+    parser.add_argument("--results", type=Path, default=root / "results", help="default: results")
+    parser.add_argument("--out", type=Path, default=root / "figures", help="default: figures")
+    options = parser.parse_args()
+    try:
+        for path in plots(options.results, options.out):
+            print(path)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
