@@ -1,0 +1,1 @@
+"""Study two: eviction policies under mixed workloads."""
