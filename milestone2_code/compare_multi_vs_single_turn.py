@@ -12,7 +12,9 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    from vllm_sim.study.chat.run import Study, run_cache_cells, run_engine_cells
+    from vllm_sim.cli.progress import progress_bar
+    from vllm_sim.study.chat.cell import Study
+    from vllm_sim.study.chat.run import CELLS, ENGINE_CELLS, run_study
 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="the step before is preprocess_sharegpt.py, the next one visualize_task2.py"
@@ -21,6 +23,7 @@ def main() -> int:
     parser.add_argument("--model", default=str(ROOT / "exported_models" / "Llama-3.2-1B-Instruct"))
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the rows (default: results)")
     parser.add_argument("--part", choices=("cache", "engine", "all"), default="all", help="default: all")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
     parser.add_argument("--quick", action="store_true", help="fewer cells, and rows that are marked as quick")
     options = parser.parse_args()
     study = Study(data=options.data, model=options.model, results=options.out, quick=options.quick)
@@ -28,15 +31,9 @@ def main() -> int:
         if not study.trace(workload).is_file():
             print(f"error: no {study.trace(workload)}; first run preprocess_sharegpt.py", file=sys.stderr)
             return 1
-    end = "\r" if sys.stderr.isatty() else "\n"
-
-    def say(text: str) -> None:
-        print(f"{text:<50}", end=end, file=sys.stderr, flush=True)
-
-    if options.part != "cache":  # first: the engine sets the platform, before blockpool imports vllm
-        run_engine_cells(study, say)
-    if options.part != "engine":
-        run_cache_cells(study, say)
+    parts = {"cache": (CELLS,), "engine": (ENGINE_CELLS,), "all": (ENGINE_CELLS, CELLS)}[options.part]
+    with progress_bar("rows") as progress:
+        run_study(study, lambda text: print(text, file=sys.stderr), parts, options.jobs, progress)
     return 0
 
 

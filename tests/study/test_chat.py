@@ -11,9 +11,8 @@ import pytest
 
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.replay.requests import cache_requests
-from vllm_sim.study.chat.reuse import _uses
-from vllm_sim.study.chat.run import finished
-from vllm_sim.study.chat.spread import interval
+from vllm_sim.study.chat.reuse import Uses, find_uses
+from vllm_sim.study.chat.spread import numbers, quantiles, rate_intervals, share_of_top
 from vllm_sim.study.chat.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
@@ -73,18 +72,51 @@ def test_hits_are_told_apart_by_where_they_come_from():
     zeros = np.zeros(3, np.int64)
     begins = np.concatenate([[0], np.cumsum(lengths)])
     requests = Requests(np.concatenate(rows), begins, lengths * 4 + 1, zeros + 1, zeros, zeros)
-    sources, hits, before, after, *_ = _uses(link(requests, 4), np.array([0, 0, 1]), 1)
-    assert list(hits) == [0, 3, 2]
-    assert list(sources) == [2, 2, 1]
-    assert list(after - before) == [1, 1, 1, 1, 1]
+    found = Uses(*find_uses(link(requests, 4), np.array([0, 0, 1]), 1))
+    assert list(found.hits) == [0, 3, 2]
+    assert list(np.bincount(found.source)) == [2, 2, 1]
+    assert list(found.after - found.before) == [1, 1, 1, 1, 1]
+    assert sorted(found.owner) == [0, 0, 0, 0, 1]
+
+
+def row_of(session: int, hit: int, turn: int = 0) -> dict:
+    return {"session_id": session, "turn": turn, "hit_tokens": hit, "prompt_tokens": 16}
 
 
 def test_an_interval_holds_the_rate_and_is_a_point_where_sessions_are_alike():
-    rows = [{"session_id": i, "hit_tokens": 5, "prompt_tokens": 10} for i in range(50)]
-    assert interval(rows) == [0.5, 0.5]
+    rows = [row_of(i, 8) for i in range(50)]
+    whole, first, second, *_ = rate_intervals(rows, 8)
+    assert whole == first == {f"{rate}_hit_rate_95": [0.5, 0.5] for rate in ("token", "request", "block")}
+    assert second["token_hit_rate_95"] == [0.0, 0.0]
     rows[0]["hit_tokens"] = 0
-    low, high = interval(rows)
+    low, high = rate_intervals(rows, 8)[0]["token_hit_rate_95"]
     assert low < 0.49 < high
+
+
+def test_a_session_is_drawn_with_all_its_rows():
+    # One session has all hits in ten turns: the rate hangs on whether it is drawn, and so do those of its turns.
+    rows = [row_of(0, 16, turn) for turn in range(10)] + [row_of(i, 0) for i in range(1, 20)]
+    whole, _, second, *_ = rate_intervals(rows, 8)
+    assert whole["token_hit_rate_95"][0] == 0.0
+    assert whole["token_hit_rate_95"][1] > 0.5
+    assert second["token_hit_rate_95"] == [0.0, 1.0]
+    assert list(numbers(rows[8:12])) == [0, 0, 1, 2]
+
+
+def test_quantiles_are_values_that_occur_and_those_of_alike_sessions_have_no_spread():
+    values, of = np.array([5.0, 1.0, 3.0, 3.0]), np.array([0, 1, 0, 1])
+    middle, pairs = quantiles(values, of, 2, (0.25, 0.5, 0.99))
+    assert middle == {"0.25": 1.0, "0.50": 3.0, "0.99": 5.0}
+    assert pairs["0.99"] == [3.0, 5.0]
+    middle, pairs = quantiles(np.repeat([1.0, 2.0, 4.0], 30), np.tile(np.arange(30), 3), 30, (0.5,))
+    assert (middle, pairs) == ({"0.50": 2.0}, {"0.50": [2.0, 2.0]})
+
+
+def test_the_top_block_has_its_share():
+    uses = np.array([1, 90, *[0] * 96, 5, 4])
+    share, (low, high) = share_of_top(uses, np.arange(100), 100, 0.01)
+    assert share == 0.9
+    assert low < 0.9 <= high
 
 
 def test_the_system_prompt_is_where_the_template_puts_it(data):
@@ -101,18 +133,20 @@ def test_the_system_prompt_is_where_the_template_puts_it(data):
 
 
 def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
-    def run(script: str, *arguments: str) -> None:
+    def run(script: str, *arguments: str) -> str:
         command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
-        subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
+        return subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True).stderr
 
     compare = ("--data", str(data), "--out", str(tmp_path), "--quick", "--part", "cache")
     run("compare_multi_vs_single_turn.py", *compare)
     path = tmp_path / "chat.jsonl"
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)
-    path.write_text("".join(lines[:-2]) + lines[-2][:30])
-    assert len(finished(path)) == len(lines) - 2
-    run("compare_multi_vs_single_turn.py", *compare)
+    old = json.dumps(json.loads(lines[3]) | {"code": "of yesterday", "hit_tokens": -1}) + "\n"
+    path.write_text("".join(lines[:3]) + old + "".join(lines[4:-2]) + lines[-2][:30])
+    said = run("compare_multi_vs_single_turn.py", *compare)
+    assert "1 rows of another plan, trace or code are dropped" in said
+    assert f"{len(lines) - 3} of {len(lines)} rows are there already" in said
     assert path.read_text() == whole
     rows = [json.loads(line) for line in lines]
     assert all(row["quick"] for row in rows)

@@ -10,7 +10,8 @@ import pytest
 from tests.serving import MODEL
 from tests.study.making import settings, small_trace
 from vllm_sim.replay.run import replay
-from vllm_sim.study.chat.run import Study, run_cache_cells
+from vllm_sim.study.chat.cell import Study
+from vllm_sim.study.chat.run import CELLS, run_study
 from vllm_sim.study.check import check
 from vllm_sim.study.results import find_rows
 from vllm_sim.study.sweep import make_cells, sweep
@@ -69,17 +70,13 @@ def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
     records = [Record(prompt=text, response="yes", session_id=text, turn=0) for text in texts * 2]
     for workload in ("single", "multi"):
         write_records(tmp_path / f"{workload}_turn.jsonl", records)
-    study = Study(data=tmp_path, model=str(MODEL), results=tmp_path / "results")
-    study.results.mkdir()
-
-    def stop(text: str) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_cache_cells(study, stop)
-    assert found(tmp_path, tmp_path) == (1, 0, [], [])
-    file = study.results / "chat.jsonl"
-    file.write_text(file.read_text().replace('"requests": 12', '"requests": 13'))
+    study = Study(data=tmp_path, model=str(MODEL), results=tmp_path / "results", quick=True)
+    run_study(study, lambda text: None, parts=(CELLS,), jobs=1)
+    file = study.results / CELLS
+    lines = [line for line in file.read_text().splitlines() if "blockpool" not in line][:40]
+    file.write_text("\n".join(lines) + "\n")
+    assert found(tmp_path, tmp_path) == (len(lines), 0, [], [])
+    file.write_text(file.read_text().replace('"requests": 12', '"requests": 13', 1))
     assert "requests is 13, now 12" in found(tmp_path, tmp_path)[2][0]
 
 

@@ -69,6 +69,7 @@ def check(
             else:
                 ready.append((path, row, trace))
     chosen = ready if len(ready) <= sample else random.Random(seed).sample(ready, sample)
+    chosen.sort(key=lambda item: item[1]["backend"] != "engine")  # it chooses vLLM's platform, which blockpool does not
     differences: list[str] = []
     for done, (path, row, trace) in enumerate(chosen):
         progress(done, len(chosen))
@@ -135,7 +136,8 @@ def settings_of(row: Row, model: str) -> Settings:
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "cell" in row:
         return run_cell(Cell(trace, settings_of(row, model), whole_curve=row["capacity_blocks"] == "all"))
-    from vllm_sim.study.chat.run import Study, row_again
+    from vllm_sim.study.chat.cell import Study
+    from vllm_sim.study.chat.run import row_again
 
     for quick in {row["quick"], False}:  # rows of few chats are marked as quick whatever the plan was
         fresh = row_again(Study(data=trace.parent, model=model, results=results, quick=quick), row["key"])

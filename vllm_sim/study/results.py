@@ -1,6 +1,7 @@
 """Files of rows: JSON lines that a sweep appends to, and that plots, page and check read."""
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ CONDITIONS = ("workload", "system_prompt", "sessions_per_s", "think_s", "arrival
 def conditions(row: Row) -> dict[str, Any]:
     """Those of a row that are set."""
     return {name: row[name] for name in CONDITIONS if row.get(name) not in (None, False)}
+
+
+def commit() -> str | None:
+    """The commit of this package, with `-dirty` behind it where its files differ; None where there is no repository."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    try:
+        head, changes = (
+            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "."))
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return f"{head}-dirty" if changes else head
 
 
 def cut_torn_line(path: Path) -> bool:

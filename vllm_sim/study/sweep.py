@@ -5,7 +5,6 @@ is cut off. When all cells are done the file is sorted, so that two sweeps of th
 """
 
 import json
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.capacity import capacity_blocks
 from vllm_sim.study.cells import Cell, blocks, cell_key, run_cell
-from vllm_sim.study.results import cut_torn_line, in_order, read_rows
+from vllm_sim.study.results import commit, cut_torn_line, in_order, read_rows
 from vllm_sim.trace.files import open_output
 
 Progress = Callable[[int, int], None]
@@ -145,15 +144,6 @@ def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
 
 
 def _write_about(out: Path, settings: Settings, cells: int, seconds: float) -> None:
-    values = about(settings, seconds) | {"cells": cells, "commit": _commit()}
+    values = about(settings, seconds) | {"cells": cells, "commit": commit()}
     with open_output(out.with_name(out.name.removesuffix(".jsonl") + ".run.json")) as file:
         file.write(json.dumps(values, indent=2) + "\n")
-
-
-def _commit() -> str | None:
-    """The commit of this package, None where it is not run from a repository."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from vllm_sim.study.chat.workload import Pattern
 
 WORKLOADS = ("single", "multi")
-SHARES = (0.1, 0.2, 0.35, 0.5, 0.75, 1.0, None)
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, None)
 """Capacities as shares of the working set; None: unlimited."""
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256, 512)
 SEEDS = (0, 1, 2)
@@ -15,7 +15,7 @@ PATTERNS = tuple(
     for rate, think_s in ((0.25, 60.0), (1.0, 60.0), (4.0, 60.0), (16.0, 60.0), (1.0, 10.0), (1.0, 300.0))
     for seed in SEEDS
 )
-POLICY_SHARES = (0.1, 0.2, 0.35)
+POLICY_SHARES = (0.025, 0.05, 0.1, 0.2, 0.35)
 MAIN_BLOCK = 16
 
 
@@ -44,13 +44,15 @@ def points(policies: list[str], quick: bool) -> Iterator[Point]:
     for workload in WORKLOADS:
         for share in shares:
             yield Point("capacity", workload, share=share)
-        for share in POLICY_SHARES[:1] if quick else POLICY_SHARES:
+        for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
         yield Point("reuse", workload)
         if workload == "multi":  # the order of single requests is the same in all patterns
-            for pattern in PATTERNS[:2] if quick else PATTERNS:
+            for pattern in PATTERNS[3:5] if quick else PATTERNS:
                 yield Point("arrival", workload, share=0.1, pattern=pattern)
+                if pattern.seed == SEEDS[0]:
+                    yield Point("survival", workload, pattern=pattern)
         for block_size in BLOCK_SIZES[1::3] if quick else BLOCK_SIZES:
             for share in shares:
                 yield Point("block_size", workload, block_size, share)
@@ -72,11 +74,18 @@ class EnginePoint(NamedTuple):
 
 
 ENGINE = (
-    EnginePoint("single", 0.1, None),
+    EnginePoint("multi", 0.1, 64),
+    EnginePoint("multi", None, 64),
     EnginePoint("multi", 0.1, None),
-    EnginePoint("single", None, None),
     EnginePoint("multi", None, None),
+    EnginePoint("single", 0.1, 64),
+    EnginePoint("single", None, 64),
+    EnginePoint("single", 0.1, None),
+    EnginePoint("single", None, None),
     EnginePoint("single", 0.1, 1),
 )
+"""The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
+with arrivals they are how much was asked for."""
+QUICK_ENGINE = (ENGINE[0], ENGINE[2], ENGINE[-1])
 ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
 """Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""

@@ -1,168 +1,141 @@
-"""Runs the plan: a row a cell, appended when it is finished; after a kill it goes on behind the last whole row."""
+"""Runs the plan on all cores: a row a cell, appended when it is finished; after a kill it goes on behind whole rows.
 
-import hashlib
+Cells that share their blocks are run one after another in one process. When all are done the file is put into the
+plan's order, so that two runs give the same bytes. Rows that another trace or other code gave are dropped first.
+"""
+
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
 
+from joblib import Parallel, delayed
+
 from vllm_sim.eviction.registry import POLICIES
-from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, serve_cache
+from vllm_sim.replay.rows import Row, write_rows
+from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.summary import summary_row
-from vllm_sim.study.cells import Cell, run_cell
-from vllm_sim.study.chat.plan import ENGINE, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point, points
-from vllm_sim.study.chat.reuse import reuse_row
-from vllm_sim.study.chat.spread import interval
-from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
-from vllm_sim.study.results import cut_torn_line, read_rows
+from vllm_sim.study.chat.cell import Study, cache_row, code, engine_row, key, timed_trace
+from vllm_sim.study.chat.plan import ENGINE, QUICK_ENGINE, WORKLOADS, EnginePoint, Point, points
+from vllm_sim.study.results import commit, cut_torn_line, read_rows
+from vllm_sim.trace.files import open_output
 
 FULL_CONVERSATIONS = 2000
 """Rows from fewer are marked as quick."""
 CELLS, ENGINE_CELLS = "chat.jsonl", "chat_engine.jsonl"
+AnyPoint = Point | EnginePoint
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Study:
-    """Where the study reads and writes."""
+def run_study(
+    study: Study,
+    say: Say,
+    parts: Sequence[str] = (ENGINE_CELLS, CELLS),
+    jobs: int = -1,
+    progress: Progress = lambda done, total: None,
+) -> None:
+    """Computes the rows that are not there yet.
 
-    data: Path
-    """Folder of preprocess_sharegpt.py's traces and of the download's source.json."""
-    model: str
-    results: Path
-    quick: bool = False
+    Args:
+        study: where.
+        say: told what happens.
+        parts: the files to fill.
+        jobs: processes, -1 for one a core.
+        progress: called with the numbers of finished and of all rows.
+    """
+    start = time.monotonic()
+    keys = {part: {key(study, point): point for point in planned(study, part)} for part in parts}
+    done = {part: finished(study.results / part, keys[part], say) for part in parts}
+    groups = []
+    for part in parts:
+        todo = [point for name, point in keys[part].items() if name not in done[part]]
+        groups += [list(group) for _, group in groupby(todo, _shared)]
+        if part == ENGINE_CELLS and todo:
+            for workload in WORKLOADS:  # before processes that need it would write it at the same time
+                timed_trace(study, workload)
+    total, count = sum(map(len, keys.values())), sum(map(len, done.values()))
+    say(f"{count:,} of {total:,} rows are there already" if count else f"{total:,} rows to compute")
+    # vLLM chooses its platform when a process imports it first: for the engine, which blockpool does not mind.
+    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(WORKLOADS[0]))
+    groups.sort(key=lambda group: not isinstance(group[0], EnginePoint))  # the longest first
+    for rows in Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_rows)(study, g) for g in groups):
+        for row in rows:
+            _append(study.results / (ENGINE_CELLS if row["experiment"] == "engine" else CELLS), row)
+        count += len(rows)
+        progress(count, total)
+        say(f"{count:,} of {total:,} rows: {rows[-1]['experiment']}, {rows[-1]['workload']}-turn")
+    if not groups:
+        return
+    for part in parts:
+        path, order = study.results / part, list(keys[part])
+        write_rows(path, sorted(read_rows(path), key=lambda row: order.index(row["key"])))
+    _write_about(study, sum(map(len, groups)), time.monotonic() - start)
 
-    def trace(self, workload: str) -> Path:
-        return self.data / f"{workload}_turn.jsonl"
 
-    def chats(self, workload: str, system_prompt: bool = False) -> Chats:
-        return load_chats(self.trace(workload), self.model, workload, system_prompt)
-
-    def source(self) -> Row:
-        """Where the data comes from; made data has no source.json."""
-        about = self.data / "source.json"
-        if not about.is_file():
-            return {"source": "made"}
-        told = json.loads(about.read_text(encoding="utf-8"))
-        return {"source": told["source"], "sha256": told["sha256"], "whole": told.get("whole")}
+def planned(study: Study, part: str) -> list[AnyPoint]:
+    """The cells of a file, in its order."""
+    if part == ENGINE_CELLS:
+        return list(QUICK_ENGINE if study.quick else ENGINE)
+    return list(points(list(POLICIES), study.quick))
 
 
-def run_cache_cells(study: Study, say: Say) -> None:
-    """The cells of `fast` and `blockpool`; all registered policies."""
-    planned = list(points(list(POLICIES), study.quick))
-    path = study.results / CELLS
-    done = finished(path)
-    for number, point in enumerate(planned, 1):
-        key = _key(study, point.workload, repr(point))
-        if key not in done:
-            _append(path, {"key": key} | _cache_row(study, point) | _marks(study, point.workload))
-        say(f"{number}/{len(planned)} {point.experiment}, {point.workload}")
-
-
-def row_again(study: Study, key: str) -> Row | None:
-    """The row of `run_cache_cells` with this key, computed again without its marks; None if the plan has none."""
-    for point in points(list(POLICIES), study.quick):
-        if _key(study, point.workload, repr(point)) == key:
-            return _cache_row(study, point)
+def row_again(study: Study, name: str) -> Row | None:
+    """The row with this key, computed again without its marks; None if the plan has none."""
+    for point in (*planned(study, ENGINE_CELLS), *planned(study, CELLS)):
+        if key(study, point) == name:
+            return engine_row(study, point) if isinstance(point, EnginePoint) else cache_row(study, point)
     return None
 
 
-def run_engine_cells(study: Study, say: Say) -> None:
-    """The cells of the engine: times from the roofline model of an H100."""
-    path = study.results / ENGINE_CELLS
-    done = finished(path)
-    for number, point in enumerate(ENGINE, 1):
-        key = _key(study, point.workload, repr(point))
-        if key not in done:
-            _append(path, {"key": key} | _engine_row(study, point) | _marks(study, point.workload))
-        say(f"{number}/{len(ENGINE)} engine, {point.workload}")
+def finished(path: Path, keys: dict[str, AnyPoint], say: Say) -> set[str]:
+    """Keys of the whole rows of a file; the half of one that a kill left, and rows that the plan and the code of today
+    would not give, are cut off.
 
-
-def finished(path: Path) -> set[str]:
-    """Keys of the whole rows of a file; the half of one that a kill left is cut off."""
+    Args:
+        path: the file.
+        keys: the plan's points by key.
+        say: told how many rows were dropped.
+    """
     cut_torn_line(path)
-    return {row["key"] for row in read_rows(path)} if path.is_file() else set()
+    if not path.is_file():
+        return set()
+    rows = read_rows(path)
+    kept = [row for row in rows if row["key"] in keys and row.get("code") == code(keys[row["key"]])]
+    if len(kept) < len(rows):
+        say(f"{path}: {len(rows) - len(kept):,} rows of another plan, trace or code are dropped")
+        write_rows(path, kept)
+    return {row["key"] for row in kept}
 
 
-def capacity_blocks(
-    study: Study, workload: str, share: float | None, block_size: int, system_prompt: bool
-) -> int | None:
-    """A share of the working set at MAIN_BLOCK, as blocks of another size that hold as many tokens."""
-    if share is None:
-        return None
-    chains = ordered(study.chats(workload, system_prompt), MAIN_BLOCK, Pattern()).chains
-    return max(1, int(share * chains.working_set * MAIN_BLOCK) // block_size)
+def _shared(point: AnyPoint) -> object:
+    """What cells have in common that one process runs."""
+    if isinstance(point, EnginePoint):
+        return point
+    return (point.workload, point.system_prompt, point.block_size, point.pattern, point.backend)
 
 
-def _cache_row(study: Study, point: Point) -> Row:
-    chats = study.chats(point.workload, point.system_prompt)
-    capacity = capacity_blocks(study, point.workload, point.share, point.block_size, point.system_prompt)
-    settings = Settings(
-        model=study.model,
-        backend=point.backend,
-        capacity_blocks=capacity,
-        block_size=point.block_size,
-        policy=point.policy,
-    )
-    asked = ordered(chats, point.block_size, point.pattern)
-    values: Row = {
-        "experiment": point.experiment,
-        "workload": point.workload,
-        "capacity_share": point.share,
-        "system_prompt": point.system_prompt,
-        **point.pattern._asdict(),
-        **head(chats.path, chats.trace, settings),
-        "seed": 0,
-        "arrival_seed": point.pattern.seed,
-    }
-    if point.experiment == "reuse":
-        return values | reuse_row(chats, asked, point.block_size)
-    outcome = serve_cache(asked.requests, asked.chains, asked.records, settings)
-    hits = json.dumps([row["hit_tokens"] for row in outcome.rows])
-    counts = summary_row(outcome.rows, point.block_size, 0.0)
-    counts["by_turn"] = {turn: row for turn, row in counts["by_turn"].items() if int(turn) < 20}
-    for name in ("by_workload", "by_tenant"):
-        del counts[name]
-    return (
-        values
-        | counts
-        | outcome.tail
-        | {
-            "token_hit_rate_95": interval(outcome.rows),
-            "hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16],
-        }
-    )
-
-
-def _engine_row(study: Study, point: EnginePoint) -> Row:
-    timed = study.data / f"timed_{point.workload}.jsonl"
-    if not timed.is_file():
-        write_timed(study.chats(point.workload), ENGINE_PATTERN, timed)
-    settings = Settings(
-        model=study.model,
-        capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),
-        block_size=MAIN_BLOCK,
-        concurrency=point.concurrency,
-    )
-    row = run_cell(Cell(timed, settings))
-    row["by_turn"] = {turn: rates for turn, rates in row["by_turn"].items() if int(turn) < 20}
-    values: Row = {"experiment": "engine", "workload": point.workload, "capacity_share": point.share}
-    return values | ENGINE_PATTERN._asdict() | row
-
-
-def _marks(study: Study, workload: str) -> Row:
-    sessions = len({record.session_id for record in study.chats(workload).records})
-    return {"data": study.source(), "quick": study.quick or sessions < FULL_CONVERSATIONS}
-
-
-def _key(study: Study, workload: str, point: str) -> str:
-    text = f"{study.chats(workload).trace.sha256} {study.quick} {point}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _rows(study: Study, group: Sequence[AnyPoint]) -> list[Row]:
+    rows = []
+    for point in group:
+        row = engine_row(study, point) if isinstance(point, EnginePoint) else cache_row(study, point)
+        sessions = len({record.session_id for record in study.chats(point.workload).records})
+        marks = {"data": study.source(), "quick": study.quick or sessions < FULL_CONVERSATIONS, "code": code(point)}
+        rows.append({"key": key(study, point)} | row | marks)
+    return rows
 
 
 def _append(path: Path, row: Row) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _write_about(study: Study, cells: int, seconds: float) -> None:
+    """chat.run.json: what computed rows last, where and how long."""
+    values = about(Settings(model=Path(study.model).name), seconds) | {"cells": cells, "commit": commit()}
+    del values["host"]
+    with open_output(study.results / "chat.run.json") as file:
+        file.write(json.dumps(values, indent=2) + "\n")

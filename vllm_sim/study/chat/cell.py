@@ -1,0 +1,175 @@
+"""The rows of study one: what a cell of the plan is made into, and a digest of the code that made it."""
+
+import ast
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import vllm_sim
+from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.replay.rows import Outcome, Row
+from vllm_sim.replay.run import head, serve_cache, summarise
+from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.summary import summary_row
+from vllm_sim.replay.virtual import run_engine
+from vllm_sim.study.cells import load
+from vllm_sim.study.chat.plan import ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
+from vllm_sim.study.chat.reuse import reuse_row
+from vllm_sim.study.chat.spread import TURNS, gain, rate_intervals, time_intervals
+from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
+
+PACKAGE = Path(vllm_sim.__file__).parent
+MAKERS = ("cell", "reuse", "spread", "workload")
+"""Modules beside this one that rows hang on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Where the study reads and writes."""
+
+    data: Path
+    """Folder of preprocess_sharegpt.py's traces and of the download's source.json."""
+    model: str
+    results: Path
+    quick: bool = False
+
+    def trace(self, workload: str) -> Path:
+        return self.data / f"{workload}_turn.jsonl"
+
+    def chats(self, workload: str, system_prompt: bool = False) -> Chats:
+        return load_chats(self.trace(workload), self.model, workload, system_prompt)
+
+    def source(self) -> Row:
+        """Where the data comes from; made data has no source.json."""
+        about = self.data / "source.json"
+        if not about.is_file():
+            return {"source": "made"}
+        told = json.loads(about.read_text(encoding="utf-8"))
+        return {"source": told["source"], "sha256": told["sha256"], "whole": told.get("whole")}
+
+
+def key(study: Study, point: Point | EnginePoint) -> str:
+    """Names a cell of a plan over a trace."""
+    text = f"{study.chats(point.workload).trace.sha256} {study.quick} {point!r}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def code(point: Point | EnginePoint) -> str:
+    """A digest of the modules that a cell's row comes from, comments and docstrings left out.
+
+    Of the policies it holds the cell's own; the layer that reads traces is not in it.
+    """
+    policy = point.policy if isinstance(point, Point) else "lru"
+    folders = ["eviction", "replay"]
+    if isinstance(point, EnginePoint) or point.backend != "fast":
+        folders.append("engine")
+    others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name != policy}
+    files = [Path(__file__).with_name(f"{name}.py") for name in MAKERS]
+    for folder in folders:
+        found = sorted((PACKAGE / folder).glob("*.py"))
+        files += [path for path in found if folder != "eviction" or path.stem not in others]
+    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+
+
+def capacity_blocks(
+    study: Study, workload: str, share: float | None, block_size: int, system_prompt: bool
+) -> int | None:
+    """A share of the working set at MAIN_BLOCK, as blocks of another size that hold as many tokens."""
+    if share is None:
+        return None
+    chains = ordered(study.chats(workload, system_prompt), MAIN_BLOCK, Pattern()).chains
+    return max(1, int(share * chains.working_set * MAIN_BLOCK) // block_size)
+
+
+def cache_row(study: Study, point: Point) -> Row:
+    """The row of a cell of `fast` or `blockpool`."""
+    chats = study.chats(point.workload, point.system_prompt)
+    settings = _settings(study, point)
+    values: Row = {
+        "experiment": point.experiment,
+        "workload": point.workload,
+        "capacity_share": point.share,
+        "system_prompt": point.system_prompt,
+        **point.pattern._asdict(),
+        **head(chats.path, chats.trace, settings),
+        "seed": 0,
+        "arrival_seed": point.pattern.seed,
+    }
+    if point.experiment in ("reuse", "survival"):
+        return values | reuse_row(chats, ordered(chats, point.block_size, point.pattern), point.block_size)
+    outcome = _served(study, point)
+    hits = json.dumps([row["hit_tokens"] for row in outcome.rows])
+    counts = with_intervals(summary_row(outcome.rows, point.block_size, 0.0), outcome.rows, point.block_size)
+    for name in ("by_workload", "by_tenant"):
+        del counts[name]
+    if point.experiment == "policy":
+        counts |= gain(outcome.rows, _served(study, point._replace(policy="lru")).rows)
+    return values | counts | outcome.tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
+
+
+def engine_row(study: Study, point: EnginePoint) -> Row:
+    """The row of a cell of the engine: times from the roofline model of an H100."""
+    settings = Settings(
+        model=study.model,
+        capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),
+        block_size=MAIN_BLOCK,
+        concurrency=point.concurrency,
+    )
+    timed = timed_trace(study, point.workload)
+    loaded = load(timed, study.model)
+    with tempfile.TemporaryDirectory() as folder:
+        outcome = run_engine(timed, Path(folder), loaded.trace, loaded.records, settings, lambda done: None)
+    summary = summarise(timed, loaded.trace, outcome, settings, loaded.retokenised)
+    values: Row = {"experiment": "engine", "workload": point.workload, "capacity_share": point.share}
+    row = with_intervals(summary, outcome.rows, MAIN_BLOCK) | time_intervals(outcome.rows)
+    return values | ENGINE_PATTERN._asdict() | row
+
+
+def timed_trace(study: Study, workload: str) -> Path:
+    """The chats as the engine reads them, written if they are not there; the name tells trace and pattern apart."""
+    chats = study.chats(workload)
+    mark = hashlib.sha256(f"{chats.trace.sha256} {ENGINE_PATTERN}".encode()).hexdigest()[:8]
+    path = study.data / f"timed_{workload}_{mark}.jsonl"
+    if not path.is_file():
+        write_timed(chats, ENGINE_PATTERN, path)
+    return path
+
+
+def with_intervals(summary: Row, rows: list[Row], block_size: int) -> Row:
+    """A summary with the intervals of its rates, and of its turns the first ones."""
+    whole, *turns = rate_intervals(rows, block_size)
+    by_turn = {turn: rates | turns[int(turn)] for turn, rates in summary["by_turn"].items() if int(turn) < TURNS}
+    return summary | whole | {"by_turn": by_turn}
+
+
+def _settings(study: Study, point: Point) -> Settings:
+    return Settings(
+        model=study.model,
+        backend=point.backend,
+        capacity_blocks=capacity_blocks(study, point.workload, point.share, point.block_size, point.system_prompt),
+        block_size=point.block_size,
+        policy=point.policy,
+    )
+
+
+@lru_cache(maxsize=2)
+def _served(study: Study, point: Point) -> Outcome:
+    asked = ordered(study.chats(point.workload, point.system_prompt), point.block_size, point.pattern)
+    return serve_cache(asked.requests, asked.chains, asked.records, _settings(study, point))
