@@ -31,7 +31,7 @@ LONG_SIZES = {
 
 
 def make_driver(path: Path, attribution: bool) -> Any:
-    from vllm_sim.engine.driver import Driver, Setup, make_core
+    from vllm_sim.engine.driver import Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     setup = Setup(
@@ -44,7 +44,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
     )
     tokens = load_tokenised(path, str(MODEL))
     core = make_core(path, str(MODEL), setup)
-    return Driver(core, tokens, None, [(None, 0)] * len(tokens), attribution=attribution)
+    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution)
 
 
 def run_driver(driver: Any) -> float:
@@ -127,7 +127,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     from vllm.v1.engine.core import EngineCore
 
     from benchmarks.constant import ConstantExecutor
-    from vllm_sim.engine.driver import Arrival, Driver, Setup, make_core
+    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.replay.virtual import model_config
     from vllm_sim.trace.tokens import load_tokenised
@@ -142,8 +142,8 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
 
     def run_rows(attribution: bool, timed: bool) -> tuple[float, float]:
         core = make_core(long_trace, str(MODEL), Setup(model_positions=131072, **LONG_SIZES))
-        step_ms, salts = roofline.step_ms if timed else None, [(None, 0)] * len(tokens)
-        driver = Driver(core, tokens, step_ms, salts, attribution=attribution)
+        step_ms = roofline.step_ms if timed else None
+        driver = Driver(core, tokens, step_ms, [Asked()] * len(tokens), attribution=attribution)
         start = time.process_time()
         served = list(driver.run([Arrival(row, None, 294.0 * row if timed else 0.0) for row in range(len(tokens))]))
         seconds = time.process_time() - start

@@ -2,7 +2,7 @@
 
 Run in the second environment without VLLM_SIM_TRACE_PATH, the model is executed by real CPU kernels and the answers
 become traces; run with it, the simulator answers from these traces. Configuration, loop and recorder are the same text
-for both. Time is counted in calls of the engine's step function, so the host's clock decides nothing.
+for both. Time is counted in steps that have ended, so the host's clock decides nothing.
 
 usage: python -m parity.engine real|simulator FOLDER MODEL CASES.json
 """
@@ -150,7 +150,7 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
             core.add_request(*core.preprocess_add_request(_request(ask, served[ask.row][0])))
         outputs, executed = core.step_fn()
         core.post_step(executed)
-        now += 1
+        now += outputs is not None  # None: asynchronous, a step was begun and none has ended
         for output in (one for group in (outputs or {}).values() for one in group.outputs):
             served[int(output.request_id)][1].extend(output.new_token_ids)
             if output.finish_reason is not None:
@@ -180,11 +180,15 @@ def _request(ask: Ask, prompt: list[int]) -> Any:
 
 
 def facts(core: Any) -> dict[str, Any]:
-    """What ran: classes and flags."""
+    """What ran: versions, classes and flags."""
+    import torch
+    import vllm
     from vllm.platforms import current_platform
 
     scheduler = core.scheduler
     return {
+        "vllm": vllm.__version__,
+        "torch": torch.__version__,
         "platform": type(current_platform).__name__,
         "executor": type(core.model_executor).__name__,
         "scheduler": type(scheduler).__name__,

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from rich.console import Console
 
+from parity.checks import Found, Row, console
 from parity.workload import BLOCK_SIZE
 
 ROOT = Path(__file__).parents[1]
@@ -111,8 +111,8 @@ def ask_all(address: str) -> list[dict[str, Any]]:
     return answers
 
 
-def check(real_python: Path, folder: Path, model: str) -> list[str]:
-    """Serves the same requests really and simulated; returns what differs."""
+def check(real_python: Path, folder: Path, model: str) -> Found:
+    """Serves the same requests really and simulated, and compares texts, token ids, usage and `cached_tokens`."""
     with serve(real_python, model, None, folder / "real-server.log") as (address, _):
         real = ask_all(address)
     trace = folder / "http.jsonl"
@@ -127,14 +127,15 @@ def check(real_python: Path, folder: Path, model: str) -> list[str]:
         if one[name] != other[name]
     ]
     cached = sum(answer["cached_tokens"] for answer in real)
-    Console(width=150).print(
+    console.print(
         f"over HTTP: {len(real)} requests on one connection, {cached:,} cached tokens; {len(wrong)} differences"
     )
-    return wrong[:5] + ([] if cached else ["HTTP: no token was cached, nothing was compared"])
+    row = {"requests": len(real), "cached_tokens": cached, "differences": len(wrong)}
+    return Found([row], wrong[:5] + ([] if cached else ["HTTP: no token was cached, nothing was compared"]))
 
 
-def measure_start(real_python: Path, folder: Path, model: str) -> None:
-    """Prints how long servers of a model take until they answer, same options: real (random weights), simulated.
+def measure_start(real_python: Path, folder: Path, model: str) -> Row:
+    """Seconds that servers of a model take until they answer, same options: real (random weights), simulated.
 
     Each is started twice and the second start counts: the first one fills caches.
     """
@@ -146,7 +147,7 @@ def measure_start(real_python: Path, folder: Path, model: str) -> None:
         for _ in range(2):
             with serve(python, model, answers, folder / f"{name}-start.log", "bfloat16") as (_, seconds[name]):
                 pass
-    Console(width=150).print(
-        f"start-up, {Path(model).name}: real {seconds['real']:.1f} s, simulator {seconds['simulator']:.1f} s; "
-        f"ratio {seconds['simulator'] / seconds['real']:.2f}"
-    )
+    real_s, simulator_s = (round(seconds[name], 1) for name in sides)
+    ratio = round(simulator_s / real_s, 2)
+    console.print(f"start-up, {Path(model).name}: real {real_s} s, simulator {simulator_s} s; ratio {ratio}")
+    return {"model": Path(model).name, "real_s": real_s, "simulator_s": simulator_s, "ratio": ratio}

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 from vllm.sampling_params import SamplingParams
 
 from parity.workload import Case, make_asks
-from vllm_sim.engine.driver import Arrival, Driver, RowExecutor, Setup, make_core
+from vllm_sim.engine.driver import Arrival, Asked, Driver, Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import load_tokenised
 
 __all__ = ["LateExecutor", "RowExecutor", "make_driver"]
@@ -32,14 +33,17 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         model_positions=case.max_model_len,
         max_num_seqs=case.max_num_seqs,
         max_num_batched_tokens=case.max_num_batched_tokens,
+        async_scheduling=case.async_scheduling,
+        policy=case.policy,
         seed=case.seed,
     )
     asks = make_asks(case.seed, case.sessions)
+    known = Known(np.zeros(len(asks), np.int64), [None] * len(asks), None)  # one category, as in a live server
     driver = Driver(
-        make_core(trace, model, setup),
+        make_core(trace, model, setup, known),
         load_tokenised(trace, model),
         lambda load: 1.0,
-        [(None, 0)] * len(asks),
+        [Asked(max_tokens=ask.max_tokens) for ask in asks],
         case.concurrency,
     )
     is_open = case.concurrency is None

@@ -252,7 +252,7 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trace")
 def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
-    from vllm_sim.engine.driver import Arrival, Driver, Setup, make_core
+    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
@@ -266,7 +266,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
         max_num_batched_tokens=512,
     )
     tokens = load_tokenised(path, str(MODEL))
-    driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [(None, 0)] * 3)
+    driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [Asked()] * 3)
     served = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
     assert sorted(one.row for one in served if one.rejected) == [0, 2]
     assert set(driver.executor.held_requests()) <= {"1"}

@@ -71,6 +71,32 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
 
 
 @pytest.mark.usefixtures("trace")
+@pytest.mark.parametrize(
+    ("async_scheduling", "asked", "steps"),
+    [
+        (True, {}, 6),  # the end token comes as a surprise: the step behind it is scheduled already
+        (True, {"max_tokens": 99}, 6),
+        (True, {"max_tokens": 5}, 5),
+        (True, {"finish_reason": "length"}, 5),
+        (False, {}, 5),
+    ],
+)
+def test_no_scheduler_foresees_an_end_token(
+    tmp_path: Path, async_scheduling: bool, asked: dict[str, Any], steps: int
+) -> None:
+    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "timestamp": 0, **asked}
+    timeline = tmp_path / "timeline.json"
+    replay(
+        write(tmp_path / "one.jsonl", [row]),
+        tmp_path / "out",
+        settings(async_scheduling=async_scheduling, timeline=timeline),
+    )
+    assert rows_of(tmp_path / "out")[0]["output_tokens"] == 5
+    events = json.loads(timeline.read_text())["traceEvents"]
+    assert sum("prefill_requests" in event["args"] for event in events) == steps
+
+
+@pytest.mark.usefixtures("trace")
 def test_preempted_requests_are_answered_whole(tmp_path: Path) -> None:
     draw = random.Random(3)
     rows = [

@@ -1,12 +1,12 @@
 """vLLM's EngineCore in this process, stepped by a virtual clock: the `engine` backend.
 
 Faithful to vLLM 0.32 (v1/engine/core.py, core_client.py, read): EngineCore, its scheduler, its KV-cache manager and its
-block pool are upstream's and are called as InprocClient calls them. Each request is answered with its own row. Time
-is modelled: a step takes what the latency model says, requests arrive between steps, and tokens appear at the end of
-theirs. With asynchronous scheduling upstream's step_with_batch_queue is called: step k+1 is scheduled when step k
-begins, and what arrives during step k is scheduled in step k+2 at the earliest. A step that was scheduled for requests
-which have ended meanwhile takes its time as on a device. Not modelled: the front end (tokenising, HTTP) and the time
-that scheduling itself takes.
+block pool are upstream's and are called as InprocClient calls them. Each request is answered with its own row, and
+what ends in an end token is stopped by it: no scheduler knows that end beforehand. Time is modelled: a step takes what
+the latency model says, requests arrive between steps, and tokens appear at the end of theirs. With asynchronous
+scheduling upstream's step_with_batch_queue is called: step k+1 is scheduled when step k begins, and what arrives during
+step k is scheduled in step k+2 at the earliest. A step that was scheduled for requests which have ended meanwhile
+takes its time as on a device. Not modelled: the front end (tokenising, HTTP) and the time that scheduling itself takes.
 """
 
 import heapq
@@ -24,7 +24,7 @@ from vllm_sim.engine.ledger import Admission, Ledger
 from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import TokenisedTrace
 
-__all__ = ["Arrival", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
+__all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
 
 Load = list[tuple[int, int, bool]]
 """For each request of a step its new tokens, the tokens of context before them, and whether a token is sampled."""
@@ -38,6 +38,15 @@ class Arrival(NamedTuple):
     """Row whose answer it waits for, or None."""
     ms: float
     """Time from the start; with after_row the time from its end."""
+
+
+class Asked(NamedTuple):
+    """What a row's request asks for beside its prompt."""
+
+    cache_salt: str | None = None
+    priority: int = 0
+    max_tokens: int | None = None
+    """As recorded; None where it is not known, and then it was more than what was generated up to an end token."""
 
 
 @dataclass(slots=True)
@@ -75,7 +84,7 @@ class Driver:
         core: What make_core built.
         trace: The rows' tokens.
         step_ms: The time of a step in milliseconds, from what it computes. None: steps take no time.
-        salts: cache_salt and priority by row.
+        asked: What the requests ask for, by row.
         concurrency: Rows that may be served at once; None for no bound.
         progress: Called with the number of rows done.
         on_step: Called after each step that computed something.
@@ -87,14 +96,14 @@ class Driver:
         core: EngineCore,
         trace: TokenisedTrace,
         step_ms: Callable[[Load], float] | None,
-        salts: Sequence[tuple[str | None, int]],
+        asked: Sequence[Asked],
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
         on_step: Callable[[Step], None] | None = None,
         attribution: bool = True,
     ):
         assert isinstance(core.model_executor, RowExecutor)
-        self.core, self.trace, self.step_ms, self.salts = core, trace, step_ms, salts
+        self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
         self.executor = core.model_executor
         self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
         config = core.vllm_config
@@ -164,19 +173,26 @@ class Driver:
         return rejected
 
     def _request(self, row: int) -> EngineCoreRequest:
-        salt, priority = self.salts[row]
+        asked = self.asked[row]
         return EngineCoreRequest(
             request_id=str(row),
             prompt_token_ids=self.trace.prompt(row).tolist(),
             mm_features=None,
-            sampling_params=SamplingParams(max_tokens=len(self.trace.response(row))),
+            sampling_params=self._sampling(row, asked.max_tokens),
             pooling_params=None,
             arrival_time=self.now_ms,
             lora_request=None,
-            cache_salt=salt,
+            cache_salt=asked.cache_salt,
             data_parallel_rank=None,
-            priority=priority,
+            priority=asked.priority,
         )
+
+    def _sampling(self, row: int, max_tokens: int | None) -> SamplingParams:
+        length_tokens = len(self.trace.response(row))
+        stop = self.executor.stop_token(row)
+        if stop is None:
+            return SamplingParams(max_tokens=length_tokens)
+        return SamplingParams(max_tokens=length_tokens + (max_tokens != length_tokens), stop_token_ids=[stop])
 
     def _step(self) -> list[Served]:
         """One step of the engine; the clock moves to its end. Returns the rows that ended in it."""

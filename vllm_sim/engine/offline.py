@@ -74,6 +74,11 @@ class RowExecutor(ReplayExecutor):
         self._scheduled = output
         return super()._step(output)
 
+    def stop_token(self, row: int) -> int | None:
+        """The end token that ends a row's answer; None where its length does."""
+        last = int(self.trace.response(row)[-1])
+        return last if last in self._answers.vocabulary.end_token_ids and not self.trace.cut[row] else None
+
     def take_scheduled(self) -> SchedulerOutput | None:
         """What was scheduled since the last call, if anything was."""
         scheduled, self._scheduled = self._scheduled, None

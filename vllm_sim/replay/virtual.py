@@ -41,7 +41,7 @@ def run_engine(
     arrivals = [engine.Arrival(*arrival) for arrival in _arrivals(path, trace, records, settings)]
     setup = _setup(engine, trace, settings)
     core = engine.make_core(path, settings.model, setup, _known(engine, trace, records, settings))
-    salts = [(record.cache_salt, record.priority or 0) for record in records]
+    asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
     step_ms = None if latency is None else latency.step_ms
     rows: list[Row] = []
     with ExitStack() as stack:
@@ -49,7 +49,7 @@ def run_engine(
         timeline = stack.enter_context(open_timeline(settings.timeline)) if settings.timeline else None
         on_step = None if timeline is None else timeline.step
         driver = engine.Driver(
-            core, trace, step_ms, salts, settings.concurrency, progress, on_step, settings.attribution
+            core, trace, step_ms, asked, settings.concurrency, progress, on_step, settings.attribution
         )
         file = stack.enter_context((out / PARTIAL).open("w", encoding="utf-8", buffering=1))
         for served in driver.run(arrivals):
