@@ -1,0 +1,121 @@
+"""Runs study two: every point of the plan, on all cores, the engine's first."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+
+import vllm_sim
+from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.replay.rows import Row
+from vllm_sim.replay.run import about
+from vllm_sim.replay.settings import Settings
+from vllm_sim.study.mixed import cell, effects
+from vllm_sim.study.mixed.plan import points
+from vllm_sim.study.mixed.study import CELLS, Point, Study
+from vllm_sim.study.points import Task, digest, run_tasks
+from vllm_sim.study.results import commit
+from vllm_sim.trace.files import open_output
+
+PACKAGE = Path(vllm_sim.__file__).parent
+EXPERIMENTS: dict[str, Callable[[Study, Point], Row]] = {
+    "mix": cell.mix_row,
+    "alone": cell.mix_row,
+    "loss": cell.loss_row,
+    "gap": cell.gap_row,
+    "lost": cell.lost_row,
+    "isolation": effects.isolation_row,
+    "guarantee": effects.guarantee_row,
+    "ablation": effects.ablation_row,
+    "cold_start": effects.cold_start_row,
+    "windows": effects.windows_row,
+    "bytes": effects.bytes_row,
+    "hash_trace": cell.hash_row,
+}
+MANY_POLICIES = ("loss", "gap", "bytes", "guarantee", "ablation")
+"""Experiments whose rows hang on the hybrid too, or on the optimum, whatever their policy is."""
+GROUP = 60
+"""Points that one process runs in a row."""
+
+
+def run_study(
+    plan: Path,
+    study: Study,
+    say: Callable[[str], None],
+    parts: Sequence[str] = ("engine", "cache"),
+    jobs: int = -1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> None:
+    """Computes the rows that are not there yet.
+
+    Args:
+        plan: the TOML file.
+        study: where.
+        say: told what happens.
+        parts: `engine`, `cache`.
+        jobs: processes, -1 for one a core.
+        progress: called with the numbers of finished and of all points.
+
+    Raises:
+        ValueError: a mix was not built, or the plan cannot be used.
+    """
+    start = time.monotonic()
+    chosen = [
+        point for point in points(plan, study) if ("engine" if point.experiment == "engine" else "cache") in parts
+    ]
+    for mix in dict.fromkeys(point.mix for point in chosen):
+        if mix != "all" and not study.trace(mix).is_file():
+            raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
+    # vLLM chooses its platform when a process imports it first.
+    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
+    tasks = [Task(key(study, point), code(point), point.files(), point) for point in chosen]
+    groups = [part for _, same in groupby(tasks, _shared) for part in _parts(list(same))]
+    count = run_tasks(study.results, groups, partial(rows_of, study), say, jobs, progress)
+    if count:
+        values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
+        del values["host"]
+        with open_output(study.results / CELLS.replace(".jsonl", ".run.json")) as file:
+            file.write(json.dumps(values | {"points": count, "commit": commit()}, indent=2) + "\n")
+
+
+def rows_of(study: Study, point: Point) -> list[Row]:
+    """The rows of a point, one for each of its files."""
+    if point.experiment == "engine":
+        from vllm_sim.study.mixed.timed import engine_rows
+
+        rows = engine_rows(study, point)
+    else:
+        rows = [EXPERIMENTS[point.experiment](study, point)]
+    return [row | {"data": study.source(point.mix), "quick": study.quick} for row in rows]
+
+
+def key(study: Study, point: Point) -> str:
+    """Names a point over its trace."""
+    return hashlib.sha256(f"{study.sha256(point.mix)} {study.quick} {point!r}".encode()).hexdigest()[:16]
+
+
+def code(point: Point) -> str:
+    """A digest of the modules that a point's row comes from; of the policies it holds those that the row needs."""
+    used = {point.policy, "lru"} | ({"hybrid", "opt"} if point.experiment in MANY_POLICIES else set())
+    others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name not in used}
+    files = [Path(__file__).with_name(f"{name}.py") for name in ("asked", "cell", "effects", "timed", "study")]
+    files.append(PACKAGE / "study" / "chat" / "spread.py")
+    for folder in ("eviction", "replay", *(["engine"] if point.experiment == "engine" else [])):
+        found = sorted((PACKAGE / folder).glob("*.py"))
+        files += [path for path in found if folder != "eviction" or path.stem not in others]
+    return digest(files)
+
+
+def _shared(task: Task) -> object:
+    """What points have in common that one process runs."""
+    point = task.point
+    return point if point.experiment == "engine" else (point.mix, point.block_size, point.experiment)
+
+
+def _parts(tasks: list[Task]) -> Iterator[list[Task]]:
+    for first in range(0, len(tasks), GROUP):
+        yield tasks[first : first + GROUP]

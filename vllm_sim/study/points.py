@@ -1,0 +1,113 @@
+"""Runs the points of a study's plan on all cores: rows are appended whole as they are finished.
+
+Started again after a kill it goes on behind whole rows. When all are there each file is put into the plan's order, so
+that two runs give the same bytes. Rows that another plan, trace or other code gave are dropped first.
+"""
+
+import ast
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from joblib import Parallel, delayed
+
+from vllm_sim.replay.rows import Row, write_rows
+from vllm_sim.study.results import cut_torn_line, read_rows
+
+
+class Task(NamedTuple):
+    """A point of a plan, and where its rows go."""
+
+    key: str
+    """Names the point over its trace."""
+    code: str
+    """A digest of the code that its rows come from."""
+    files: tuple[str, ...]
+    """A row for each."""
+    point: Any
+
+
+def run_tasks(
+    folder: Path,
+    groups: Sequence[Sequence[Task]],
+    rows_of: Callable[[Any], Sequence[Row]],
+    say: Callable[[str], None],
+    jobs: int = -1,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> int:
+    """Computes the rows that are not there yet.
+
+    Args:
+        folder: of the rows' files.
+        groups: the plan, in the order of the files; a group is run by one process, groups in their order.
+        rows_of: a row for each of a task's files, from its point.
+        say: told what happens.
+        jobs: processes, -1 for one a core.
+        progress: called with the numbers of finished and of all points.
+
+    Returns:
+        How many points were computed.
+    """
+    tasks = [task for group in groups for task in group]
+    files = {name: {task.key: task for task in tasks if name in task.files} for task in tasks for name in task.files}
+    there = {name: _finished(folder / name, wanted, say) for name, wanted in files.items()}
+    missing = {task.key for task in tasks if not all(task.key in there[name] for name in task.files)}
+    for name, keys in there.items():
+        if keys & missing:  # a kill came between a point's two files
+            write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
+    todo = [found for group in groups if (found := [task for task in group if task.key in missing])]
+    done = len(tasks) - len(missing)
+    say(f"{done:,} of {len(tasks):,} points are there already" if done else f"{len(tasks):,} points to compute")
+    progress(done, len(tasks))
+    folder.mkdir(parents=True, exist_ok=True)
+    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
+    for found in parallel(delayed(_rows)(group, rows_of) for group in todo):
+        for task, rows in found:
+            for name, row in zip(task.files, rows, strict=True):
+                with (folder / name).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        done += len(found)
+        progress(done, len(tasks))
+    if todo:
+        for name, wanted in files.items():
+            place = {key: number for number, key in enumerate(wanted)}
+            write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
+    return len(missing)
+
+
+def _rows(group: Sequence[Task], rows_of: Callable[[Any], Sequence[Row]]) -> list[tuple[Task, list[Row]]]:
+    return [(task, [{"key": task.key} | row | {"code": task.code} for row in rows_of(task.point)]) for task in group]
+
+
+def _finished(path: Path, wanted: dict[str, Task], say: Callable[[str], None]) -> set[str]:
+    cut_torn_line(path)
+    if not path.is_file():
+        return set()
+    rows = read_rows(path)
+    kept = [row for row in rows if row.get("key") in wanted and row.get("code") == wanted[row["key"]].code]
+    if len(kept) < len(rows):
+        say(f"{path}: {len(rows) - len(kept):,} rows of another plan, trace or code are dropped")
+        write_rows(path, kept)
+    return {row["key"] for row in kept}
+
+
+def digest(files: Iterable[Path]) -> str:
+    """16 hexadecimal digits that stand for modules, comments and docstrings left out."""
+    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:16]
+
+
+@lru_cache
+def _code(path: Path) -> str:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
+    return ast.dump(tree)
+
+
+def _is_text(line: ast.AST) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
