@@ -38,12 +38,12 @@ def ratios(parts: Values, whole: npt.NDArray[Any], sessions: Array, where: Mask 
     return row
 
 
-def by(view: View, name: str, parts: Values) -> dict[str, Row]:
-    """`ratios` of the prompt tokens, of each workload or tenant."""
+def by_workload(view: View, parts: Values) -> dict[str, Row]:
+    """`ratios` of the prompt tokens, of each workload."""
     found = asked(view)
     return {
-        value: ratios(parts, found.requests.prompt_tokens, found.sessions, mask)
-        for value, mask in found.tagged(name).items()
+        name: ratios(parts, found.requests.prompt_tokens, found.sessions, mask)
+        for name, mask in found.tagged("workload").items()
     }
 
 
@@ -80,13 +80,15 @@ def mix_row(study: Study, point: Point) -> Row:
     found = asked(view)
     outcome = serve_cache(found.requests, found.chains, found.records, settings(study, point, view, capacity))
     row = begin(study, point, view, capacity) | summary_row(outcome.rows, view.block_size, 0.0) | outcome.tail
-    for name in ("by_turn", "by_session"):
+    for name in ("by_turn", "by_session", "by_tenant"):
         del row[name]
     hits = np.array([values["hit_tokens"] for values in outcome.rows])
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
     row |= ratios(parts, found.requests.prompt_tokens, found.sessions)
-    for name in ("workload", "tenant"):
-        row[f"by_{name}"] = {key: row[f"by_{name}"][key] | more for key, more in by(view, name, parts).items()}
+    if point.workload is None:
+        row["by_workload"] = {name: row["by_workload"][name] | more for name, more in by_workload(view, parts).items()}
+    else:
+        del row["by_workload"]
     return row
 
 
@@ -107,7 +109,7 @@ def loss_row(study: Study, point: Point) -> Row:
     }
     found = asked(view)
     row = begin(study, point, view, capacity) | ratios(parts, found.requests.prompt_tokens, found.sessions)
-    return row | {"by_workload": by(view, "workload", parts)}
+    return row | {"by_workload": by_workload(view, parts)}
 
 
 def gap_row(study: Study, point: Point) -> Row:

@@ -8,7 +8,7 @@ import numpy as np
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.capacity import kv_bytes_a_token
 from vllm_sim.study.mixed.asked import BURST, asked, capacity_of, curve, hit_tokens
-from vllm_sim.study.mixed.cell import begin, by, ratios
+from vllm_sim.study.mixed.cell import begin, by_workload, ratios
 from vllm_sim.study.mixed.study import Point, Study
 
 WINDOWS = 20
@@ -24,7 +24,7 @@ def isolation_row(study: Study, point: Point) -> Row:
     row = begin(study, point, view, capacity)
     row |= {"tenants": point.detail, "salts": len(np.unique(found.requests.salt))}
     row |= ratios(parts, found.requests.prompt_tokens, found.sessions)
-    return row | {"by_workload": by(view, "workload", parts)}
+    return row | {"by_workload": by_workload(view, parts)}
 
 
 def guarantee_row(study: Study, point: Point) -> Row:

@@ -21,10 +21,11 @@ capacity_tokens, block_size, raw_blocks, seed), and
 `NAME_95` beside a number is its 95 % interval, by resampling sessions (of few-shot: batches). Rates are token hit rates
 unless named. Gains compare the same requests in two runs, each draw taking the same sessions from both.
 
-    mix        All policies. The fields of summary.jsonl without by_turn and by_session; token_hit_rate_95;
-               by_workload and by_tenant: {name: rates, token_hit_rate_95, gain_over_lru, gain_over_lru_95};
-               gain_over_lru, gain_over_lru_95. Also `lru` at "unlimited".
-    alone      The same for one workload of the mix alone, at the mix's capacity in blocks: what is lost in the mix.
+    mix        All policies. The fields of summary.jsonl without by_turn, by_tenant, by_session; token_hit_rate_95;
+               gain_over_lru, gain_over_lru_95; by_workload: {name: rates, token_hit_rate_95, gain_over_lru,
+               gain_over_lru_95}. Also `lru` at "unlimited".
+    alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
+               lost in the mix.
     loss       A row a mix, block size and capacity (policy `opt`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,
                hybrid_hit_rate; lost_to_capacity (unlimited - opt), lost_to_policy (opt - lru), gained_by_hybrid
                (hybrid - lru), each with _95; by_workload: {name: the same}.
