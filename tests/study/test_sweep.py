@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,9 +13,13 @@ import pytest
 
 from tests.serving import MODEL
 from tests.study.making import settings, small_trace
+from vllm_sim.replay.rows import write_rows
 from vllm_sim.study.capacity import capacity_blocks, kv_bytes_a_token
+from vllm_sim.study.lock import only_writer
+from vllm_sim.study.results import read_rows
 from vllm_sim.study.sweep import make_cells, sweep
 
+BUSY = "{} is being written by another run; allowed: one at a time"
 GRID = ("--policies", "lru,arc,opt", "--capacities", "10%,40,unlimited,all", "--block-sizes", "4,8", "--warmup", "0.1")
 # A user's policy that is slow, so that a kill comes in the middle: plain Python, found through PYTHONPATH.
 SLOW = """import time
@@ -59,6 +64,10 @@ def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path)
     while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
         time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    beside = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert beside.returncode == 1
+    assert beside.stderr.splitlines()[-1] == f"vllm-sim: error: {BUSY.format(out)}"
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = out.read_bytes().splitlines()
@@ -82,12 +91,46 @@ def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> No
     assert [row["policy"] for row in rows] == ["arc", "arc", "lru", "lru"]
 
 
+def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: Path) -> None:
+    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    out = tmp_path / "new" / "out.jsonl"
+    with only_writer(out), pytest.raises(ValueError, match=re.escape(BUSY.format(out))):
+        sweep(cells, out, jobs=1)
+    assert len(sweep(cells, out, jobs=1)) == 1
+    # The first sweep renames the sorted rows into the place of the file that it holds the lock of.
+    with only_writer(out):
+        write_rows(out, read_rows(out))
+    assert len(sweep(cells, out, jobs=1)) == 1
+    assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.run.json"]
+
+
 def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
     trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
     sweep(make_cells([trace], settings(), ["lru"], ["20"], [4], [0]), out, jobs=1)
     rows = sweep(make_cells([trace], settings(), ["lru"], ["40"], [4], [0]), out, jobs=1)
     assert [row["capacity_blocks"] for row in rows] == [40]
     assert len(out.read_bytes().splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) -> None:
+    trace, table = small_trace(tmp_path), tmp_path / "table.json"
+    table.write_text('{"base_ms": 2, "prefill_request_ms": 1, "prefill_token_ms": 0.1, "decode_request_ms": 0.5}')
+    options = ("--backend", "engine", "--block-size", "4", "--latency-model", "table", "--latency-file", str(table))
+    options += ("--max-model-len", "128", "--async-scheduling", "--json", "--max-num-seqs", "8")
+    swept = run(trace, tmp_path / "out.jsonl", *options, "--capacities", "60")
+    assert swept.returncode == 0, swept.stderr
+    line = command(trace, tmp_path / "run", *options, "--capacity-blocks", "60")
+    line[1] = "replay"
+    replayed = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+    assert replayed.returncode == 0, replayed.stderr
+    row = json.loads(swept.stdout)
+    assert row.pop("cell")
+    assert row == json.loads(replayed.stdout)
+    assert (row["max_model_len"], row["async_scheduling"], row["latency_model"]) == (128, True, "table")
+    table.write_text(table.read_text().replace('"base_ms": 2', '"base_ms": 9'))
+    assert run(trace, tmp_path / "out.jsonl", *options, "--capacities", "60").stdout.count("\n") == 1
+    assert len(read_rows(tmp_path / "out.jsonl")) == 2
 
 
 @pytest.mark.slow

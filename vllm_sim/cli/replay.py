@@ -2,13 +2,19 @@
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.cli.model import DEFAULT_MODEL
 from vllm_sim.cli.progress import progress_bar
+from vllm_sim.cli.running import (
+    add_cache_options,
+    add_engine_options,
+    add_model,
+    json_object,
+    quieten_vllm,
+    shared_settings,
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,30 +27,15 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     parser.add_argument("trace", type=Path, metavar="TRACE", help="trace in the native format")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the files of the run")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="model folder (default: %(default)s)")
+    add_model(parser)
     cache = parser.add_argument_group("cache")
-    cache.add_argument("--backend", choices=("engine", "blockpool", "fast"), default="engine")
+    add_cache_options(cache, backend="engine")
     cache.add_argument("--capacity-blocks", type=_capacity, default=None, metavar="N|unlimited", help="usable blocks")
     cache.add_argument("--block-size", type=int, default=16, metavar="B", help="tokens a block (default: 16)")
-    cache.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out (fast)")
     cache.add_argument("--policy", default="lru", help="eviction policy, by name or module:Class (default: lru)")
     cache.add_argument("--policy-params", type=json_object, default={}, metavar="JSON")
-    cache.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
     cache.add_argument("--seed", type=int, default=0)
-    engine = parser.add_argument_group("engine only")
-    engine.add_argument(
-        "--concurrency", type=int, metavar="N", help="closed loop; else rows arrive at their timestamps"
-    )
-    engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
-    engine.add_argument("--latency-model", choices=("zero", "roofline", "table"), default="roofline")
-    engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
-    engine.add_argument("--latency-file", type=Path, metavar="FILE", help="for table: what vllm-sim calibrate wrote")
-    engine.add_argument("--max-num-seqs", type=int, default=256)
-    engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
-    engine.add_argument("--max-model-len", type=int, help="default: the longest request")
-    engine.add_argument(
-        "--async-scheduling", action="store_true", help="schedule a step when the one before it begins, as servers do"
-    )
+    engine = add_engine_options(parser)
     engine.add_argument("--timeline", type=Path, metavar="FILE", help="write a trace that Perfetto opens")
     engine.add_argument("--no-attribution", action="store_true", help="only what vLLM tells by itself; faster")
     parser.add_argument("--expect", type=Path, metavar="FILE", help="a stored summary.jsonl whose hits must come again")
@@ -61,43 +52,18 @@ def _capacity(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks; allowed: 1 or more, unlimited") from None
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """An argument that is a JSON object."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    return value
-
-
 def run_replay(options: argparse.Namespace) -> int:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    quieten_vllm()
     from vllm_sim.replay.expect import differences
     from vllm_sim.replay.run import replay
     from vllm_sim.replay.settings import Settings
 
     settings = Settings(
-        model=options.model,
-        backend=options.backend,
+        **shared_settings(options),
         capacity_blocks=options.capacity_blocks,
         block_size=options.block_size,
-        raw_blocks=options.raw_blocks,
         policy=options.policy,
-        policy_params=options.policy_params,
-        concurrency=options.concurrency,
-        speedup=options.speedup,
-        latency_model=options.latency_model,
-        device=options.device,
-        latency_file=options.latency_file,
         timeline=options.timeline,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-        max_model_len=options.max_model_len,
-        async_scheduling=options.async_scheduling,
-        warmup=options.warmup,
         seed=options.seed,
         attribution=not options.no_attribution,
     )

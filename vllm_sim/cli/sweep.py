@@ -2,13 +2,18 @@
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.cli.model import DEFAULT_MODEL
 from vllm_sim.cli.progress import progress_bar
-from vllm_sim.cli.replay import json_object
+from vllm_sim.cli.running import (
+    add_cache_options,
+    add_engine_options,
+    add_model,
+    json_object,
+    quieten_vllm,
+    shared_settings,
+)
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,11 +22,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="replay traces under many policies, capacities and block sizes, on all cores",
         description="Appends a row a run to FILE; started again, it goes on with the runs that FILE does not hold.",
         epilog="example: vllm-sim sweep trace.jsonl --out results/first.jsonl --policies lru,arc,opt "
-        "--capacities 5%%,10%%,20%%,unlimited --block-sizes 16,64",
+        "--capacities 5%,10%,20%,unlimited --block-sizes 16,64",
     )
     parser.add_argument("traces", type=Path, nargs="+", metavar="TRACE", help="traces in the native format")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="the file of rows")
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="model folder (default: %(default)s)")
+    add_model(parser)
     grid = parser.add_argument_group("grid; lists are separated by commas")
     grid.add_argument("--policies", "--policy", type=_texts, default=["lru"], metavar="P,P", help="(default: lru)")
     capacity = (
@@ -35,18 +40,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     params = 'by policy: {"slru": {...}}'
     grid.add_argument("--policy-params", type=json_object, default={}, metavar="JSON", help=params)
     run = parser.add_argument_group("run")
-    run.add_argument("--backend", choices=("engine", "blockpool", "fast"), default="fast")
-    run.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out")
-    run.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
+    add_cache_options(run, backend="fast")
     run.add_argument("--jobs", type=int, default=-1, metavar="N", help="processes (default: one a core)")
     run.add_argument("--ray", metavar="ADDRESS", help="run on a Ray cluster: auto, local, ray://HOST:PORT")
-    engine = parser.add_argument_group("engine only")
-    engine.add_argument("--concurrency", type=int, metavar="N", help="closed loop; else arrivals as recorded")
-    engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
-    engine.add_argument("--latency-model", choices=("zero", "roofline"), default="roofline")
-    engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
-    engine.add_argument("--max-num-seqs", type=int, default=256)
-    engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
+    add_engine_options(parser)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
     parser.set_defaults(run=run_sweep)
 
@@ -63,24 +60,11 @@ def _numbers(text: str) -> list[int]:
 
 
 def run_sweep(options: argparse.Namespace) -> int:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    quieten_vllm()
     from vllm_sim.replay.settings import Settings
     from vllm_sim.study.sweep import make_cells, sweep
 
-    base = Settings(
-        model=options.model,
-        backend=options.backend,
-        raw_blocks=options.raw_blocks,
-        policy_params=options.policy_params,
-        warmup=options.warmup,
-        concurrency=options.concurrency,
-        speedup=options.speedup,
-        latency_model=options.latency_model,
-        device=options.device,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-    )
+    base = Settings(**shared_settings(options))
     cells = make_cells(options.traces, base, options.policies, options.capacities, options.block_sizes, options.seeds)
     with progress_bar("runs") as progress:
         rows = sweep(cells, options.out, options.jobs, options.ray, progress)

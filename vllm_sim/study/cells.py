@@ -69,12 +69,13 @@ def run_cell(cell: Cell) -> Row:
 def cell_key(cell: Cell) -> str:
     """16 hexadecimal digits that stand for everything that decides a cell's row: the trace's bytes and the settings.
 
-    Of the model and of a latency table the file's name counts and not its folder.
+    Of the model the folder's name counts and not where it is; of a latency table what is in it.
     """
     values = asdict(cell.settings) | {"whole_curve": cell.whole_curve}
     values["trace"] = load(cell.trace, cell.settings.model).trace.sha256
     values["model"] = Path(cell.settings.model).name
-    values["latency_file"] = cell.settings.latency_file and cell.settings.latency_file.name
+    table = cell.settings.latency_file
+    values["latency_file"] = table and hashlib.sha256(table.read_bytes()).hexdigest()
     del values["timeline"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -18,6 +18,7 @@ from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.capacity import capacity_blocks
 from vllm_sim.study.cells import Cell, blocks, cell_key, run_cell
+from vllm_sim.study.lock import only_writer
 from vllm_sim.study.results import commit, cut_torn_line, in_order, read_rows
 from vllm_sim.trace.files import open_output
 
@@ -97,27 +98,28 @@ def sweep(
         The rows of these cells, in the file's order.
 
     Raises:
-        ValueError: `out` holds something else than rows, or a cell cannot be run; finished rows stay in the file.
+        ValueError: `out` holds something else than rows or is being written by another run, or a cell cannot be run;
+            finished rows stay in the file.
     """
     start = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    cut_torn_line(out)
-    there = read_rows(out) if out.exists() else []
-    known = {row.get("cell") for row in there}
-    wanted = {cell_key(cell): cell for cell in cells}
-    todo = [cell for key, cell in wanted.items() if key not in known]
-    progress(len(wanted) - len(todo), len(wanted))
-    fresh = []
-    with out.open("a", encoding="utf-8") as file:
-        for row in _on_ray(todo, ray) if ray else _here(todo, jobs):
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            fresh.append(row)
-            progress(len(wanted) - len(todo) + len(fresh), len(wanted))
-    rows = in_order(there + fresh)
-    write_rows(out, rows)
-    if cells:
-        _write_about(out, cells[0].settings, len(fresh), time.monotonic() - start)
+    with only_writer(out):
+        cut_torn_line(out)
+        there = read_rows(out)
+        known = {row.get("cell") for row in there}
+        wanted = {cell_key(cell): cell for cell in cells}
+        todo = [cell for key, cell in wanted.items() if key not in known]
+        progress(len(wanted) - len(todo), len(wanted))
+        fresh = []
+        with out.open("a", encoding="utf-8") as file:
+            for row in _on_ray(todo, ray) if ray else _here(todo, jobs):
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                fresh.append(row)
+                progress(len(wanted) - len(todo) + len(fresh), len(wanted))
+        rows = in_order(there + fresh)
+        write_rows(out, rows)
+        if cells:
+            _write_about(out, cells[0].settings, len(fresh), time.monotonic() - start)
     return [row for row in rows if row.get("cell") in wanted]
 
 
