@@ -7,8 +7,9 @@ that two runs give the same bytes. Rows that another plan, trace or other code g
 import ast
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +17,9 @@ from joblib import Parallel, delayed
 
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.study.results import cut_torn_line, read_rows
+
+GROUP = 30
+"""Points that one process runs in a row, at most."""
 
 
 class Task(NamedTuple):
@@ -32,8 +36,9 @@ class Task(NamedTuple):
 
 def run_tasks(
     folder: Path,
-    groups: Sequence[Sequence[Task]],
+    tasks: Sequence[Task],
     rows_of: Callable[[Any], Sequence[Row]],
+    shared: Callable[[Any], tuple[Any, ...]],
     say: Callable[[str], None],
     jobs: int = -1,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -42,8 +47,9 @@ def run_tasks(
 
     Args:
         folder: of the rows' files.
-        groups: the plan, in the order of the files; a group is run by one process, groups in their order.
+        tasks: the plan, in the order of the files.
         rows_of: a row for each of a task's files, from its point.
+        shared: what a point shares with others, which are run behind one another; in the order of running.
         say: told what happens.
         jobs: processes, -1 for one a core.
         progress: called with the numbers of finished and of all points.
@@ -51,20 +57,19 @@ def run_tasks(
     Returns:
         How many points were computed.
     """
-    tasks = [task for group in groups for task in group]
     files = {name: {task.key: task for task in tasks if name in task.files} for task in tasks for name in task.files}
     there = {name: _finished(folder / name, wanted, say) for name, wanted in files.items()}
     missing = {task.key for task in tasks if not all(task.key in there[name] for name in task.files)}
     for name, keys in there.items():
         if keys & missing:  # a kill came between a point's two files
             write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
-    todo = [found for group in groups if (found := [task for task in group if task.key in missing])]
-    done = len(tasks) - len(missing)
+    todo = sorted((task for task in tasks if task.key in missing), key=lambda task: shared(task.point))
+    done = len(tasks) - len(todo)
     say(f"{done:,} of {len(tasks):,} points are there already" if done else f"{len(tasks):,} points to compute")
     progress(done, len(tasks))
     folder.mkdir(parents=True, exist_ok=True)
     parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for found in parallel(delayed(_rows)(group, rows_of) for group in todo):
+    for found in parallel(delayed(_rows)(group, rows_of) for group in _groups(todo, shared)):
         for task, rows in found:
             for name, row in zip(task.files, rows, strict=True):
                 with (folder / name).open("a", encoding="utf-8") as file:
@@ -75,7 +80,14 @@ def run_tasks(
         for name, wanted in files.items():
             place = {key: number for number, key in enumerate(wanted)}
             write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
-    return len(missing)
+    return len(todo)
+
+
+def _groups(tasks: Sequence[Task], shared: Callable[[Any], tuple[Any, ...]]) -> Iterator[list[Task]]:
+    for _, same in groupby(tasks, lambda task: shared(task.point)):
+        found = list(same)
+        for first in range(0, len(found), GROUP):
+            yield found[first : first + GROUP]
 
 
 def _rows(group: Sequence[Task], rows_of: Callable[[Any], Sequence[Row]]) -> list[tuple[Task, list[Row]]]:

@@ -4,9 +4,8 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import vllm_sim
@@ -38,8 +37,6 @@ EXPERIMENTS: dict[str, Callable[[Study, Point], Row]] = {
 }
 MANY_POLICIES = ("loss", "gap", "bytes", "guarantee", "ablation")
 """Experiments whose rows hang on the hybrid too, or on the optimum, whatever their policy is."""
-GROUP = 60
-"""Points that one process runs in a row."""
 
 
 def run_study(
@@ -73,8 +70,7 @@ def run_study(
     # vLLM chooses its platform when a process imports it first.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
     tasks = [Task(key(study, point), code(point), point.files(), point) for point in chosen]
-    groups = [part for _, same in groupby(tasks, _shared) for part in _parts(list(same))]
-    count = run_tasks(study.results, groups, partial(rows_of, study), say, jobs, progress)
+    count = run_tasks(study.results, tasks, partial(rows_of, study), _shared, say, jobs, progress)
     if count:
         values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
         del values["host"]
@@ -110,12 +106,8 @@ def code(point: Point) -> str:
     return digest(files)
 
 
-def _shared(task: Task) -> object:
-    """What points have in common that one process runs."""
-    point = task.point
-    return point if point.experiment == "engine" else (point.mix, point.block_size, point.experiment)
-
-
-def _parts(tasks: list[Task]) -> Iterator[list[Task]]:
-    for first in range(0, len(tasks), GROUP):
-        yield tasks[first : first + GROUP]
+def _shared(point: Point) -> tuple[object, ...]:
+    """The engine's points first, each by itself; the others by mix, so that a process reads a mix once."""
+    if point.experiment == "engine":
+        return (0, point.mix, point.detail, point.policy)
+    return (1, point.mix, point.block_size, point.experiment)

@@ -1,0 +1,57 @@
+"""Gets what the mixes need and builds them."""
+
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from vllm_sim.workloads.build import build
+
+PLACES = ("path", "package", "folder")
+"""Keys of a source that name what it reads."""
+
+
+def fetch(commands: Path, top: Path, say: Callable[[str], None]) -> None:
+    """Runs the command `get` of each source whose file or folder is missing.
+
+    Args:
+        commands: a configuration of a workload, whose sources say how to get their data.
+        top: folder in which commands run; `python` and `.venv/bin/pip` in them are this interpreter's.
+        say: told each command.
+
+    Raises:
+        ValueError: a command failed, or what it should get is missing still.
+    """
+    for name, source in tomllib.loads(commands.read_text(encoding="utf-8"))["sources"].items():
+        found = next((source[key] for key in PLACES if key in source), None)
+        if found is None or (commands.parent / found).exists():
+            continue
+        command = source["get"].replace("python ", f"{sys.executable} ")
+        command = command.replace(".venv/bin/pip ", f"{sys.executable} -m pip ")
+        say(f"{name}: {command}")
+        code = subprocess.run(command, shell=True, cwd=top, check=False).returncode
+        if code or not (commands.parent / found).exists():
+            raise ValueError(f"{name}: no {found}, exit code {code} of: {command}")
+
+
+def build_mixes(configs: Sequence[Path], out: Path, force: bool, say: Callable[[str], None]) -> None:
+    """Writes NAME.jsonl for each NAME.toml whose trace is not there.
+
+    Args:
+        configs: configurations of workloads.
+        out: folder of the traces.
+        force: builds those that are there as well.
+        say: told what was done.
+
+    Raises:
+        ValueError: a configuration or a source cannot be used.
+    """
+    for config in configs:
+        trace = out / f"{config.stem}.jsonl"
+        if trace.is_file() and not force:
+            say(f"{trace}: is there")
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        built = build(config, trace)
+        say(f"{trace}: {sum(source.requests for source in built):,} requests of {len(built)} workloads")
