@@ -7,7 +7,7 @@ HOST ?= localhost
 PORT ?= 8000
 PYTEST = $(VENV)/bin/python -m pytest
 
-.PHONY: setup serve test test-all lint format bench parity study clean
+.PHONY: setup serve test test-all lint format bench parity study report clean
 
 setup:
 	@PYTHON=$(PYTHON) vllm/install.sh $(VENV)
@@ -53,6 +53,10 @@ study: setup
 	    --out $(STUDY_OUT)figures
 	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
 	@echo "5/5 table"; $(if $(QUICK),echo "a quick run makes no table",$(VENV)/bin/python -m vllm_sim.study.readme)
+
+# The technical report from the rows and figures that are there.
+report: setup
+	$(VENV)/bin/vllm-sim report --pdf report.pdf
 
 clean:
 	rm -rf $(VENV) $(VENV)-parity build *.egg-info

@@ -12,12 +12,14 @@ from vllm_sim.cli.progress import progress_bar
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "report",
-        help="a page of all results, or a check of them",
-        description="Shows the rows of a folder as one page that works offline, or computes a sample of them again.",
+        help="a page of all results, the technical report, or a check of them",
+        description="Shows the rows of a folder as one page that works offline, typesets the technical report from "
+        "them, or computes a sample of them again.",
         epilog="example: vllm-sim report --html report.html --check",
     )
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--html", type=Path, metavar="OUT.html", help="write the page")
+    parser.add_argument("--pdf", type=Path, metavar="OUT.pdf", help="typeset report/ (in the project's folder)")
     parser.add_argument("--check", action="store_true", help="compute a sample again; exit code 1 if one differs")
     parser.add_argument("--sample", type=int, default=20, metavar="N", help="rows to check (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
@@ -36,8 +38,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_report(options: argparse.Namespace) -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    if options.html is None and options.pdf is None and not options.check:
+        raise ValueError("nothing to do; allowed: --html OUT.html, --pdf OUT.pdf, --check")
+    if options.pdf is not None:
+        from vllm_sim.study.report.build import build
+
+        print(f"{options.pdf}: {build(options.results, Path(), options.pdf):,} bytes")
     if options.html is None and not options.check:
-        raise ValueError("nothing to do; allowed: --html OUT.html, --check")
+        return 0
     from vllm_sim.study.results import find_rows
 
     files = find_rows(options.results)

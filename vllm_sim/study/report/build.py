@@ -1,0 +1,79 @@
+"""Numbers of all chapters, and the PDF that Typst makes of them and of report/.
+
+The same rows, figures and sources give the same bytes: fonts are those that Typst brings along, and the date is fixed.
+"""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.study.report.chat import chat_numbers
+from vllm_sim.study.report.mixes import mixes_numbers
+from vllm_sim.study.report.proof import parity_numbers, upstream_numbers
+
+SOURCE = Path("report/report.typ")
+DATE = datetime(2026, 11, 24, tzinfo=UTC)
+"""Of the document, not of the rows."""
+CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "chat": ("chat.jsonl", chat_numbers),
+    "parity": ("parity.json", parity_numbers),
+    "upstream": ("upstream_tests.json", upstream_numbers),
+}
+"""The file that a chapter hangs on, and what makes its numbers."""
+
+
+def collect(results: Path, root: Path) -> dict[str, Any]:
+    """The numbers of all chapters, all of them texts; None where a chapter's file is not there.
+
+    Args:
+        results: the folder of the rows.
+        root: see typeset.
+
+    Raises:
+        ValueError: rows are no results, or some are missing.
+    """
+    numbers = {name: make(results) if (results / file).is_file() else None for name, (file, make) in CHAPTERS.items()}
+    return numbers | {"mixes": mixes_numbers(root), "mixed": None}
+
+
+def typeset(numbers: dict[str, Any], root: Path, kind: str = "pdf") -> bytes:
+    """The report.
+
+    Args:
+        numbers: see collect.
+        root: the folder that holds report/ and figures/.
+        kind: pdf, html (without layout) or png (a list of pages).
+
+    Raises:
+        ValueError: Typst or the sources are not there, or a text claims what the rows do not show.
+    """
+    try:
+        import typst
+    except ImportError:
+        raise ValueError("the report needs the package typst; `pip install typst`") from None
+    source = root / SOURCE
+    if not source.is_file():
+        raise ValueError(f"no {source}; allowed: a folder that holds {SOURCE} and figures/")
+    try:
+        compiler = typst.Compiler(
+            str(source), root=str(root), ignore_system_fonts=True, sys_inputs={"numbers": json.dumps(numbers)}
+        )
+        found: bytes = compiler.compile(format=kind, timestamp=DATE)
+    except typst.TypstError as error:
+        raise ValueError(f"{source} cannot be typeset\n{error.diagnostic}") from None
+    return found
+
+
+def build(results: Path, root: Path, out: Path) -> int:
+    """Writes the PDF; returns its size in bytes.
+
+    Raises:
+        ValueError: see collect and typeset.
+    """
+    document = typeset(collect(results, root), root)
+    temporary = out.with_name(f"{out.name}.tmp")
+    temporary.write_bytes(document)
+    temporary.replace(out)
+    return len(document)

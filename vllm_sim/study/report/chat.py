@@ -1,0 +1,231 @@
+"""Numbers of study one: single-turn and multi-turn chat."""
+
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.chat.plan import MAIN_BLOCK, WORKLOADS
+from vllm_sim.study.report.rows import Rows, values
+from vllm_sim.study.report.texts import between, number, percent, points, rate, share_name, signed, with_interval
+from vllm_sim.study.results import RATES
+
+Numbers = dict[str, Any]
+MAKER = "make study"
+SMALL, MIDDLE = 0.1, 0.35
+"""Shares of the working set that the text speaks of."""
+
+
+def chat_numbers(results: Path) -> Numbers:
+    """Everything that the chapter on study one cites.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows, engine = Rows(results / "chat.jsonl", MAKER), Rows(results / "chat_engine.jsonl", MAKER)
+    data = rows.rows[0]["data"]
+    unlimited = {name: rows.one("capacity", workload=name, capacity_share=None) for name in WORKLOADS}
+    return {
+        "source": {"pypi": "the part of the dump that PyPI has", "hub": "the whole dump"}.get(
+            data["source"], "made data"
+        ),
+        "sha256": str(data.get("sha256"))[:12],
+        "block_size": str(MAIN_BLOCK),
+        "small": share_name(SMALL),
+        "middle": share_name(MIDDLE),
+        "sessions": number(unlimited["multi"]["sessions"]),
+        "rate": f"{unlimited['multi']['sessions_per_s']:g}",
+        "think_s": f"{unlimited['multi']['think_s']:g}",
+        "orphans": number(max(row.get("orphan_blocks", 0) for row in (*rows.rows, *engine.rows))),
+        **{name: _workload(rows, name, unlimited[name]) for name in WORKLOADS},
+        "main_table": _main_table(rows),
+        "policies": _policies(rows),
+        "arrivals": _arrivals(rows),
+        "block_sizes": _block_sizes(rows),
+        "engine": _engine(rows, engine),
+    }
+
+
+def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
+    small = rows.one("capacity", workload=name, capacity_share=SMALL)
+    reuse = rows.one("reuse", workload=name, system_prompt=False)
+    sources = reuse["hits_by_source_tokens"]
+    found = {
+        "requests": number(unlimited["requests"]),
+        "working_set": number(unlimited["working_set_blocks"]),
+        "unlimited": percent(unlimited["token_hit_rate"]),
+        "small": percent(small["token_hit_rate"]),
+        "small_opt": percent(_policy(rows, name, SMALL, "opt")["token_hit_rate"]),
+        "with_system_prompt": percent(rows.one("system_prompt", workload=name, capacity_share=None)["token_hit_rate"]),
+        "same_session": percent(sources["same_session"] / max(1, sum(sources.values()))),
+        "never_hit": percent(reuse["blocks_never_hit"] / reuse["blocks"]),
+        "gap_p50_s": number(reuse["reuse_gap_s"]["0.50"]),
+        "gap_p90_s": number(reuse["reuse_gap_s"]["0.90"]),
+        "generated": percent(unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])),
+    }
+    first = unlimited["by_turn"]["0"]["token_hit_rate"]
+    second = unlimited["by_turn"].get("1")
+    return found | {"first_turn": percent(first), "second_turn": percent(second["token_hit_rate"]) if second else ""}
+
+
+def _main_table(rows: Rows) -> list[list[str]]:
+    lines = []
+    for rate_name, words in RATES.items():
+        cells = [rows.one("capacity", workload=name, capacity_share=None) for name in WORKLOADS]
+        lines.append([f"{words}, unlimited", *(with_interval(row, rate_name) for row in cells)])
+    shares = sorted(set(values(rows.pick("capacity", workload="multi"), "capacity_share")) - {None}, reverse=True)
+    for share in shares:
+        cells = [rows.one("capacity", workload=name, capacity_share=share) for name in WORKLOADS]
+        lines.append([f"token hit rate, {share_name(share)}", *(with_interval(row, "token_hit_rate") for row in cells)])
+    return lines
+
+
+def _policy(rows: Rows, workload: str, share: float, policy: str) -> Row:
+    return rows.one("policy", workload=workload, capacity_share=share, policy=policy)
+
+
+def _policies(rows: Rows) -> Numbers:
+    """Multi-turn: a line a policy, a column a capacity; and which policies are above LRU where."""
+    chosen = rows.pick("policy", workload="multi")
+    shares, names = values(chosen, "capacity_share"), values(chosen, "policy")
+    table, gains = [], {}
+    for policy in names:
+        found = [_policy(rows, "multi", share, policy) for share in shares]
+        table.append([f"`{policy}`", *(_against_lru(row) for row in found)])
+        base = [_policy(rows, "multi", share, "lru") for share in shares]
+        gains[policy] = {
+            share: mine["token_hit_rate"] - lru["token_hit_rate"]
+            for share, mine, lru in zip(shares, found, base, strict=True)
+        }
+    online = [name for name in names if name not in ("lru", "opt")]
+    large = [share for share in shares if share >= SMALL]
+    best = max(online, key=lambda name: gains[name][SMALL])
+    winners = [name for name in online if any(gains[name][share] > 0 for share in large)]
+    return {
+        "head": ["policy", *(share_name(share) for share in shares)],
+        "table": table,
+        "lru_on_top": not winners,
+        "winners": winners,
+        "largest_win": points(max(gains[name][share] for name in online for share in large)),
+        "best": best,
+        "best_gain": points(gains[best][SMALL]),
+        "opt_gain": points(gains["opt"][SMALL], 1),
+        "opt_gain_middle": points(gains["opt"][MIDDLE], 1),
+        "from": share_name(min(large)),
+        "to": share_name(max(large)),
+    }
+
+
+def _against_lru(row: Row) -> str:
+    pair = row.get("gain_over_lru_95")
+    if pair is None or row["policy"] == "lru":
+        return rate(row["token_hit_rate"])
+    return f"{rate(row['token_hit_rate'])} ({signed(row['gain_over_lru'] * 100)})"
+
+
+def _arrivals(rows: Rows) -> Numbers:
+    """The mean over arrival seeds at each rate and think time."""
+    groups: dict[tuple[float, float], list[float]] = {}
+    for row in rows.pick("arrival", workload="multi"):
+        groups.setdefault((row["sessions_per_s"], row["think_s"]), []).append(row["token_hit_rate"])
+    mean = {key: sum(found) / len(found) for key, found in groups.items()}
+    spread = max(max(found) - min(found) for found in groups.values())
+    main = groups_main(groups)
+    rates = sorted(key for key in groups if key[1] == main[1])
+    thinks = sorted(key for key in groups if key[0] == main[0])
+    return {
+        "seeds": number(max(map(len, groups.values()))),
+        "slow": f"{rates[0][0]:g}",
+        "slow_rate": percent(mean[rates[0]]),
+        "fast": f"{rates[-1][0]:g}",
+        "fast_rate": percent(mean[rates[-1]]),
+        "short": f"{thinks[0][1]:g}",
+        "short_rate": percent(mean[thinks[0]]),
+        "long": f"{thinks[-1][1]:g}",
+        "long_rate": percent(mean[thinks[-1]]),
+        "spread": points(spread, 1).lstrip("+"),
+    }
+
+
+def groups_main(groups: dict[tuple[float, float], list[float]]) -> tuple[float, float]:
+    """The rate and think time that most of the others share one of."""
+    rates, thinks = [key[0] for key in groups], [key[1] for key in groups]
+    return max(groups, key=lambda key: rates.count(key[0]) + thinks.count(key[1]))
+
+
+def _block_sizes(rows: Rows) -> Numbers:
+    sizes = sorted(values(rows.pick("block_size", workload="multi", capacity_share=None), "block_size"))
+    table = []
+    for size in sizes:
+        cells = [
+            rows.one("block_size", workload=name, capacity_share=share, block_size=size)
+            for name in WORKLOADS
+            for share in (None, SMALL)
+        ]
+        filled = [percent_filled(row) for row in cells[::2]]
+        table.append([str(size), *(rate(row["token_hit_rate"]) for row in cells), *filled])
+    first, last = table[0], table[-1]
+    return {"table": table, "first": str(sizes[0]), "last": str(sizes[-1]), "first_row": first, "last_row": last}
+
+
+def percent_filled(row: Row) -> str:
+    """The share of allocated token slots that are filled."""
+    return rate(row["slots_filled"] / row["slots_allocated"])
+
+
+def _engine(rows: Rows, engine: Rows) -> Numbers:
+    """The three backends at the small capacity, and the engine's times."""
+    agree = []
+    for name in WORKLOADS:
+        for row in rows.pick("agree", workload=name):
+            agree.append([name, row["backend"], row["hit_tokens"]])
+        for row in engine.rows:
+            if row["workload"] == name and row["capacity_share"] == SMALL and row["arrival"] == "closed, concurrency 1":
+                agree.append([name, row["backend"], row["hit_tokens"]])
+    table = []
+    for row in engine.rows:
+        sent = f"{row['sessions_per_s']:g} sessions/s" if row["arrival"].startswith("open") else row["arrival"]
+        table.append(
+            [
+                f"{row['workload']}-turn",
+                share_name(row["capacity_share"]),
+                sent.replace("closed, concurrency", "closed,"),
+                rate(row["token_hit_rate"]),
+                _time(row, "ttft_ms_p50"),
+                _time(row, "ttft_ms_p99"),
+                _speed(row),
+                number(row["preemptions"]),
+            ]
+        )
+    return {
+        "agree": all(len({count for name, _, count in agree if name == workload}) == 1 for workload in WORKLOADS),
+        "agree_table": [[f"{name}-turn", f"`{backend}`", number(count)] for name, backend, count in agree],
+        "table": table,
+        "overlap": _overlap(rows, engine),
+        "device": engine.rows[0]["device"].upper(),
+        "model": engine.rows[0]["latency_model"],
+    }
+
+
+def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
+    """Multi-turn at the small capacity with arrivals: the engine, and the sequential cache with the same arrivals."""
+    for row in engine.rows:
+        if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
+            pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
+            fast = rows.one("arrival", workload="multi", **pattern)
+            return {
+                "rate": f"{row['sessions_per_s']:g}",
+                "engine": percent(row["token_hit_rate"]),
+                "fast": percent(fast["token_hit_rate"]),
+                "difference": points(row["token_hit_rate"] - fast["token_hit_rate"]),
+            }
+    return None
+
+
+def _time(row: Row, name: str) -> str:
+    pair = row.get(f"{name}_95")
+    return number(row[name], 1) + (f" ({between(pair, 1.0)})" if pair else "")
+
+
+def _speed(row: Row) -> str:
+    pair = row.get("output_tokens_per_s_95")
+    return number(row["output_tokens_per_s"]) + (f" ({between(pair, 1.0, 0)})" if pair else "")

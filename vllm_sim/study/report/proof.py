@@ -1,0 +1,61 @@
+"""Numbers of the comparison with real execution, out of results/parity.json and results/upstream_tests.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.study.report.texts import number
+
+Numbers = dict[str, Any]
+PARITY, UPSTREAM = "make parity", "python -m parity.upstream_tests"
+TALLIED = ("steps", "requests", "preemptions", "evictions", "chunked_prefills")
+
+
+def parity_numbers(results: Path) -> Numbers:
+    """What `make parity` has found.
+
+    Raises:
+        ValueError: the file is not there, or not all of it.
+    """
+    found = _read(results / "parity.json", PARITY)
+    try:
+        cases, driver, replay, http = (found[name] for name in ("cases", "driver", "replay", "http"))
+        table = [[*_case(row), *(number(row[name]) for name in TALLIED), number(row["differences"])] for row in cases]
+        return {
+            "table": table,
+            "cases": number(len(cases)),
+            "steps": number(sum(row["steps"] for row in cases)),
+            "requests": number(sum(row["requests"] for row in cases)),
+            "equal": not any(row["differences"] for row in (*cases, *driver, *replay, *http)),
+            "asynchronous": number(sum(row["async_scheduling"] for row in cases)),
+            "policies": list(dict.fromkeys(row["policy"] for row in cases)),
+            "driver_steps": number(sum(row["steps"] for row in driver)),
+            "replays": number(len(replay)),
+            "http_requests": number(sum(row["requests"] for row in http)),
+            "http_cached": number(sum(row["cached_tokens"] for row in http)),
+            "wrong": [row["wrong"] for row in found["wrong_on_purpose"]],
+            "wrong_found": all(row["found"] for row in found["wrong_on_purpose"]),
+        }
+    except KeyError as error:
+        raise ValueError(f"{results / 'parity.json'} has no {error}; `{PARITY}` writes it whole") from None
+
+
+def _case(row: dict[str, Any]) -> list[str]:
+    scheduling = "asynchronous" if row["async_scheduling"] else "synchronous"
+    return [f"`{row['policy']}`", scheduling, "one by one" if row["concurrency"] == 1 else "as they arrive"]
+
+
+def upstream_numbers(results: Path) -> Numbers:
+    """What upstream's own tests gave.
+
+    Raises:
+        ValueError: the file is not there.
+    """
+    return _read(results / "upstream_tests.json", UPSTREAM)
+
+
+def _read(path: Path, maker: str) -> Numbers:
+    if not path.is_file():
+        raise ValueError(f"no {path}; `{maker}` writes it")
+    found: Numbers = json.loads(path.read_text(encoding="utf-8"))
+    return found
