@@ -86,10 +86,10 @@ LIST = Rule(lambda value: isinstance(value, list) and bool(value), "a list that 
 TABLES = Rule(lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value), "tables [[...]]")
 
 
-def mixes(plan: Path, quick: bool, key: str = "mixes") -> tuple[str, ...]:
-    """The mixes that a plan reports on, or with key `tune` those that are tuned on."""
+def mixes(plan: Path, quick: bool) -> tuple[str, ...]:
+    """The mixes that a plan reports on."""
     top = read_toml(plan)
-    return tuple(_kept(top.need(key, LIST), top.need_table("quick") if quick else None, "mixes"))
+    return tuple(_kept(top.need("mixes", LIST), top.need_table("quick") if quick else None, "mixes"))
 
 
 def points(plan: Path, study: Study) -> Iterator[Point]:
@@ -122,7 +122,7 @@ def _grid(study: Study, grid: Table, quick: Table | None, variants: list[tuple[s
     if experiment == "gap":
         capacities, details = [""], [" ".join(capacities)]
     for mix, block_size in product(names, sizes):
-        size = _hash_block_size(study.trace(mix)) if experiment == "hash_trace" else block_size
+        size = hash_block_size(study.trace(mix)) if experiment == "hash_trace" else block_size
         for workload in _workloads(study, experiment, mix):
             # Tags matter to whole mixes only.
             shown = details[:1] if experiment == "guarantee" and workload else details
@@ -177,7 +177,12 @@ def _variants(hybrid: Table) -> Iterator[tuple[str, Params]]:
             yield f"{word} {name}", ((name, int(value) if isinstance(defaults[name], int) else value),)
 
 
-def _hash_block_size(path: Path) -> int:
+def hash_block_size(path: Path) -> int:
+    """Tokens that an id of a trace stands for.
+
+    Raises:
+        ValueError: it is no trace of hash ids.
+    """
     _, record = next(iter_records(path))
     if record.hash_ids is None or record.hash_block_size is None:
         raise ValueError(f"{path} has no hash_ids; allowed for a hash trace: rows with hash_ids")

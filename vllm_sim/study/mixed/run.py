@@ -5,7 +5,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import vllm_sim
@@ -69,7 +69,7 @@ def run_study(
             raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
     # vLLM chooses its platform when a process imports it first.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
-    tasks = [Task(key(study, point), code(point), point.files(), point) for point in chosen]
+    tasks = [Task(key(study, point), code(point.experiment, point.policy), point.files(), point) for point in chosen]
     count = run_tasks(study.results, tasks, partial(rows_of, study), _shared, say, jobs, progress)
     if count:
         values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
@@ -94,13 +94,14 @@ def key(study: Study, point: Point) -> str:
     return hashlib.sha256(f"{study.sha256(point.mix)} {study.quick} {point!r}".encode()).hexdigest()[:16]
 
 
-def code(point: Point) -> str:
-    """A digest of the modules that a point's row comes from; of the policies it holds those that the row needs."""
-    used = {point.policy, "lru"} | ({"hybrid", "opt"} if point.experiment in MANY_POLICIES else set())
+@lru_cache
+def code(experiment: str, policy: str) -> str:
+    """A digest of the modules that rows come from; of the policies it holds those that the rows need."""
+    used = {policy, "lru"} | ({"hybrid", "opt"} if experiment in MANY_POLICIES else set())
     others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name not in used}
     files = [Path(__file__).with_name(f"{name}.py") for name in ("asked", "cell", "effects", "timed", "study")]
     files.append(PACKAGE / "study" / "chat" / "spread.py")
-    for folder in ("eviction", "replay", *(["engine"] if point.experiment == "engine" else [])):
+    for folder in ("eviction", "replay", *(["engine"] if experiment == "engine" else [])):
         found = sorted((PACKAGE / folder).glob("*.py"))
         files += [path for path in found if folder != "eviction" or path.stem not in others]
     return digest(files)
