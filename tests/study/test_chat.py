@@ -11,6 +11,9 @@ import pytest
 
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.replay.requests import cache_requests
+from vllm_sim.replay.run import serve_cache
+from vllm_sim.replay.settings import Settings
+from vllm_sim.study.chat.ends import rows_with_ends
 from vllm_sim.study.chat.reuse import Uses, find_uses
 from vllm_sim.study.chat.spread import numbers, quantiles, rate_intervals, share_of_top
 from vllm_sim.study.chat.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
@@ -117,6 +120,20 @@ def test_the_top_block_has_its_share():
     share, (low, high) = share_of_top(uses, np.arange(100), 100, 0.01)
     assert share == 0.9
     assert low < 0.9 <= high
+
+
+def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    asked = ordered(chats, 16, Pattern())
+    hits = {}
+    for policy in ("lru", "opt"):
+        settings = Settings(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
+        rows = serve_cache(asked.requests, asked.chains, asked.records, settings).rows
+        hits[policy] = sum(row["hit_tokens"] for row in rows)
+    told = rows_with_ends(rows, asked.chains, 150, 16)
+    assert hits["lru"] < sum(row["hit_tokens"] for row in told) < hits["opt"]
+    fates = ("hit_tokens", "miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
+    assert all(sum(row[name] for name in fates) == row["prompt_tokens"] for row in told)
 
 
 def test_the_system_prompt_is_where_the_template_puts_it(data):

@@ -27,52 +27,55 @@ def table(rows: Sequence[Row]) -> str:
         _line("working set, blocks of 16", [f"{row['working_set_blocks']:,}" for row in unlimited]),
     ]
     for name in ("token", "block", "request"):
-        values = [f"{row[f'{name}_hit_rate']:.3f}" for row in unlimited]
-        if name == "token":
-            ends = [row["token_hit_rate_95"] for row in unlimited]
-            values = [f"{v} ({low:.3f} to {high:.3f})" for v, (low, high) in zip(values, ends, strict=True)]
-        lines.append(_line(f"{name} hit rate, unlimited cache", values))
-    for share in (0.5, 0.2, 0.1):
-        cells = [_row(rows, "capacity", name, capacity_share=share) for name in ("single", "multi")]
-        lines.append(
-            _line(f"token hit rate, {share:.0%} of the working set", [f"{r['token_hit_rate']:.3f}" for r in cells])
-        )
-    cells = [_row(rows, "policy", name, capacity_share=0.1, policy="opt") for name in ("single", "multi")]
-    lines.append(_line("the same under the optimum (`opt`)", [f"{row['token_hit_rate']:.3f}" for row in cells]))
+        rate = f"{name}_hit_rate"
+        lines.append(_line(f"{name} hit rate, unlimited cache", [_spread(row, rate) for row in unlimited]))
+    rest: list[tuple[str, str, dict[str, Any]]] = [
+        (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share})
+        for share in (0.5, 0.2, 0.1)
+    ]
+    rest.append(("the same under the optimum (`opt`)", "policy", {"capacity_share": 0.1, "policy": "opt"}))
+    rest.append(("the same under `hybrid`", "policy", {"capacity_share": 0.1, "policy": "hybrid"}))
     for size in (64, 512):
-        cells = [_row(rows, "block_size", n, capacity_share=None, block_size=size) for n in ("single", "multi")]
-        lines.append(
-            _line(f"token hit rate, blocks of {size}, unlimited", [f"{row['token_hit_rate']:.3f}" for row in cells])
-        )
-    cells = [_row(rows, "system_prompt", name, capacity_share=None) for name in ("single", "multi")]
-    lines.append(_line("with a shared system prompt, unlimited", [f"{row['token_hit_rate']:.3f}" for row in cells]))
+        wanted = {"capacity_share": None, "block_size": size}
+        rest.append((f"token hit rate, blocks of {size}, unlimited", "block_size", wanted))
+    rest.append(("with a shared system prompt, unlimited", "system_prompt", {"capacity_share": None}))
+    for words, experiment, wanted in rest:
+        rows_of_line = [_row(rows, experiment, name, **wanted) for name in ("single", "multi")]
+        lines.append(_line(words, [_spread(row, "token_hit_rate") for row in rows_of_line]))
     return "\n".join(lines)
 
 
 def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
-    """The lines of a second table: the backends at a tenth of the working set, LRU, and the engine's times.
+    """The lines of a second table: what the backends say of the same cells, LRU, and the engine's times.
 
-    The first rows of a workload have one request after the other and are equal; with arrivals requests overlap.
+    The first rows of a workload have one request after the other and are equal; else requests overlap.
     """
     lines = [
-        "| at 10 %, LRU | requests | hit tokens | token hit rate | TTFT p50, p99 | output tokens/s |",
-        "|---|---|---|---|---|---|",
+        "| LRU | capacity | requests | hit tokens | token hit rate | TTFT p50, ms | TTFT p99, ms | output tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in ("single", "multi"):
         chosen = [row for row in rows if row["experiment"] == "agree" and row["workload"] == name]
-        timed = [row for row in engine if row["workload"] == name and row["capacity_share"] == 0.1]
-        timed.sort(key=lambda row: not row["arrival"].startswith("closed"))
+        timed = [row for row in engine if row["workload"] == name]
+        timed.sort(key=lambda row: (not row["arrival"].endswith("concurrency 1"), row["arrival"]))
         for row in (*chosen, *timed):
-            sent = row.get("arrival", "one after the other")
+            sent = row.get("arrival", "one after the other").removeprefix("closed, ")
             if sent.startswith("open"):
                 sent = f"{row['sessions_per_s']:g} sessions/s"
-            times = f"{row['ttft_ms_p50']:.1f}, {row['ttft_ms_p99']:.1f} ms" if "ttft_ms_p50" in row else ""
-            speed = f"{row['output_tokens_per_s']:,.0f}" if "output_tokens_per_s" in row else ""
-            rate = f"{row['token_hit_rate']:.4f}"
-            lines.append(
-                _line(f"{name}-turn, `{row['backend']}`", [sent, f"{row['hit_tokens']:,}", rate, times, speed])
-            )
+            share = "unlimited" if row["capacity_share"] is None else f"{row['capacity_share']:.0%}"
+            values = [share, sent, f"{row['hit_tokens']:,}", f"{row['token_hit_rate']:.4f}"]
+            values += [_spread(row, field, ".1f") for field in ("ttft_ms_p50", "ttft_ms_p99")]
+            values.append(_spread(row, "output_tokens_per_s", ",.0f"))
+            lines.append(_line(f"{name}-turn, `{row['backend']}`", values))
     return "\n".join(lines)
+
+
+def _spread(row: Row, field: str, form: str = ".3f") -> str:
+    """A number and its interval; nothing where the row has none."""
+    if field not in row:
+        return ""
+    low, high = row[f"{field}_95"]
+    return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
 
 
 def section(results: Path) -> str:

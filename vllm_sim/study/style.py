@@ -36,6 +36,7 @@ LOOKS = {
     "arc": Look("#0072B2", "D", "-."),
     "s3fifo": Look("#D55E00", "P", "-"),
     "wa": Look("#CC79A7", "X", "--"),
+    "lru+ends": Look("#4B0082", ">", ":"),
     "hybrid": Look("#B00020", "h", "-"),
 }
 _FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))
@@ -58,6 +59,16 @@ def new_figure(title: str) -> tuple[Any, Any]:
     axes.set_title(title, fontsize=10)
     axes.grid(True, alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def new_panels(title: str, panels: int) -> tuple[Any, Any]:
+    """A wider figure with plots beside each other."""
+    figure, axes = plt.subplots(1, panels, figsize=(SIZE_IN[0] * 1.35, SIZE_IN[1]), layout="constrained")
+    figure.suptitle(title, fontsize=10)
+    for part in axes:
+        part.grid(True, alpha=0.25)
+        part.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 

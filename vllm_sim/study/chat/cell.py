@@ -10,19 +10,20 @@ from pathlib import Path
 
 import vllm_sim
 from vllm_sim.eviction.registry import POLICIES
-from vllm_sim.replay.rows import Outcome, Row
+from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import head, serve_cache, summarise
 from vllm_sim.replay.settings import Settings
 from vllm_sim.replay.summary import summary_row
 from vllm_sim.replay.virtual import run_engine
 from vllm_sim.study.cells import load
-from vllm_sim.study.chat.plan import ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
+from vllm_sim.study.chat.ends import rows_with_ends
+from vllm_sim.study.chat.plan import ENDS, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
 from vllm_sim.study.chat.reuse import reuse_row
 from vllm_sim.study.chat.spread import TURNS, gain, rate_intervals, time_intervals
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
 
 PACKAGE = Path(vllm_sim.__file__).parent
-MAKERS = ("cell", "reuse", "spread", "workload")
+MAKERS = ("cell", "ends", "reuse", "spread", "workload")
 """Modules beside this one that rows hang on."""
 
 
@@ -114,14 +115,14 @@ def cache_row(study: Study, point: Point) -> Row:
     }
     if point.experiment in ("reuse", "survival"):
         return values | reuse_row(chats, ordered(chats, point.block_size, point.pattern), point.block_size)
-    outcome = _served(study, point)
-    hits = json.dumps([row["hit_tokens"] for row in outcome.rows])
-    counts = with_intervals(summary_row(outcome.rows, point.block_size, 0.0), outcome.rows, point.block_size)
+    rows, tail = _served(study, point)
+    hits = json.dumps([row["hit_tokens"] for row in rows])
+    counts = with_intervals(summary_row(rows, point.block_size, 0.0), rows, point.block_size)
     for name in ("by_workload", "by_tenant"):
         del counts[name]
     if point.experiment == "policy":
-        counts |= gain(outcome.rows, _served(study, point._replace(policy="lru")).rows)
-    return values | counts | outcome.tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
+        counts |= gain(rows, _served(study, point._replace(policy="lru"))[0])
+    return values | counts | tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
 
 
 def engine_row(study: Study, point: EnginePoint) -> Row:
@@ -170,6 +171,13 @@ def _settings(study: Study, point: Point) -> Settings:
 
 
 @lru_cache(maxsize=2)
-def _served(study: Study, point: Point) -> Outcome:
+def _served(study: Study, point: Point) -> tuple[list[Row], Row]:
+    """The rows of requests, and what they do not tell of the run."""
     asked = ordered(study.chats(point.workload, point.system_prompt), point.block_size, point.pattern)
-    return serve_cache(asked.requests, asked.chains, asked.records, _settings(study, point))
+    settings = _settings(study, point)
+    if point.policy == ENDS and settings.capacity_blocks is not None:
+        rows, _ = _served(study, point._replace(policy="lru"))
+        rows = rows_with_ends(rows, asked.chains, settings.capacity_blocks, point.block_size)
+        return rows, {"working_set_blocks": asked.chains.working_set}
+    outcome = serve_cache(asked.requests, asked.chains, asked.records, settings)
+    return outcome.rows, outcome.tail

@@ -11,12 +11,12 @@ SHARES = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, None)
 BLOCK_SIZES = (8, 16, 32, 64, 128, 256, 512)
 SEEDS = (0, 1, 2)
 PATTERNS = tuple(
-    Pattern(rate, think_s, seed)
-    for rate, think_s in ((0.25, 60.0), (1.0, 60.0), (4.0, 60.0), (16.0, 60.0), (1.0, 10.0), (1.0, 300.0))
-    for seed in SEEDS
+    Pattern(rate, think_s, seed) for rate in (0.25, 1.0, 4.0, 16.0) for think_s in (10.0, 60.0, 300.0) for seed in SEEDS
 )
-POLICY_SHARES = (0.025, 0.05, 0.1, 0.2, 0.35)
+POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 MAIN_BLOCK = 16
+ENDS = "lru+ends"
+"""No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
 
 
 class Point(NamedTuple):
@@ -47,6 +47,7 @@ def points(policies: list[str], quick: bool) -> Iterator[Point]:
         for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
+            yield Point("policy", workload, share=share, policy=ENDS)
         yield Point("reuse", workload)
         if workload == "multi":  # the order of single requests is the same in all patterns
             for pattern in PATTERNS[3:5] if quick else PATTERNS:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import MAIN_BLOCK, WORKLOADS
 from vllm_sim.study.results import RATES, read_rows
-from vllm_sim.study.style import new_figure, save
+from vllm_sim.study.style import new_figure, new_panels, save
 
 
 class Series(NamedTuple):
@@ -70,6 +70,12 @@ def style(workload: str) -> dict[str, Any]:
     }
 
 
+def errors(values: Sequence[float], ends: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Intervals as what `Axes.errorbar` takes: how far they reach below and above the values."""
+    pairs = list(zip(values, ends, strict=True))
+    return [[max(0, value - low) for value, (low, _) in pairs], [max(0, high - value) for value, (_, high) in pairs]]
+
+
 def draw_main(results: Path, figures: Path) -> list[Path]:
     """Writes the main plots; returns their files."""
     rows = load(results)
@@ -88,15 +94,14 @@ def _definitions(rows: list[Row], figures: Path) -> list[Path]:
             places, values, 0.34, color=look.color, hatch=look.hatch, edgecolor="black", label=look.label, linewidth=0.6
         )
         axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=6)
-        low, high = row["token_hit_rate_95"]
-        axes.errorbar(
-            places[0], values[0], [[max(0, values[0] - low)], [max(0, high - values[0])]], color="black", capsize=4
-        )
+        ends = [row[f"{name}_95"] for name in RATES]
+        axes.errorbar(places, values, errors(values, ends), color="black", capsize=4, linestyle="none")
     axes.set_xticks(range(len(RATES)), list(RATES.values()))
-    axes.set_ylim(0, 1.2)
+    axes.set_ylim(0, 1.19)
+    axes.set_yticks([tenth / 5 for tenth in range(6)])
     axes.set_ylabel("hit rate")
     axes.legend(frameon=False, loc="upper right", ncol=2)
-    more = f"Blocks of {MAIN_BLOCK} tokens, no eviction. Bar on token hit rate: 95 %, sessions resampled."
+    more = f"Blocks of {MAIN_BLOCK} tokens, no eviction. Lines on the bars: 95 %, sessions resampled."
     return save(figure, figures, "chat_definitions", caption(rows, more))
 
 
@@ -115,9 +120,9 @@ def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
     axes.set_xlabel("capacity (tokens)")
     axes.set_ylabel("token hit rate")
     axes.legend(frameon=False, loc="center left")
-    more = "Points: 10 to 100 % of each working set; band: 95 %, sessions resampled; dotted: unlimited.\n" + _arrivals(
-        rows
-    )
+    shares = [row["capacity_share"] for row in pick(rows, "capacity", workload="multi") if row["capacity_share"]]
+    points = f"Points: {min(shares):.1%} to {max(shares):.0%} of each working set"
+    more = f"{points}; band: 95 %, sessions resampled; dotted: unlimited.\n{_arrivals(rows)}"
     return save(figure, figures, "chat_capacity", caption(rows, more))
 
 
@@ -130,26 +135,31 @@ def _arrivals(rows: list[Row]) -> str:
 
 
 def _over_block_size(rows: list[Row], figures: Path) -> list[Path]:
-    figure, axes = new_figure("Hit rate and filled slots over block size, at equal tokens of capacity")
+    figure, (rates, slots) = new_panels("Hit rate and filled slots over block size, at equal tokens of capacity", 2)
     for workload in WORKLOADS:
-        for share, alpha, words in ((None, 1.0, "unlimited"), (0.1, 0.55, "10 %")):
+        for share, words in ((None, "unlimited"), (0.1, "10 %")):
             chosen = pick(rows, "block_size", workload=workload, capacity_share=share)
-            look = style(workload) | {"label": f"{LOOKS[workload].label}, {words}", "alpha": alpha}
+            look = style(workload) | {"label": f"{LOOKS[workload].label}, {words}"}
             if share:
-                look["markerfacecolor"] = "white"
-            axes.plot([r["block_size"] for r in chosen], [r["token_hit_rate"] for r in chosen], **look)
+                look |= {"markerfacecolor": "white", "linewidth": 0.9}
+            sizes, values = [r["block_size"] for r in chosen], [r["token_hit_rate"] for r in chosen]
+            rates.errorbar(sizes, values, errors(values, [r["token_hit_rate_95"] for r in chosen]), capsize=3, **look)
         chosen = pick(rows, "block_size", workload=workload, capacity_share=None)
         filled = [row["slots_filled"] / row["slots_allocated"] for row in chosen]
-        look = {"color": LOOKS[workload].color, "marker": "x", "linestyle": ":", "linewidth": 1.2}
-        axes.plot([r["block_size"] for r in chosen], filled, label=f"{LOOKS[workload].label}, slots filled", **look)
-    axes.set_xscale("log", base=2)
+        slots.plot([r["block_size"] for r in chosen], filled, **style(workload))
     sizes = sorted({row["block_size"] for row in pick(rows, "block_size")})
-    axes.set_xticks(sizes, [str(size) for size in sizes])
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("block size (tokens)")
-    axes.set_ylabel("token hit rate; share of slots filled")
-    axes.legend(frameon=False, fontsize=7.5, loc="center left", bbox_to_anchor=(0, 0.36), ncol=2)
-    more = f"LRU; 10 %: of the working set at {MAIN_BLOCK} tokens a block, in tokens; slots: unlimited cache."
+    for axes, words in ((rates, "token hit rate"), (slots, "token slots filled / allocated")):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("block size (tokens)")
+        axes.set_ylabel(words)
+    rates.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(0, 0.36))
+    slots.legend(frameon=False, fontsize=8, loc="lower left")
+    more = (
+        f"LRU; 10 %: of the working set at {MAIN_BLOCK} tokens a block, in tokens; bars: 95 %, sessions resampled. "
+        "Slots: of the blocks taken in an unlimited cache."
+    )
     return save(figure, figures, "chat_block_size", caption(rows, more))
 
 
@@ -162,19 +172,15 @@ def _by_turn(rows: list[Row], figures: Path) -> list[Path]:
             continue
         turns = found[0]["by_turn"]
         label = "unlimited" if share is None else f"{share:.0%} of the working set"
+        places = [int(turn) + 1 for turn in turns]
         values = [rates["token_hit_rate"] for rates in turns.values()]
-        axes.plot(
-            [int(turn) + 1 for turn in turns],
-            values,
-            color=color,
-            marker=marker,
-            linestyle=line,
-            label=label,
-            markersize=5,
-        )
+        axes.plot(places, values, color=color, marker=marker, linestyle=line, label=label, markersize=5)
+        low, high = zip(*(rates["token_hit_rate_95"] for rates in turns.values()), strict=True)
+        axes.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_ylim(0, 1.02)
     axes.set_xticks(range(1, 21))
     axes.set_xlabel("turn")
     axes.set_ylabel("token hit rate, multi-turn")
     axes.legend(frameon=False, loc="lower right")
-    return save(figure, figures, "chat_turns", caption(rows, _arrivals(rows)))
+    more = _arrivals(rows) + "\nBands: 95 %, sessions resampled; few chats have many turns."
+    return save(figure, figures, "chat_turns", caption(rows, more))

@@ -4,10 +4,15 @@ from pathlib import Path
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import MAIN_BLOCK, SHARES, WORKLOADS
-from vllm_sim.study.chat.plots import LOOKS, caption, load, pick, style
+from vllm_sim.study.chat.plots import LOOKS, caption, errors, load, pick, style
 from vllm_sim.study.chat.reuse import SOURCES
-from vllm_sim.study.style import line_style, new_figure, save
+from vllm_sim.study.style import line_style, new_figure, new_panels, save
 
+GAPS = {
+    "reuse_gap_s": "seconds",
+    "reuse_gap_requests": "requests",
+    "reuse_gap_tokens": "tokens, prompts and answers",
+}
 HATCHES = {"system": ("#999999", "xx"), "same_session": ("#0072B2", ""), "other_session": ("#E69F00", "//")}
 
 
@@ -19,19 +24,23 @@ def draw_deep(results: Path, figures: Path) -> list[Path]:
 
 
 def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
-    figure, axes = new_figure("How long a block waits for its next hit")
-    for workload in WORKLOADS:
-        gaps = pick(rows, "reuse", workload=workload, system_prompt=False)[0]["reuse_gap_s"]
-        axes.plot(list(gaps.values()), [float(share) for share in gaps], **style(workload))
-    axes.set_xscale("log")
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("time since the use before (s)")
-    axes.set_ylabel("share of hits with at most this gap")
-    axes.legend(frameon=False)
+    figure, panels = new_panels("How far a hit lies behind the use before it", 3)
+    for axes, field, words in zip(panels, GAPS, GAPS.values(), strict=True):
+        for workload in WORKLOADS:
+            row = pick(rows, "reuse", workload=workload, system_prompt=False)[0]
+            shares = [float(share) for share in row[field]]
+            axes.plot(list(row[field].values()), shares, **style(workload) | {"markersize": 3.5})
+            low, high = zip(*row[f"{field}_95"].values(), strict=True)
+            axes.fill_betweenx(shares, low, high, color=LOOKS[workload].color, alpha=0.2, linewidth=0)
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(words)
+    panels[0].set_ylabel("share of hits with at most this gap")
+    panels[0].legend(frameon=False, fontsize=8)
     row = pick(rows, "reuse")[0]
     more = (
         f"Unlimited cache, blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time "
-        f"{row['think_s']:g} s (assumed)."
+        f"{row['think_s']:g} s (assumed). Bands: 95 %, sessions resampled."
     )
     return save(figure, figures, "chat_reuse_gaps", caption(rows, more))
 
@@ -88,20 +97,34 @@ def _sources(rows: list[Row], figures: Path) -> list[Path]:
 
 def _policies(rows: list[Row], figures: Path) -> list[Path]:
     chosen = pick(rows, "policy", workload="multi")
-    figure, axes = new_figure("Eviction policies and the optimum, multi-turn")
-    for policy in dict.fromkeys(row["policy"] for row in chosen):
+    figure, (rates, gains) = new_panels("Eviction policies and the optimum, multi-turn", 2)
+    names = list(dict.fromkeys(row["policy"] for row in chosen))
+    for place, policy in enumerate(names):
         mine = [row for row in chosen if row["policy"] == policy]
-        axes.plot(
-            [row["capacity_share"] * 100 for row in mine], [row["token_hit_rate"] for row in mine], **line_style(policy)
-        )
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("capacity (% of the working set)")
-    axes.set_ylabel("token hit rate")
-    axes.legend(frameon=False, ncol=2, loc="lower right")
+        shares = [row["capacity_share"] * 100 for row in mine]
+        rates.plot(shares, [row["token_hit_rate"] for row in mine], **line_style(policy))
+        if policy in ("lru", "opt"):
+            continue
+        points = [row["gain_over_lru"] * 100 for row in mine]
+        ends = [[end * 100 for end in row["gain_over_lru_95"]] for row in mine]
+        moved = [share * 1.025 ** (place - len(names) / 2) for share in shares]  # or the bars lie on each other
+        gains.errorbar(moved, points, errors(points, ends), capsize=2, **line_style(policy) | {"markersize": 4})
+    gains.axhline(0, color="black", linewidth=1)
+    rates.set_ylim(0, 1.02)
+    gains.set_yscale("symlog", linthresh=1)
+    gains.set_yticks([-30, -10, -3, -1, 0, 1], ["-30", "-10", "-3", "-1", "0", "1"])
+    ticks = sorted({row["capacity_share"] * 100 for row in chosen})
+    for axes, words in ((rates, "token hit rate"), (gains, "points of token hit rate over LRU")):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("capacity (% of the working set)")
+        axes.set_ylabel(words)
+    rates.legend(frameon=False, ncol=2, loc="lower right", fontsize=8)
     row = chosen[0]
     more = (
-        f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; "
-        "opt knows the future."
+        f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
+        "knows the future. Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
     )
     return save(figure, figures, "chat_policies", caption(rows, more))
 

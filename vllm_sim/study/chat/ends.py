@@ -1,0 +1,44 @@
+"""LRU that is told which blocks nobody will ask for again: those go first.
+
+In chat these are blocks of sessions that are over. Between LRU and this lies what a client could give by saying so;
+between this and `opt`, what only the times of the next turns tell. It knows the future: nobody can be served by it.
+"""
+
+import numpy as np
+
+from vllm_sim.eviction import kernel
+from vllm_sim.eviction.book import Book
+from vllm_sim.eviction.chains import Chains
+from vllm_sim.eviction.compiled import compiled, native
+from vllm_sim.eviction.opt import Opt
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.simulate import make_room
+from vllm_sim.replay.rows import Row
+
+
+@compiled
+class Ends(Opt):
+    """Last used longest ago first, behind second copies and blocks that no row asks for any more."""
+
+    def __init__(self, room: Room):
+        super().__init__(room)
+
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        while self.next[node] < self.end[node] and self.uses[self.next[node]] < 2 * (self.row + 1):
+            self.next[node] += 1
+        is_over = self.next[node] == self.end[node] or self.uses[self.next[node]] % 2 == 1
+        return 0, stamp - 2**62 if copies > 1 or is_over else stamp
+
+
+def rows_with_ends(rows: list[Row], chains: Chains, capacity_blocks: int, block_size: int) -> list[Row]:
+    """The rows of another policy's run with what they would have found under `Ends`."""
+    ranker = Ends(make_room(chains, "opt", capacity_blocks))
+    book = Book(capacity_blocks, chains.working_set, ranker, recycle=False)
+    out = np.zeros((chains.need.size, 6), np.int64)
+    kernel.serve(native(book), native(ranker), chains, capacity_blocks, out)
+    found = []
+    for row, (hit, generated, cold, missed, _, allocated) in zip(rows, out.tolist(), strict=True):
+        tokens = {"hit_tokens": hit, "hit_generated_tokens": generated, "miss_cold_tokens": cold}
+        tokens = {name: blocks * block_size for name, blocks in (tokens | {"miss_evicted_tokens": missed}).items()}
+        found.append(row | tokens | {"blocks_allocated": allocated})
+    return found
