@@ -67,31 +67,29 @@ def tune(
     worst, values = float(table.need("worst", SHARE)), table.need_table("values")
     candidates = {name: values.need(name, LIST) for name in values}
     defaults = {name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "room"}
-    best = {name: defaults[name] for name in candidates}
+    best: Params = tuple((name, defaults[name]) for name in candidates)
     known: dict[Params, Score] = {}
+    changed = True
     with Parallel(n_jobs=jobs) as parallel:
-
-        def scores(choices: Sequence[Params]) -> None:
-            todo = [choice for choice in dict.fromkeys(choices) if choice not in known]
-            cells = [(choice, view, capacities) for view, capacities in views for choice in todo]
-            parts = parallel(delayed(score)(*cell) for cell in cells)
-            for choice in todo:
-                own = [part for part, cell in zip(parts, cells, strict=True) if cell[0] == choice]
-                closed = sum(part.gap_closed for part in own) / len(own)
-                known[choice] = Score(closed, min(part.worst for part in own))
-                say(f"{_shown(choice)}: closes {closed:.4f}, worst cell {100 * known[choice].worst:+.2f} points")
-
-        changed = True
         while changed:
             changed = False
             for name, tried in candidates.items():
-                choices = list(_choices(best, name, tried))
-                scores(choices)
-                allowed = [choice for choice in choices if known[choice].worst >= worst] or choices[:1]
-                winner = dict(max(allowed, key=lambda choice: known[choice].gap_closed))
-                changed |= winner != best
-                best = winner
-    return best, known[tuple((name, value) for name, value in best.items())]
+                choices = [best, *_others(best, name, tried)]
+                todo = [choice for choice in choices if choice not in known]
+                for choice, found in zip(todo, _scores(parallel, todo, views), strict=True):
+                    known[choice] = found
+                    say(f"{_shown(choice)}: closes {found.gap_closed:.4f}, worst cell {100 * found.worst:+.2f} points")
+                allowed = [choice for choice in choices if known[choice].worst >= worst] or [best]
+                winner = max(allowed, key=lambda choice: known[choice].gap_closed)
+                changed, best = changed or winner != best, winner
+    return dict(best), known[best]
+
+
+def _scores(parallel: Parallel, choices: Sequence[Params], views: Sequence[tuple[View, list[str]]]) -> list[Score]:
+    """Of each choice over all traces."""
+    parts = parallel(delayed(score)(choice, *view) for view in views for choice in choices)
+    own = [parts[place :: len(choices)] for place in range(len(choices))]
+    return [Score(sum(part.gap_closed for part in of) / len(of), min(part.worst for part in of)) for of in own]
 
 
 def score(params: Params, view: View, capacities: Sequence[str]) -> Score:
@@ -107,10 +105,12 @@ def score(params: Params, view: View, capacities: Sequence[str]) -> Score:
     return Score(gain / max(1, gap), worst)
 
 
-def _choices(best: dict[str, float], name: str, tried: Sequence[float]) -> Iterator[Params]:
-    """The best one first, then those that differ from it in one constant."""
-    for value in dict.fromkeys([best[name], *tried]):
-        yield tuple((best | {name: value}).items())
+def _others(best: Params, name: str, tried: Sequence[float]) -> Iterator[Params]:
+    """Choices that differ from a choice in one constant."""
+    for value in tried:
+        choice = tuple((key, value if key == name else old) for key, old in best)
+        if choice != best:
+            yield choice
 
 
 def _shown(choice: Params) -> str:
