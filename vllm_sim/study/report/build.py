@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vllm_sim.study.report.chat import chat_numbers
 from vllm_sim.study.report.mixes import mixes_numbers
@@ -38,13 +38,13 @@ def collect(results: Path, root: Path) -> dict[str, Any]:
     return numbers | {"mixes": mixes_numbers(root), "mixed": None}
 
 
-def typeset(numbers: dict[str, Any], root: Path, kind: str = "pdf") -> bytes:
-    """The report.
+def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "png"] = "pdf") -> list[bytes]:
+    """The report: one file, or one for each page where it has several.
 
     Args:
         numbers: see collect.
         root: the folder that holds report/ and figures/.
-        kind: pdf, html (without layout) or png (a list of pages).
+        kind: pdf, html (without layout) or png (144 dots an inch).
 
     Raises:
         ValueError: Typst or the sources are not there, or a text claims what the rows do not show.
@@ -58,12 +58,15 @@ def typeset(numbers: dict[str, Any], root: Path, kind: str = "pdf") -> bytes:
         raise ValueError(f"no {source}; allowed: a folder that holds {SOURCE} and figures/")
     try:
         compiler = typst.Compiler(
-            str(source), root=str(root), ignore_system_fonts=True, sys_inputs={"numbers": json.dumps(numbers)}
+            str(source),
+            root=str(root),
+            ignore_system_fonts=True,
+            sys_inputs={"numbers": json.dumps(numbers), "kind": kind},
         )
-        found: bytes = compiler.compile(format=kind, timestamp=DATE)
+        found = compiler.compile(format=kind, ppi=144.0, timestamp=DATE)
     except typst.TypstError as error:
         raise ValueError(f"{source} cannot be typeset\n{error.diagnostic}") from None
-    return found
+    return found if isinstance(found, list) else [found or b""]
 
 
 def build(results: Path, root: Path, out: Path) -> int:
@@ -72,7 +75,7 @@ def build(results: Path, root: Path, out: Path) -> int:
     Raises:
         ValueError: see collect and typeset.
     """
-    document = typeset(collect(results, root), root)
+    (document,) = typeset(collect(results, root), root)
     temporary = out.with_name(f"{out.name}.tmp")
     temporary.write_bytes(document)
     temporary.replace(out)

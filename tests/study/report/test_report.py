@@ -1,0 +1,131 @@
+"""The report says what the rows say, and refuses rows that are no results."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vllm_sim.cli import main
+from vllm_sim.study.report.build import collect, typeset
+from vllm_sim.study.report.mixes import COMMIT, MIXES
+
+ROOT = Path(__file__).parents[3]
+CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.name not in ("lib.typ", "report.typ")]
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    return Path(shutil.copytree(ROOT / "results", tmp_path / "results"))
+
+
+def text_of(results: Path) -> str:
+    (page,) = typeset(collect(results, ROOT), ROOT, "html")
+    return re.sub(r"<[^>]+>", "", page.decode())
+
+
+def change(path: Path, wanted: Callable[[dict], bool], **values: Any) -> None:
+    """Sets fields of the rows of a file that are wanted."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    found = [row for row in rows if wanted(row)]
+    assert found
+    for row in found:
+        row |= values
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def is_main(row: dict) -> bool:
+    return row["experiment"] == "capacity" and row["workload"] == "multi" and row["capacity_share"] is None
+
+
+def test_a_changed_row_changes_the_text(results):
+    before = text_of(results)
+    change(results / "chat.jsonl", is_main, token_hit_rate=0.87654)
+    after = text_of(results)
+    assert "87.7" not in before
+    assert after.count("87.7") >= 2  # in the summary and in the chapter
+
+
+def test_a_changed_row_of_the_engine_changes_the_table(results):
+    change(results / "chat_engine.jsonl", lambda row: True, ttft_ms_p99=98765.4)
+    assert "98,765.4" in text_of(results)
+
+
+def test_same_rows_give_the_same_bytes(results):
+    assert typeset(collect(results, ROOT), ROOT) == typeset(collect(results, ROOT), ROOT)
+
+
+def test_the_committed_report_is_made_of_the_committed_rows(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert main(["report", "--pdf", str(tmp_path / "report.pdf")]) == 0
+    assert (tmp_path / "report.pdf").read_bytes() == (ROOT / "report.pdf").read_bytes(), "run `make report`"
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [({"quick": True}, "the row of a quick run"), ({"sessions": 1999}, "1,999 conversations; allowed: 2,000 or more")],
+)
+@pytest.mark.parametrize("file", ["chat.jsonl", "chat_engine.jsonl"])
+def test_rows_that_are_no_results_are_refused(results, file, values, reason):
+    lines = (results / file).read_text().splitlines()
+    change(results / file, lambda row: row == json.loads(lines[2]), **values)
+    with pytest.raises(ValueError, match=rf"{file}, line 3: .*{reason}.*make study"):
+        collect(results, ROOT)
+
+
+def test_a_missing_row_is_named(results):
+    change(results / "chat.jsonl", is_main, experiment="other")
+    with pytest.raises(ValueError, match=r"no row of capacity with .*multi.*make study"):
+        collect(results, ROOT)
+
+
+def test_what_the_rows_do_not_show_is_not_claimed(results):
+    change(results / "chat.jsonl", lambda row: row["experiment"] == "agree" and row["backend"] == "fast", hit_tokens=1)
+    with pytest.raises(ValueError, match="the rows no longer show what the report claims"):
+        typeset(collect(results, ROOT), ROOT)
+
+
+def test_no_digit_of_a_chapter_is_typed():
+    typed = [f"{path.name}: {word}" for path in CHAPTERS for word in digits_in(path.read_text(encoding="utf-8"))]
+    assert not typed
+
+
+CODE = (
+    r"(?m)^\s*//.*$",  # comments
+    r"`[^`\n]*`",
+    r"\.at\(\d\)|left: \d",  # arguments
+    r"#[a-z][\w.]*",  # numbers out of the rows
+    r"<[\w-]+>|@[\w-]+",  # labels
+)
+NAMES = {"S3-FIFO", "sha256"}
+
+
+def digits_in(source: str) -> list[str]:
+    """Words with digits in what is neither code nor a number out of the rows; p50 and the like are names."""
+    for pattern in CODE:
+        source = re.sub(pattern, " ", source)
+    words = [word.strip(".,:;()") for word in re.findall(r"\S*\d\S*", source)]
+    return [word for word in words if word not in NAMES and not re.fullmatch(r"p\d\d", word)]
+
+
+def test_a_typed_rate_is_found():
+    assert digits_in("The hybrid closes 21 % of the gap, #n.x.p50 of it `at 5`.") == ["21"]
+
+
+def test_the_mixes_are_those_of_the_commit_that_the_report_names():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no repository")
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True).stdout
+
+    names = git("ls-tree", "--name-only", COMMIT, f"{MIXES}/").split()
+    reported = [name for name in names if Path(name).name.startswith("report_")]
+    assert len(reported) == 5
+    for name in reported:
+        assert git("show", f"{COMMIT}:{name}") == (ROOT / name).read_text(encoding="utf-8"), name
+    assert not git("ls-tree", COMMIT, "vllm_sim/eviction/hybrid.py")
