@@ -7,13 +7,14 @@ that two runs give the same bytes. Rows that another plan, trace or other code g
 import ast
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from itertools import groupby
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from joblib import Parallel, delayed
 
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.study.results import cut_torn_line, read_rows
@@ -68,19 +69,32 @@ def run_tasks(
     say(f"{done:,} of {len(tasks):,} points are there already" if done else f"{len(tasks):,} points to compute")
     progress(done, len(tasks))
     folder.mkdir(parents=True, exist_ok=True)
-    parallel = Parallel(n_jobs=jobs, return_as="generator_unordered")
-    for found in parallel(delayed(_rows)(group, rows_of) for group in _groups(todo, shared)):
+    for found in _run(list(_groups(todo, shared)), rows_of, jobs):
         for task, rows in found:
             for name, row in zip(task.files, rows, strict=True):
                 with (folder / name).open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row, ensure_ascii=False) + "\n")
         done += len(found)
         progress(done, len(tasks))
+        say(f"{done:,} of {len(tasks):,} points")
     if todo:
         for name, wanted in files.items():
             place = {key: number for number, key in enumerate(wanted)}
             write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
     return len(todo)
+
+
+def _run(
+    groups: Sequence[list[Task]], rows_of: Callable[[Any], Sequence[Row]], jobs: int
+) -> Iterator[list[tuple[Task, list[Row]]]]:
+    """Groups as they are finished. (Joblib's workers end when they have grown, and read their traces again then.)"""
+    workers = min(len(groups), jobs if jobs > 0 else os.cpu_count() or 1)
+    if workers <= 1:
+        yield from (_rows(group, rows_of) for group in groups)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for future in as_completed([pool.submit(_rows, group, rows_of) for group in groups]):
+            yield future.result()
 
 
 def _groups(tasks: Sequence[Task], shared: Callable[[Any], tuple[Any, ...]]) -> Iterator[list[Task]]:

@@ -1,0 +1,19 @@
+#!/usr/bin/env python3
+"""Draws the main plots of study two into figures/, from the rows in results/ alone."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+def main() -> int:
+    from vllm_sim.study.chat.command import draw
+    from vllm_sim.study.mixed.plots import draw_main
+
+    return draw(__doc__, draw_main, ROOT, "compare_policies.py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
