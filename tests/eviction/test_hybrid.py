@@ -8,7 +8,7 @@ import pytest
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
-from vllm_sim.eviction.hybrid import Hybrid
+from vllm_sim.eviction.hybrid import AGES, Hybrid
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_room, simulate
@@ -66,7 +66,7 @@ def test_hits_that_lru_would_have_had_are_counted():
 
 def test_what_lru_holds_and_the_cache_does_not_is_counted():
     policy, _ = served(raw_chains(scans(12)), 120)
-    missing = [node for node in range(policy.count.size) if policy.in_lru.holds(node) and policy.gone[node] >= 0]
+    missing = [node for node in range(policy.count.size) if policy.in_lru.holds(node) and policy.gone[node]]
     assert policy.missing == len(missing) > 0
 
 
@@ -87,20 +87,45 @@ def test_without_slack_and_without_gains_it_is_lru():
 
 def test_the_worth_of_a_class_is_its_best_ratio_of_use_to_room():
     policy = Hybrid(Room(100, 10))
-    chance = np.zeros(48)
-    chance[0], chance[3] = 0.2, 0.5
+    chance = np.zeros(7)
+    chance[0], chance[5] = 0.2, 0.5
     policy.index(7, chance)
-    # Bins are 1, 1, 2, 4 wide. From 0: give up after bin 0, or wait for bin 3: more use for more room.
-    at_once = 0.2 / 0.9
-    assert policy.worth[7, 0] == pytest.approx(at_once)
-    # From bin 1: through 1 + 2 blocks of time without a use, then half a chance within 4 (3 on average).
-    assert policy.worth[7, 1] == pytest.approx(0.5 / (1 + 2 + 4 * 0.75))
-    assert policy.worth[7, 3] == pytest.approx(0.5 / 3)
-    assert policy.worth[7, 4] == 0
+    # Bins are 1, 1, 1, 1, 2, 2 wide. From 0: give up after bin 0, or wait for bin 5: more use for more room.
+    assert policy.worth[7, 0] == pytest.approx(0.2 / 0.9)
+    # From bin 1: through 1 + 1 + 1 + 2 blocks of time without a use, then half a chance within 2 (1.5 on average).
+    assert policy.worth[7, 1] == pytest.approx(0.5 / (1 + 1 + 1 + 2 + 2 * 0.75))
+    assert policy.worth[7, 5] == pytest.approx(0.5 / 1.5)
+    assert policy.worth[7, 6] == 0
+
+
+def test_the_worth_is_that_of_the_best_time_to_give_up():
+    random = np.random.default_rng(11)
+    policy = Hybrid(Room(100, 10))
+    for _ in range(200):
+        chance = random.random(9) ** random.integers(1, 9) * (random.random(9) < 0.6)
+        policy.index(3, chance)
+        for begin in range(9):
+            alive, used, room, best = 1.0, 0.0, 0.0, 0.0
+            for age in range(begin, 9):
+                used += alive * chance[age]
+                room += alive * (1.0 if age < 2 else 2.0 ** (age // 2 - 1)) * (1 - chance[age] / 2)
+                alive *= 1 - chance[age]
+                best = max(best, used / room)
+            assert policy.worth[3, begin] == pytest.approx(best)
+
+
+@pytest.mark.parametrize("age", [0, 1, 2, 3, 4, 6, 8, 12, 16, 1000, 10**9])
+def test_bins_are_half_octaves(age: int):
+    policy = Hybrid(Room(4, 4))
+    low = 2 ** int(np.log2(max(age, 1)))
+    width = 1 if age < 2 else max(low // 2, 1)
+    begin = age - (age - low) % width if age >= 2 else age
+    assert policy.bin(begin) == policy.bin(age) == policy.bin(begin + width - 1)
+    assert policy.bin(begin + width) == policy.bin(age) + 1
 
 
 def test_an_eviction_hides_no_use():
-    """Two views of a node: until its eviction without a use, from there until its use as a ghost."""
+    """A wait goes on when its node is evicted, and ends when the ghost is used."""
     policy = Hybrid(Room(4, 10))
     policy.cached(0, -1)
     policy.released(0)
@@ -108,9 +133,41 @@ def test_an_eviction_hides_no_use():
     policy.evicted(0)
     policy.now = policy.time = 33
     policy.cached(0, -1)
-    assert policy.lost[0, 4] == policy.entered[0, 0] == 1
-    assert policy.reused[0, 6] == policy.entered[0, 4] == 1
-    assert policy.lost.sum() == policy.reused.sum() == 1
+    assert policy.reused[0, policy.bin(32)] == policy.reused.sum() == 1
+    assert policy.lost.sum() == policy.waiting.sum() == 0
+
+
+def test_a_forgotten_node_was_not_used_until_then():
+    policy = Hybrid(Room(4, 10))
+    policy.cached(0, -1)
+    policy.released(0)
+    policy.evicted(0)
+    policy.now = policy.time = 21
+    policy.forgotten(0)
+    assert policy.lost[0, policy.bin(20)] == policy.lost.sum() == 1
+    assert policy.reused.sum() == policy.waiting.sum() == 0
+
+
+def test_who_still_waits_counts_for_as_long_as_it_has_waited():
+    """Of four nodes one is used at once; without the three that wait on, a use would look certain."""
+    policy = Hybrid(Room(1000, 10), prior=0.0)
+    for node in range(4):
+        policy.cached(node, -1)
+        policy.released(node)
+    policy.hit(0)
+    policy.now = 1000
+    policy.refresh()
+    assert policy.worth[0, 0] == pytest.approx(0.25 / (1 - 0.25 / 2))
+
+
+def test_all_waits_are_counted_once():
+    policy, _ = served(raw_chains(scans(12)), 120)
+    waits = [(policy.kind[node], policy.place(policy.left[node])) for node in np.flatnonzero(policy.left >= 0)]
+    counted = np.zeros_like(policy.waiting)
+    for kind, place in waits:
+        counted[kind, place] += 1
+    assert waits
+    assert (policy.waiting == counted).all()
 
 
 def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
@@ -157,10 +214,7 @@ def test_the_classes_decide_only_while_the_risk_is_below_what_was_won(won: int, 
 
 
 def test_who_was_lost_in_a_bin_was_at_risk_for_half_of_it() -> None:
-    policy = Hybrid(Room(100, 10))
-    policy.entered[3, 0] = 10
-    policy.lost[3, 2], policy.reused[3, 2], policy.reused[3, 5] = 4, 2, 4
-    chance = np.zeros((6, 48))
-    chance[5, :] = 0.5
-    policy.estimate(chance, 0, 25, 3, prior=2.0)
-    assert chance[0, [1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])
+    lost, reused = np.zeros(AGES), np.zeros(AGES)
+    lost[2], reused[2], reused[5] = 4, 2, 4
+    chance = Hybrid(Room(100, 10)).chances(reused, lost, np.full(AGES, 0.5), 2.0)
+    assert chance[[1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])

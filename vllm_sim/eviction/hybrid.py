@@ -2,10 +2,11 @@
 
 Classes. A node's class says how often requests used it, and how often the chain that it continues had been used when it
 was computed: a later turn of a chat differs in that from a call that never comes again. Each class is an LRU queue. The
-chance of a use in the next interval of age is estimated for each class, as in survival analysis: evicted nodes stay
-known as ghosts, so that what eviction hides is seen too. A block's worth is its Gittins index: the highest ratio, over
-all times to give it up, of the chance of a use until then to the room (blocks times time) that it takes until then. Of
-the heads of the queues the one with the lowest worth goes. Time counts computed blocks.
+chance of a use in the next interval of age is estimated for each class, as in survival analysis, and blended into that
+of its use count and of all nodes where a class has seen little. Evicted nodes stay known as ghosts, so that what
+eviction hides is seen too; who still waits counts for as long as it has waited. A block's worth is its Gittins index:
+the highest ratio, over all times to give it up, of the chance of a use until then to the room (blocks times time) that
+it takes until then. Of the heads of the queues the one with the lowest worth goes. Time counts computed blocks.
 
 Guard. A list of nodes is kept as LRU would hold them, and the hits that LRU would have had are counted. What LRU holds
 and this cache does not may cost a hit each, with about the chance at which LRU's blocks are hit. The classes decide
@@ -28,8 +29,8 @@ from vllm_sim.eviction.policy import Policy, Room
 
 USES = 5
 """Classes of use counts: 1, 2, 3 to 4, 5 to 16, more."""
-AGES = 48
-"""Bins of age, each twice as long as the one before it."""
+AGES = 96
+"""Bins of age, two to an octave: 0, 1, 2, 3, 4 to 5, 6 to 7, 8 to 11, 12 to 15 ..."""
 
 
 @compiled
@@ -40,7 +41,7 @@ class Hybrid(Policy):
         room: see Policy.
         ghosts: evicted nodes that stay known, as a multiple of the blocks.
         slack: share of the blocks asked for, generated ones included, that may be at risk against LRU.
-        prior: blocks that the estimate of a wider class counts for in a narrower one.
+        prior: for how many nodes the estimate of a wider class counts in a narrower one, as a multiple of the blocks.
         memory: computed blocks, as a multiple of the blocks, after which an observation counts half.
         origins: 1: classes look at the chain that a node continues; 0: at its use count alone.
 
@@ -53,7 +54,7 @@ class Hybrid(Policy):
         room: Room,
         ghosts: float = 4.0,
         slack: float = 0.002,
-        prior: float = 50.0,
+        prior: float = 0.05,
         memory: float = 16.0,
         origins: int = 1,
     ):
@@ -71,10 +72,10 @@ class Hybrid(Policy):
         self.ghosts = int(ghosts * room.blocks)
         self.blocks = room.blocks
         self.slack = slack
-        self.prior = prior
+        self.prior = prior * room.blocks
         self.origins = origins
         self.queues = USES * USES if origins else USES
-        self.refresh_blocks = max(64, room.blocks // 8)
+        self.refresh_blocks = max(256, room.blocks // 8)
         self.keep = 0.5 ** (self.refresh_blocks / (memory * room.blocks))
         # Time: now counts on, time is what it was when the present request began.
         self.now = 0
@@ -84,13 +85,11 @@ class Hybrid(Policy):
         self.origin = np.zeros(room.nodes, np.int8)
         self.kind = np.zeros(room.nodes, np.int8)
         self.left = np.full(room.nodes, -1, np.int64)
-        # When a ghost was evicted, -1 for no ghost.
-        self.gone = np.full(room.nodes, -1, np.int64)
-        # Observations by class and age: of a node from the bin where it came into view to the bin where it was used
-        # again, or left the view.
-        self.entered = np.zeros((self.queues, AGES))
+        self.gone = np.zeros(room.nodes, np.bool_)
+        # Waits by class: how many ended at which age, with a use or forgotten, and how many began when and go on.
         self.reused = np.zeros((self.queues, AGES))
         self.lost = np.zeros((self.queues, AGES))
+        self.waiting = np.zeros((self.queues, 2 * (self.blocks + self.ghosts) // self.refresh_blocks + 1), np.int32)
         self.worth = np.zeros((self.queues, AGES))
         self.in_lru = Order(room.nodes)
         # Nodes that LRU holds and this cache does not; hits here and hits of LRU.
@@ -105,11 +104,10 @@ class Hybrid(Policy):
         return 2 if count <= 4 else 3 if count <= 16 else 4
 
     def bin(self, age: int) -> int:
-        place = 0
-        while age > 0:
-            age >>= 1
-            place += 1
-        return min(place, AGES - 1)
+        if age < 2:
+            return max(age, 0)
+        # The exponent of the number and the first bit of its fraction.
+        return min(int(np.float64(age).view(np.int64) >> 51) - 2 * 1023, AGES - 1)
 
     def started(self, request: int) -> None:
         self.time = self.now
@@ -117,21 +115,21 @@ class Hybrid(Policy):
             self.refreshed = self.now
             self.refresh()
 
-    def observe(self, node: int, is_reuse: bool) -> None:
-        """A node's view ends: used again, evicted (a new view begins there) or forgotten."""
-        kind, left, gone = self.kind[node], self.left[node], self.gone[node]
-        age = self.bin(self.time - left)
-        self.entered[kind, self.bin(gone - left) if gone >= 0 else 0] += 1
-        if is_reuse:
-            self.reused[kind, age] += 1
-        else:
-            self.lost[kind, age] += 1
+    def place(self, then: int) -> int:
+        """Where a wait that began then is counted; places are used again after twice a ghost's life."""
+        return (then // self.refresh_blocks) % self.waiting.shape[1]
+
+    def stop(self, node: int, ends: np.ndarray) -> None:
+        """The wait of a node ends."""
+        kind, left = self.kind[node], self.left[node]
+        self.waiting[kind, self.place(left)] -= 1
+        ends[kind, self.bin(self.time - left)] += 1
+        self.left[node] = -1
 
     def use(self, node: int) -> None:
         self.asked += 1
         if self.left[node] >= 0:
-            self.observe(node, True)
-            self.left[node] = -1
+            self.stop(node, self.reused)
         self.count[node] += 1
         # LRU's copy of the cache, in the order of use; released() puts it into the order of release.
         if self.in_lru.holds(node):
@@ -147,24 +145,27 @@ class Hybrid(Policy):
         if self.count[node] == 0 and parent >= 0:
             self.origin[node] = self.origin[parent] if self.count[parent] == 1 else self.bucket(self.count[parent])
         self.use(node)
-        self.gone[node] = -1
+        self.gone[node] = False
 
     def hit(self, node: int) -> None:
         self.won += 1
         self.use(node)
 
     def released(self, node: int) -> None:
+        if self.left[node] >= 0:
+            self.waiting[self.kind[node], self.place(self.left[node])] -= 1
         self.left[node] = self.now
         self.kind[node] = self.bucket(self.count[node])
         if self.origins:
             self.kind[node] += USES * self.origin[node]
+        self.waiting[self.kind[node], self.place(self.now)] += 1
         if self.in_lru.holds(node):
             self.in_lru.remove(node)
         self.in_lru.append(node)
         while self.in_lru.size > self.blocks:
             oldest = self.in_lru.first()
             self.in_lru.remove(oldest)
-            if self.gone[oldest] >= 0:
+            if self.gone[oldest]:
                 self.missing -= 1
 
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
@@ -187,66 +188,75 @@ class Hybrid(Policy):
         return best
 
     def evicted(self, node: int) -> None:
-        if self.left[node] >= 0:
-            self.observe(node, False)
-        self.gone[node] = self.time
+        self.gone[node] = True
         if self.in_lru.holds(node):
             self.missing += 1
 
     def forgotten(self, node: int) -> None:
-        if self.gone[node] >= 0 and self.left[node] >= 0:
-            self.observe(node, False)
+        if self.left[node] >= 0:
+            self.stop(node, self.lost)
         if self.in_lru.holds(node):
             self.in_lru.remove(node)
-            if self.gone[node] >= 0:
+            if self.gone[node]:
                 self.missing -= 1
         self.count[node] = 0
         self.origin[node] = 0
-        self.left[node] = -1
-        self.gone[node] = -1
+        self.gone[node] = False
 
     def refresh(self) -> None:
-        """Makes the table of worth from what was observed: of all nodes, of a use count, and of a class, the wider
-        estimate standing in where the narrower one has seen little."""
-        chance = np.zeros((USES + 1, AGES))
-        self.estimate(chance, USES, 1, 0, 0.0)
+        """Makes the table of worth from what was observed."""
+        lost = self.lost.copy()
+        places = self.waiting.shape[1]
+        for back in range(places):
+            began = self.now // self.refresh_blocks - back
+            # In the middle of the place, as far as is known here.
+            age = self.bin(max(self.now - began * self.refresh_blocks - self.refresh_blocks // 2, 0))
+            lost[:, age] += self.waiting[:, began % places]
+        all_reused, all_lost = self.reused.sum(axis=0), lost.sum(axis=0)
+        ages = AGES
+        while ages and all_reused[ages - 1] + all_lost[ages - 1] == 0:
+            ages -= 1
+        self.worth[:, :] = 0.0
+        of_all = self.chances(all_reused, all_lost, np.zeros(ages), 0.0)
         for uses in range(USES):
-            self.estimate(chance, uses, USES, uses, self.prior)
-        own = np.zeros((USES + 1, AGES))
-        for queue in range(self.queues):
-            own[:, :] = chance
-            own[USES, :] = chance[queue % USES, :]
-            self.estimate(own, 0, self.queues, queue, self.prior)
-            self.index(queue, own[0, :])
-        self.entered[:, :] *= self.keep
+            reused, others = self.reused[uses::USES].sum(axis=0), lost[uses::USES].sum(axis=0)
+            of_uses = self.chances(reused, others, of_all, self.prior)
+            for queue in range(uses, self.queues, USES):
+                self.index(queue, self.chances(self.reused[queue], lost[queue], of_uses, self.prior))
         self.reused[:, :] *= self.keep
         self.lost[:, :] *= self.keep
 
-    def estimate(self, chance: np.ndarray, row: int, step: int, first: int, prior: float) -> None:
-        """Writes the chance of a use in each age bin, for who comes to it, into a row of `chance`.
+    def chances(self, reused: np.ndarray, lost: np.ndarray, wider: np.ndarray, prior: float) -> np.ndarray:
+        """The chance of a use in each age bin, for who comes to it; [ages].
 
-        The classes first, first + step ... are taken together; the last row of `chance` counts for `prior` blocks.
+        Args:
+            reused: waits that ended in a bin with a use; [AGES].
+            lost: waits that were seen until there; [AGES].
+            wider: the chance in a wider class, which counts for `prior` nodes; [ages].
+            prior: see wider.
         """
+        chance = np.zeros(wider.size)
         at_risk = 0.0
-        for age in range(AGES):
-            reused, lost = 0.0, 0.0
-            for queue in range(first, self.queues, step):
-                at_risk += self.entered[queue, age]
-                reused += self.reused[queue, age]
-                lost += self.lost[queue, age]
+        for age in range(wider.size - 1, -1, -1):
+            at_risk += reused[age] + lost[age]
             # Those lost in a bin were there for half of it.
-            seen = max(at_risk - lost / 2, reused)
-            chance[row, age] = (reused + prior * chance[USES, age]) / max(seen + prior, 1e-9)
-            at_risk -= reused + lost
+            seen = max(at_risk - lost[age] / 2, reused[age])
+            chance[age] = (reused[age] + prior * wider[age]) / max(seen + prior, 1e-9)
+        return chance
 
     def index(self, queue: int, chance: np.ndarray) -> None:
-        """A class's worth at each age; chance: of a use in an age bin for who comes to it."""
-        for begin in range(AGES):
-            alive, used, room, best = 1.0, 0.0, 0.0, 0.0
-            for age in range(begin, AGES):
-                width = 1.0 if age == 0 else 2.0 ** (age - 1)
-                used += alive * chance[age]
-                room += alive * width * (1 - chance[age] / 2)
-                alive *= 1 - chance[age]
-                best = max(best, used / room)
-            self.worth[queue, begin] = best
+        """Writes a class's worth at each age; chance: see chances.
+
+        From the last bin to the first: a bin takes in the stretch behind it as long as that is worth more than itself.
+        """
+        used, room, alive = np.zeros(AGES), np.zeros(AGES), np.zeros(AGES)
+        size = 0
+        for age in range(chance.size - 1, -1, -1):
+            width = 1.0 if age < 2 else 2.0 ** (age // 2 - 1)
+            u, r, a = chance[age], width * (1 - chance[age] / 2), 1 - chance[age]
+            while size and u * room[size - 1] < used[size - 1] * r:
+                size -= 1
+                u, r, a = u + a * used[size], r + a * room[size], a * alive[size]
+            used[size], room[size], alive[size] = u, r, a
+            size += 1
+            self.worth[queue, age] = u / r
