@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.study.results import cut_torn_line, read_rows
 
-GROUP = 30
+GROUP = 250
 """Points that one process runs in a row, at most."""
 
 

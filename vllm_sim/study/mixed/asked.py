@@ -143,7 +143,7 @@ def capacity_of(text: str, view: View) -> int | None:
     return found if found is None or view.raw_blocks else max(found, largest)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def served(view: View, policy: str, params: Params, capacity: int | None) -> Run:
     """What the fast backend makes of a view."""
     return simulate(asked(view).chains, policy, capacity, dict(params))

@@ -124,9 +124,9 @@ def _grid(study: Study, grid: Table, quick: Table | None, variants: list[tuple[s
     for mix, block_size in product(names, sizes):
         size = hash_block_size(study.trace(mix)) if experiment == "hash_trace" else block_size
         for workload in _workloads(study, experiment, mix):
-            # Tags matter to whole mixes only.
-            shown = details[:1] if experiment == "guarantee" and workload else details
-            for detail, capacity, policy in product(shown, capacities, policies):
+            if experiment == "guarantee" and workload and "with" not in details:
+                continue  # tags matter to whole mixes only
+            for detail, capacity, policy in product(details, capacities, policies):
                 point = Point(experiment, mix, size, capacity, policy, (), workload, detail)
                 if experiment == "ablation":
                     yield from (point._replace(detail=name, params=params) for name, params in variants)

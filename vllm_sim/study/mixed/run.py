@@ -108,7 +108,7 @@ def code(experiment: str, policy: str) -> str:
 
 
 def _shared(point: Point) -> tuple[object, ...]:
-    """The engine's points first, each by itself; the others by mix, so that a process reads a mix once."""
+    """The engine's points first, each by itself; of others those with the same blocks."""
     if point.experiment == "engine":
         return (0, point.mix, point.detail, point.policy)
-    return (1, point.mix, point.block_size, point.experiment)
+    return (1, point.mix, point.block_size, point.workload or "")
