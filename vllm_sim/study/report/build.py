@@ -9,15 +9,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from vllm_sim.study.report.ablations import ablation_numbers
 from vllm_sim.study.report.chat import chat_numbers
+from vllm_sim.study.report.hybrid import hybrid_numbers
+from vllm_sim.study.report.mixed import mixed_numbers
 from vllm_sim.study.report.mixes import mixes_numbers
 from vllm_sim.study.report.proof import parity_numbers, upstream_numbers
+from vllm_sim.study.report.users import engine_numbers, hash_numbers
 
 SOURCE = Path("report/report.typ")
 DATE = datetime(2026, 11, 24, tzinfo=UTC)
 """Of the document, not of the rows."""
 CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "chat": ("chat.jsonl", chat_numbers),
+    "mixed": ("mixed.jsonl", mixed_numbers),
+    "hybrid": ("mixed.jsonl", hybrid_numbers),
+    "ablations": ("mixed.jsonl", ablation_numbers),
+    "engine": ("mixed_engine.jsonl", engine_numbers),
+    "hashes": ("mixed_hash.jsonl", hash_numbers),
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),
 }
@@ -35,7 +44,7 @@ def collect(results: Path, root: Path) -> dict[str, Any]:
         ValueError: rows are no results, or some are missing.
     """
     numbers = {name: make(results) if (results / file).is_file() else None for name, (file, make) in CHAPTERS.items()}
-    return numbers | {"mixes": mixes_numbers(root), "mixed": None}
+    return numbers | {"mixes": mixes_numbers(root)}
 
 
 def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "png"] = "pdf") -> list[bytes]:

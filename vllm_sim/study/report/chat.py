@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm_sim.replay.rows import Row
-from vllm_sim.study.chat.plan import MAIN_BLOCK, WORKLOADS
+from vllm_sim.study.chat.plan import ENDS, MAIN_BLOCK, WORKLOADS
+from vllm_sim.study.chat.workload import Pattern
 from vllm_sim.study.report.rows import Rows, values
 from vllm_sim.study.report.texts import between, number, percent, points, rate, share_name, signed, with_interval
 from vllm_sim.study.results import RATES
@@ -96,7 +97,7 @@ def _policies(rows: Rows) -> Numbers:
             share: mine["token_hit_rate"] - lru["token_hit_rate"]
             for share, mine, lru in zip(shares, found, base, strict=True)
         }
-    online = [name for name in names if name not in ("lru", "opt")]
+    online = [name for name in names if name not in ("lru", "opt", ENDS)]
     large = [share for share in shares if share >= SMALL]
     best = max(online, key=lambda name: gains[name][SMALL])
     winners = [name for name in online if any(gains[name][share] > 0 for share in large)]
@@ -110,9 +111,18 @@ def _policies(rows: Rows) -> Numbers:
         "best_gain": points(gains[best][SMALL]),
         "opt_gain": points(gains["opt"][SMALL], 1),
         "opt_gain_middle": points(gains["opt"][MIDDLE], 1),
+        "ends": _ends(gains),
         "from": share_name(min(large)),
         "to": share_name(max(large)),
     }
+
+
+def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
+    """How much of the optimum's gain at the small capacity LRU would have if it were told which sessions are over."""
+    if ENDS not in gains:
+        return None
+    gain = gains[ENDS][SMALL]
+    return {"name": ENDS, "gain": points(gain, 1), "share": percent(gain / gains["opt"][SMALL], 0)}
 
 
 def _against_lru(row: Row) -> str:
@@ -129,7 +139,7 @@ def _arrivals(rows: Rows) -> Numbers:
         groups.setdefault((row["sessions_per_s"], row["think_s"]), []).append(row["token_hit_rate"])
     mean = {key: sum(found) / len(found) for key, found in groups.items()}
     spread = max(max(found) - min(found) for found in groups.values())
-    main = groups_main(groups)
+    main = (Pattern().sessions_per_s, Pattern().think_s)
     rates = sorted(key for key in groups if key[1] == main[1])
     thinks = sorted(key for key in groups if key[0] == main[0])
     return {
@@ -144,12 +154,6 @@ def _arrivals(rows: Rows) -> Numbers:
         "long_rate": percent(mean[thinks[-1]]),
         "spread": points(spread, 1).lstrip("+"),
     }
-
-
-def groups_main(groups: dict[tuple[float, float], list[float]]) -> tuple[float, float]:
-    """The rate and think time that most of the others share one of."""
-    rates, thinks = [key[0] for key in groups], [key[1] for key in groups]
-    return max(groups, key=lambda key: rates.count(key[0]) + thinks.count(key[1]))
 
 
 def _block_sizes(rows: Rows) -> Numbers:

@@ -52,3 +52,8 @@ def with_interval(row: Row, name: str) -> str:
 def share_name(share: float | None) -> str:
     """A capacity as a share of the working set."""
     return "unlimited" if share is None else f"{share * 100:g}{THIN}%"
+
+
+def spaced(capacity: str) -> str:
+    """A capacity as plans write it: 10% is 10 %; of the largest request: "largest request"."""
+    return {"largest": "largest request"}.get(capacity, capacity.replace("%", f"{THIN}%"))

@@ -1,0 +1,157 @@
+"""Numbers of the hybrid: the gap that it closes, its guarantee, what it means for users."""
+
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.report.mixed import BLOCK, MAIN, MAKER, RANGE
+from vllm_sim.study.report.rows import Rows, values
+from vllm_sim.study.report.texts import between, number, percent, points, rate, signed, spaced
+
+Numbers = dict[str, Any]
+AIM_GAP, FLOOR, WORST = 1 / 3, -0.005, -0.02
+"""The aims that were set before: of the gap; against LRU in any cell; for any workload of a mix."""
+GIB = 2**30
+
+
+def hybrid_numbers(results: Path) -> Numbers:
+    """Everything that the chapter on the hybrid's results cites.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows = Rows(results / "mixed.jsonl", MAKER)
+    return {
+        "gap": _gap(rows),
+        "guarantee": _guarantee(rows),
+        "workloads": _workloads(rows),
+        "bytes": _bytes(rows),
+        "from": spaced(RANGE[0]),
+        "to": spaced(RANGE[-1]),
+        "aim_gap": "a third",
+        "aim_floor": points(-FLOOR, 1).lstrip("+"),
+        "aim_workload": points(-WORST, 0).lstrip("+"),
+    }
+
+
+def _gap(rows: Rows) -> Numbers:
+    """The share of the gap between LRU and the optimum that each policy closes, by mix and block size."""
+    chosen = rows.pick("gap")
+    mixes, sizes = values(chosen, "mix"), values(chosen, "block_size")
+    table, sums = [], {}
+    for policy in values(chosen, "policy"):
+        if policy in ("lru", "opt"):
+            continue
+        by_mix = [_share(rows.one("gap", policy=policy, mix=mix, block_size=BLOCK)) for mix in mixes if mix != "all"]
+        whole = rows.one("gap", policy=policy, mix="all", block_size=BLOCK)
+        others = [_share(rows.one("gap", policy=policy, mix="all", block_size=size)) for size in sizes if size != BLOCK]
+        sums[policy] = whole["gain_tokens"]
+        table.append([f"`{policy}`", *by_mix, f"{_share(whole)} ({between(whole['gap_closed_95'])})", *others])
+    hybrid = rows.one("gap", policy="hybrid", mix="all", block_size=BLOCK)
+    second = max((name for name in sums if name != "hybrid"), key=lambda name: sums[name])
+    return {
+        "head": [
+            "policy",
+            *(mix for mix in mixes if mix != "all"),
+            "all (95 %)",
+            *(f"all, {size}" for size in sizes if size != BLOCK),
+        ],
+        "table": table,
+        "closed": percent(hybrid["gap_closed"]),
+        "interval": f"{between(hybrid['gap_closed_95'])}",
+        "met": hybrid["gap_closed"] >= AIM_GAP,
+        "first": sums["hybrid"] > max(count for name, count in sums.items() if name != "hybrid"),
+        "second": second,
+        "second_closed": percent(rows.one("gap", policy=second, mix="all", block_size=BLOCK)["gap_closed"]),
+    }
+
+
+def _share(row: Row) -> str:
+    return number(row["gap_closed"] * 100, 1)
+
+
+def _guarantee(rows: Rows) -> Numbers:
+    chosen = rows.pick("guarantee")
+    worst = min(chosen, key=lambda row: row["gain_over_lru"])
+    best = max(chosen, key=lambda row: row["gain_over_lru"])
+    below = [row for row in chosen if row["gain_over_lru"] < FLOOR]
+    table = []
+    for size in sorted(values(chosen, "block_size")):
+        for whole in (True, False):
+            own = [row for row in chosen if row["block_size"] == size and (row["workload"] is None) == whole]
+            gains = [row["gain_over_lru"] for row in own]
+            lost = sum(gain < 0 for gain in gains)
+            cells = [number(len(own)), number(lost), number(sum(gain < FLOOR for gain in gains))]
+            least, most = (signed(100 * value) for value in (min(gains), max(gains)))
+            table.append(
+                [str(size), "mixes" if whole else "alone", *cells, least, signed(100 * sum(gains) / len(gains)), most]
+            )
+    tags = {(row["mix"], row["block_size"], row["capacity"]): set[str]() for row in chosen if row["workload"] is None}
+    for row in chosen:
+        if row["workload"] is None:
+            tags[row["mix"], row["block_size"], row["capacity"]].add(row["hits_sha256"])
+    return {
+        "table": table,
+        "cells": number(len(chosen)),
+        "met": not below,
+        "below": number(len(below)),
+        "worst": points(worst["gain_over_lru"]),
+        "worst_where": _where(worst),
+        "best": points(best["gain_over_lru"], 1),
+        "below_table": [[*_place(row), signed(row["gain_over_lru"] * 100)] for row in below[:8]],
+        "tags_matter": any(len(found) > 1 for found in tags.values()),
+    }
+
+
+def _place(row: Row) -> list[str]:
+    return [row["mix"], row["workload"] or "whole mix", str(row["block_size"]), spaced(row["capacity"])]
+
+
+def _where(row: Row) -> str:
+    mix, workload, size, capacity = _place(row)
+    subject = f"mix {mix}" if row["workload"] is None else f"{workload} of mix {mix} alone"
+    return f"{subject}, blocks of {size}, capacity {capacity}"
+
+
+def _workloads(rows: Rows) -> Numbers:
+    """What the hybrid gives to each workload of a mix and takes from it, against LRU."""
+    chosen = [row for row in rows.pick("mix", policy="hybrid", block_size=BLOCK) if row["capacity"] in RANGE]
+    parts = [(part["gain_over_lru"], row, name, part) for row in chosen for name, part in row["by_workload"].items()]
+    losing = sorted((part for part in parts if part[0] < WORST), key=lambda part: part[0])
+    names = list(dict.fromkeys(name for _, _, name, _ in parts))
+    table = []
+    for mix in values(chosen, "mix"):
+        cells = []
+        for capacity in RANGE:
+            row = next(row for row in chosen if row["mix"] == mix and row["capacity"] == capacity)
+            cells.append([row["gain_over_lru"], *(row["by_workload"].get(n, {}).get("gain_over_lru") for n in names)])
+        for capacity, values_of in zip(RANGE, cells, strict=True):
+            table.append([mix, spaced(capacity), *("" if v is None else signed(100 * v, 1) for v in values_of)])
+    worst = min(parts, key=lambda part: part[0])
+    best = max(parts, key=lambda part: part[0])
+    return {
+        "head": ["mix", "capacity", "all", *names],
+        "table": table,
+        "met": not losing,
+        "losing": number(len(losing)),
+        "cells": number(len(parts)),
+        "losers": list(dict.fromkeys(name for _, _, name, _ in losing)),
+        "worst": points(worst[0], 1),
+        "worst_where": f"{worst[2]} in mix {worst[1]['mix']} at {spaced(worst[1]['capacity'])}",
+        "best": points(best[0], 1),
+        "best_where": f"{best[2]} in mix {best[1]['mix']} at {spaced(best[1]['capacity'])}",
+        "whole_worst": points(min(row["gain_over_lru"] for row in chosen)),
+    }
+
+
+def _bytes(rows: Rows) -> Numbers:
+    """The capacity that LRU needs for the hybrid's hit rate."""
+    chosen = rows.pick("bytes", block_size=BLOCK)
+    table = []
+    for mix in values(chosen, "mix"):
+        own = [row for row in chosen if row["mix"] == mix and row["capacity"] in RANGE]
+        cells = [f"{number(row['saved_bytes'] / GIB, 2)} ({rate(row['saved_share'])}%)" for row in own]
+        table.append([mix, *cells])
+    main = [row for row in chosen if row["capacity"] == MAIN]
+    saved = sum(row["saved_bytes"] for row in main) / sum(row["lru_bytes"] for row in main)
+    return {"head": ["mix", *(spaced(c) for c in RANGE)], "table": table, "saved": percent(saved), "at": spaced(MAIN)}

@@ -1,0 +1,138 @@
+"""Numbers of study two: what mixed traffic does to LRU."""
+
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.report.rows import Rows, values
+from vllm_sim.study.report.texts import between, number, percent, points, rate, signed, spaced, with_interval
+
+Numbers = dict[str, Any]
+MAKER = "make study"
+MAIN = "10%"
+"""The capacity, as a share of the working set, that the text speaks of."""
+RANGE = ("5%", "10%", "20%", "50%")
+MATRIX_MIX = "even"
+BLOCK = 16
+
+
+def mixed_numbers(results: Path) -> Numbers:
+    """Everything that the chapter on LRU under mixes cites.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows = Rows(results / "mixed.jsonl", MAKER)
+    names = values(rows.pick("mix"), "mix")
+    return {
+        "block_size": str(BLOCK),
+        "capacity": spaced(MAIN),
+        "matrix_mix": MATRIX_MIX,
+        "alone": _alone(rows, names),
+        "matrix": _matrix(Rows(results / "mixed_matrix.jsonl", MAKER)),
+        "loss": _loss(rows, names),
+        "isolation": _isolation(rows),
+    }
+
+
+def _cell(rows: Rows, mix: str, policy: str) -> Row:
+    return rows.one("mix", mix=mix, capacity=MAIN, policy=policy, block_size=BLOCK)
+
+
+def _alone(rows: Rows, names: list[str]) -> Numbers:
+    """Every workload of every mix: alone and in the mix, at the same capacity in blocks."""
+    table, losses = [], {}
+    for mix in names:
+        lru = _cell(rows, mix, "lru")
+        for workload, part in lru["by_workload"].items():
+            alone = rows.one("alone", mix=mix, workload=workload, capacity=MAIN, policy="lru", block_size=BLOCK)
+            lost = alone["token_hit_rate"] - part["token_hit_rate"]
+            losses[mix, workload] = lost
+            share = part["prompt_tokens"] / lru["prompt_tokens"]
+            table.append(
+                [
+                    mix,
+                    workload,
+                    rate(share),
+                    rate(alone["token_hit_rate"]),
+                    with_interval(part, "token_hit_rate"),
+                    _lost(lost),
+                ]
+            )
+    mix, workload = max(losses, key=lambda key: losses[key])
+    unhurt = sorted({name for (_, name), lost in losses.items() if abs(lost) < 0.005})
+    return {
+        "table": table,
+        "worst_mix": mix,
+        "worst_workload": workload,
+        "worst_lost": points(losses[mix, workload], 1).lstrip("+"),
+        "unhurt": unhurt,
+    }
+
+
+def _lost(share: float) -> str:
+    return number(share * 100, 1)
+
+
+def _matrix(rows: Rows) -> Numbers:
+    """Tokens missed since they had been evicted, by who evicted them; shares of the owner's prompt tokens."""
+    row = rows.one("lost", mix=MATRIX_MIX, capacity=MAIN, policy="lru", block_size=BLOCK)
+    shares, tokens = row["share_of_prompt"]["workload"], row["lost_tokens"]["workload"]
+    names = list(shares)
+    table = [[owner, *(rate(shares[owner].get(evictor, 0.0)) for evictor in names)] for owner in names]
+    total = sum(sum(of.values()) for of in tokens.values())
+    by_others = sum(
+        count for owner, of in tokens.items() for evictor, count in of.items() if evictor not in (owner, "")
+    )
+    taken = {name: sum(of.get(name, 0) for of in tokens.values()) for name in names}
+    worst = max(taken, key=lambda name: taken[name])
+    return {
+        "head": ["owner", *names],
+        "table": table,
+        "by_others": percent(by_others / max(1, total)),
+        "worst": worst,
+        "worst_share": percent(taken[worst] / max(1, total)),
+    }
+
+
+def _loss(rows: Rows, names: list[str]) -> Numbers:
+    table = []
+    for mix in names:
+        for capacity in RANGE:
+            row = rows.one("loss", mix=mix, capacity=capacity, block_size=BLOCK)
+            cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "opt", "lru")]
+            lost = [
+                f"{_lost(row[name])} ({between(row[f'{name}_95'])})" for name in ("lost_to_capacity", "lost_to_policy")
+            ]
+            table.append([mix, spaced(capacity), *cells, *lost])
+    chosen = [rows.one("loss", mix=mix, capacity=MAIN, block_size=BLOCK) for mix in names]
+    most = max(chosen, key=lambda row: row["lost_to_policy"])
+    return {
+        "table": table,
+        "most_mix": most["mix"],
+        "most": points(most["lost_to_policy"], 1).lstrip("+"),
+        "policy_over_capacity": sum(row["lost_to_policy"] > row["lost_to_capacity"] for row in chosen) * 2
+        > len(chosen),
+    }
+
+
+def _isolation(rows: Rows) -> Numbers:
+    chosen = rows.pick("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK)
+    capacities, kinds = values(chosen, "capacity"), values(chosen, "tenants")
+    table = []
+    for kind in kinds:
+        cells = [
+            rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=capacity, tenants=kind)
+            for capacity in capacities
+        ]
+        costs = [f"{signed(row['cost'] * 100)} ({between(row['cost_95'], digits=2)})" for row in cells]
+        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *costs])
+    last = rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=MAIN, tenants=kinds[-1])
+    return {
+        "head": ["salt", "salts", *(f"cost at {spaced(capacity)}" for capacity in capacities)],
+        "table": table,
+        "session_cost": points(last["cost"], 1).lstrip("+"),
+    }
+
+
+KINDS = {"none": "none", "tenant": "one for each tenant of the mix", "session": "one for each session"}

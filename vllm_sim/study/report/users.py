@@ -1,0 +1,110 @@
+"""Numbers of the engine under the mixes, and of traces of hash ids."""
+
+from pathlib import Path
+from typing import Any
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.study.report.mixed import MAKER
+from vllm_sim.study.report.rows import Rows, values
+from vllm_sim.study.report.texts import between, number, percent, points, rate, signed, spaced, with_interval
+
+Numbers = dict[str, Any]
+HASH_MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
+
+
+def engine_numbers(results: Path) -> Numbers:
+    """Hit rates and times of the whole engine, by policy.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows = Rows(results / "mixed_engine.jsonl", MAKER)
+    chosen = rows.pick("engine")
+    table, worst = [], []
+    for row in chosen:
+        cells = [with_interval(row, "token_hit_rate"), _time(row, "ttft_ms_p50"), _time(row, "ttft_ms_p99")]
+        table.append(
+            [row["point"], f"`{row['policy']}`", *cells, number(row["output_tokens_per_s"]), number(row["preemptions"])]
+        )
+    changes = []
+    for point in values(chosen, "point"):
+        lru, hybrid = (rows.one("engine", point=point, policy=policy) for policy in ("lru", "hybrid"))
+        changes.append(hybrid["ttft_ms_p50"] / lru["ttft_ms_p50"] - 1)
+        for name, part in hybrid["by_workload"].items():
+            base = lru["by_workload"][name]
+            worst.append((part["ttft_ms_p99"] / base["ttft_ms_p99"] - 1, point, name, part, base))
+    return {
+        "table": table,
+        "points": number(len(changes)),
+        "by_workload": _by_workload(rows, chosen),
+        "device": chosen[0]["device"].upper(),
+        "arrivals": "; ".join(f"{row['point']}: {spaced(row['capacity'])}, {row['arrival']}" for row in _first(chosen)),
+        "least": percent(min(changes)),
+        "most": percent(max(changes)),
+        **_extreme("worst", max(worst, key=lambda found: found[0])),
+        **_extreme("best", min(worst, key=lambda found: found[0])),
+    }
+
+
+def _first(chosen: list[Row]) -> list[Row]:
+    return list({row["point"]: row for row in reversed(chosen)}.values())[::-1]
+
+
+def _extreme(word: str, found: tuple[float, str, str, Row, Row]) -> Numbers:
+    change, point, name, part, base = found
+    times = f"{number(base['ttft_ms_p99'], 1)} to {number(part['ttft_ms_p99'], 1)} ms"
+    return {f"{word}_workload": name, f"{word}_point": point, f"{word}_change": _change(change), f"{word}_times": times}
+
+
+def _change(share: float) -> str:
+    return ("+" if share > 0 else "") + percent(share)
+
+
+def _by_workload(rows: Rows, chosen: list[Row]) -> list[list[str]]:
+    """Hit rate and time to first token of each workload, under LRU and under the hybrid."""
+    table = []
+    for point in values(chosen, "point"):
+        lru, hybrid = (rows.one("engine", point=point, policy=policy) for policy in ("lru", "hybrid"))
+        for name, part in hybrid["by_workload"].items():
+            base = lru["by_workload"][name]
+            cells = [rate(base["token_hit_rate"]), rate(part["token_hit_rate"])]
+            cells += [_time(row, field) for field in ("ttft_ms_p50", "ttft_ms_p99") for row in (base, part)]
+            table.append([point, name, *cells])
+    return table
+
+
+def _time(row: Row, name: str) -> str:
+    pair = row.get(f"{name}_95")
+    return number(row[name], 1) + (f" ({between(pair, 1.0, 0)})" if pair and not name.endswith("p50") else "")
+
+
+def hash_numbers(results: Path) -> Numbers:
+    """Block hit rates of policies on traces of hash ids, and gains on the part that nothing was tuned on.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows = Rows(results / "mixed_hash.jsonl", HASH_MAKER)
+    chosen = rows.pick("hash_trace")
+    capacities = values(chosen, "capacity_blocks")
+    table, gains = [], []
+    for mix in values(chosen, "mix"):
+        for part in values(chosen, "part"):
+            for policy in values(chosen, "policy"):
+                own = [row for row in chosen if (row["mix"], row["part"], row["policy"]) == (mix, part, policy)]
+                cells = {row["capacity_blocks"]: number(row["block_hit_rate"], 4).lstrip("0") for row in own}
+                table.append([mix, part, f"`{policy}`", *(cells.get(capacity, "") for capacity in capacities)])
+                if part == "second" and policy == "hybrid":
+                    gains += own
+    requests = max(row["requests"] for row in chosen)
+    return {
+        "head": ["trace", "part", "policy", *(number(capacity) for capacity in capacities)],
+        "table": [line for line in table if line[1] != "first"],
+        "requests": number(requests),
+        "block_size": number(chosen[0]["block_size"]),
+        "least": points(min(row["gain_over_lru"] for row in gains)),
+        "most": points(max(row["gain_over_lru"] for row in gains)),
+        "gains": ", ".join(
+            f"{signed(row['gain_over_lru'] * 100)} at {number(row['capacity_blocks'])}" for row in gains
+        ),
+    }
