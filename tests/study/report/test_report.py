@@ -108,8 +108,13 @@ def digits_in(source: str) -> list[str]:
     """Words with digits in what is neither code nor a number out of the rows; p50 and the like are names."""
     for pattern in CODE:
         source = re.sub(pattern, " ", source)
-    words = [word.strip(".,:;()") for word in re.findall(r"\S*\d\S*", source)]
+    words = [word.strip(".,:;()\"") for word in re.findall(r"\S*\d\S*", source)]
     return [word for word in words if word not in NAMES and not re.fullmatch(r"p\d\d", word)]
+
+
+def test_no_punctuation_is_swallowed():
+    """Typst takes a semicolon behind an expression for its end."""
+    assert not [path.name for path in CHAPTERS if re.search(r"#[a-z][\w.]*(\([^)]*\))?;|\];", path.read_text())]
 
 
 def test_a_typed_rate_is_found():

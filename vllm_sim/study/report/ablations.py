@@ -15,6 +15,8 @@ KINDS = {
     "burst": "one tenant's calls come at once in the middle",
 }
 
+NO_BOUND = 1e6
+
 
 def ablation_numbers(results: Path) -> Numbers:
     """Everything that the chapter on ablations cites.
@@ -55,7 +57,7 @@ def _parts(rows: Rows) -> Numbers:
 
 def _params(row: Row) -> str:
     params = row.get("policy_params") or {}
-    return ", ".join(f"{name} = {value:g}" for name, value in params.items())
+    return ", ".join(f"{name} = {'no bound' if value > NO_BOUND else f'{value:g}'}" for name, value in params.items())
 
 
 def mean(found: list[float]) -> float:

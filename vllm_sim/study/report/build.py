@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from vllm_sim.study.report.ablations import ablation_numbers
 from vllm_sim.study.report.chat import chat_numbers
-from vllm_sim.study.report.hybrid import hybrid_numbers
+from vllm_sim.study.report.hybrid import hybrid_numbers, policy_numbers
 from vllm_sim.study.report.mixed import mixed_numbers
 from vllm_sim.study.report.mixes import mixes_numbers
 from vllm_sim.study.report.proof import parity_numbers, upstream_numbers
@@ -44,7 +44,7 @@ def collect(results: Path, root: Path) -> dict[str, Any]:
         ValueError: rows are no results, or some are missing.
     """
     numbers = {name: make(results) if (results / file).is_file() else None for name, (file, make) in CHAPTERS.items()}
-    return numbers | {"mixes": mixes_numbers(root)}
+    return numbers | {"mixes": mixes_numbers(root), "policy": policy_numbers()}
 
 
 def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "png"] = "pdf") -> list[bytes]:

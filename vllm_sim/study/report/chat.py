@@ -1,5 +1,6 @@
 """Numbers of study one: single-turn and multi-turn chat."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +168,11 @@ def _block_sizes(rows: Rows) -> Numbers:
         ]
         filled = [percent_filled(row) for row in cells[::2]]
         table.append([str(size), *(rate(row["token_hit_rate"]) for row in cells), *filled])
-    first, last = table[0], table[-1]
-    return {"table": table, "first": str(sizes[0]), "last": str(sizes[-1]), "first_row": first, "last_row": last}
+    return {"table": table, "larger_is_worse": all(_falls([float(line[i]) for line in table]) for i in (1, 3, 5, 6))}
+
+
+def _falls(found: list[float]) -> bool:
+    return all(after <= before for before, after in pairwise(found))
 
 
 def percent_filled(row: Row) -> str:

@@ -1,8 +1,10 @@
 """Numbers of the hybrid: the gap that it closes, its guarantee, what it means for users."""
 
+import inspect
 from pathlib import Path
 from typing import Any
 
+from vllm_sim.eviction.hybrid import AGES, USES, Hybrid
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.report.mixed import BLOCK, MAIN, MAKER, RANGE
 from vllm_sim.study.report.rows import Rows, values
@@ -12,6 +14,14 @@ Numbers = dict[str, Any]
 AIM_GAP, FLOOR, WORST = 1 / 3, -0.005, -0.02
 """The aims that were set before: of the gap; against LRU in any cell; for any workload of a mix."""
 GIB = 2**30
+
+
+def policy_numbers() -> Numbers:
+    """The policy's constants, out of its code."""
+    defaults = inspect.signature(Hybrid).parameters
+    names = [name for name in defaults if name != "room"]
+    values_of = {name: f"{defaults[name].default:g}" for name in names}
+    return values_of | {"uses": str(USES), "ages": str(AGES), "classes": str(USES * USES)}
 
 
 def hybrid_numbers(results: Path) -> Numbers:
@@ -53,7 +63,7 @@ def _gap(rows: Rows) -> Numbers:
         "head": [
             "policy",
             *(mix for mix in mixes if mix != "all"),
-            "all (95 %)",
+            "all (95\N{NARROW NO-BREAK SPACE}%)",
             *(f"all, {size}" for size in sizes if size != BLOCK),
         ],
         "table": table,

@@ -67,7 +67,19 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
         "worst_workload": workload,
         "worst_lost": points(losses[mix, workload], 1).lstrip("+"),
         "unhurt": unhurt,
+        "people_lose_most": all(_people_lose_most(losses, mix) for mix in names),
+        "oneoff_never_hit": all(
+            _cell(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names
+        ),
     }
+
+
+def _people_lose_most(losses: dict[tuple[str, str], float], mix: str) -> bool:
+    """Whether those who think or read between turns lose more than those whose requests follow each other at once."""
+    own = {workload: lost for (name, workload), lost in losses.items() if name == mix}
+    slow = [lost for workload, lost in own.items() if workload in ("chat", "documents")]
+    fast = [lost for workload, lost in own.items() if workload not in ("chat", "documents")]
+    return min(slow, default=0.0) > max(fast, default=-1.0)
 
 
 def _lost(share: float) -> str:

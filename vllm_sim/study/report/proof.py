@@ -46,12 +46,29 @@ def _case(row: dict[str, Any]) -> list[str]:
 
 
 def upstream_numbers(results: Path) -> Numbers:
-    """What upstream's own tests gave.
+    """What upstream's own tests gave in each of the runs.
 
     Raises:
         ValueError: the file is not there.
     """
-    return _read(results / "upstream_tests.json", UPSTREAM)
+    found = _read(results / "upstream_tests.json", UPSTREAM)
+    runs = found["runs"]
+    table = [[name, *(number(row[key]) for key in ("passed", "failed", "refused"))] for name, row in runs.items()]
+    refused = {name: sum(map(len, row["passed_plain_but_refused"].values())) for name, row in runs.items()}
+    what = dict.fromkeys(word for row in runs.values() for word in row["passed_plain_but_refused"])
+    first, *_, last = runs.values()
+    return {
+        "vllm": found["vllm"],
+        "table": table,
+        "files": number(len(found["files"])),
+        "same": not any(row["differences"] for row in runs.values()) and first["passed"] > 0,
+        "passed": number(first["passed"]),
+        "failed": number(first["failed"]),
+        "pool_passed": number(last["passed"]),
+        "refused": number(max(refused.values())),
+        "refused_what": list(what),
+        "pools": last["pools"],
+    }
 
 
 def _read(path: Path, maker: str) -> Numbers:
