@@ -1,6 +1,5 @@
 """The rows of study one: what a cell of the plan is made into, and a digest of the code that made it."""
 
-import ast
 import hashlib
 import json
 import tempfile
@@ -21,6 +20,7 @@ from vllm_sim.study.chat.plan import ENDS, ENGINE_PATTERN, MAIN_BLOCK, EnginePoi
 from vllm_sim.study.chat.reuse import reuse_row
 from vllm_sim.study.chat.spread import TURNS, gain, rate_intervals, time_intervals
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
+from vllm_sim.study.points import digest
 
 PACKAGE = Path(vllm_sim.__file__).parent
 MAKERS = ("cell", "ends", "reuse", "spread", "workload")
@@ -58,35 +58,16 @@ def key(study: Study, point: Point | EnginePoint) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def code(point: Point | EnginePoint) -> str:
-    """A digest of the modules that a cell's row comes from, comments and docstrings left out.
-
-    Of the policies it holds the cell's own; the layer that reads traces is not in it.
-    """
-    policy = point.policy if isinstance(point, Point) else "lru"
-    folders = ["eviction", "replay"]
-    if isinstance(point, EnginePoint) or point.backend != "fast":
-        folders.append("engine")
-    others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name != policy}
+@lru_cache
+def code(policy: str, is_fast: bool) -> str:
+    """A digest of the modules that a row comes from: of the policies its own and `lru`, without the layer of traces."""
+    used = {"opt", "lru"} if policy == ENDS else {policy, "lru"}
+    others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name not in used}
     files = [Path(__file__).with_name(f"{name}.py") for name in MAKERS]
-    for folder in folders:
+    for folder in ("eviction", "replay", *(() if is_fast else ("engine",))):
         found = sorted((PACKAGE / folder).glob("*.py"))
         files += [path for path in found if folder != "eviction" or path.stem not in others]
-    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:16]
-
-
-@lru_cache
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.AST) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)
+    return digest(files)
 
 
 def capacity_blocks(
@@ -120,7 +101,7 @@ def cache_row(study: Study, point: Point) -> Row:
     counts = with_intervals(summary_row(rows, point.block_size, 0.0), rows, point.block_size)
     for name in ("by_workload", "by_tenant"):
         del counts[name]
-    if point.experiment == "policy":
+    if point.experiment in ("policy", "ends"):
         counts |= gain(rows, _served(study, point._replace(policy="lru"))[0])
     return values | counts | tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
 

@@ -96,7 +96,7 @@ def _sources(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _policies(rows: list[Row], figures: Path) -> list[Path]:
-    chosen = pick(rows, "policy", workload="multi")
+    chosen = pick(rows, "policy", workload="multi") + pick(rows, "ends", workload="multi")
     figure, (rates, gains) = new_panels("Eviction policies and the optimum, multi-turn", 2)
     names = list(dict.fromkeys(row["policy"] for row in chosen))
     for place, policy in enumerate(names):
@@ -124,7 +124,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
     row = chosen[0]
     more = (
         f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
-        "knows the future. Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
+        "knows the future, lru+ends which sessions are over.\nRight: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
     )
     return save(figure, figures, "chat_policies", caption(rows, more))
 
