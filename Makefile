@@ -39,20 +39,31 @@ parity: setup
 	@PYTHON=$(PYTHON) parity/install.sh $(VENV)-parity
 	$(VENV)/bin/python -m parity $(PARITY)
 
-# Study one from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: a small one in data/quick.
+# Both studies from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: small ones in data/quick.
+QUICK_FLAG := $(if $(QUICK),--quick)
 STUDY_DATA := $(if $(QUICK),data/quick,data/sharegpt)
 STUDY_OUT := $(if $(QUICK),data/quick/,)
+STUDY_TO := --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
 study: setup
-	@echo "1/5 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
-	@echo "2/5 traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
+	@echo "1/8 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
+	@echo "2/8 study one: traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
 	    --conversations $(if $(QUICK),200,2500)
 	@cp -n data/sharegpt/source.json $(STUDY_DATA)/ 2>/dev/null || true
-	@echo "3/5 replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py --data $(STUDY_DATA) \
-	    --out $(STUDY_OUT)results $(if $(QUICK),--quick)
-	@echo "4/5 plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py --results $(STUDY_OUT)results \
-	    --out $(STUDY_OUT)figures
-	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
-	@echo "5/5 table"; $(if $(QUICK),echo "a quick run makes no table",$(VENV)/bin/python -m vllm_sim.study.readme)
+	@echo "3/8 study one: replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py \
+	    --data $(STUDY_DATA) --out $(STUDY_OUT)results $(QUICK_FLAG)
+	@echo "4/8 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
+	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py $(STUDY_TO)
+	@echo "5/8 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
+	@echo "6/8 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
+	    --out $(STUDY_OUT)results $(QUICK_FLAG)
+	@echo "7/8 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
+	@$(VENV)/bin/python milestone3_code/visualize_task3_advance.py $(STUDY_TO)
+ifdef QUICK
+	@echo "8/8 no table and no report: they take no rows of a quick run"
+else
+	@echo "8/8 table and report"; $(VENV)/bin/python -m vllm_sim.study.readme
+	@$(MAKE) report
+endif
 
 # The technical report from the rows and figures that are there.
 report: setup
