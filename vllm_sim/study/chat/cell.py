@@ -101,7 +101,7 @@ def cache_row(study: Study, point: Point) -> Row:
     counts = with_intervals(summary_row(rows, point.block_size, 0.0), rows, point.block_size)
     for name in ("by_workload", "by_tenant"):
         del counts[name]
-    if point.experiment in ("policy", "ends"):
+    if point.experiment == "policy":
         counts |= gain(rows, _served(study, point._replace(policy="lru"))[0])
     return values | counts | tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
 

@@ -47,7 +47,7 @@ def points(policies: list[str], quick: bool) -> Iterator[Point]:
         for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
-            yield Point("ends", workload, share=share, policy=ENDS)
+            yield Point("policy", workload, share=share, policy=ENDS)
         yield Point("reuse", workload)
         if workload == "multi":  # the order of single requests is the same in all patterns
             for pattern in PATTERNS[3:5] if quick else PATTERNS:

@@ -96,7 +96,7 @@ def _sources(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _policies(rows: list[Row], figures: Path) -> list[Path]:
-    chosen = pick(rows, "policy", workload="multi") + pick(rows, "ends", workload="multi")
+    chosen = pick(rows, "policy", workload="multi")
     figure, (rates, gains) = new_panels("Eviction policies and the optimum, multi-turn", 2)
     names = list(dict.fromkeys(row["policy"] for row in chosen))
     for place, policy in enumerate(names):
