@@ -44,7 +44,8 @@ def collect(results: Path, root: Path) -> dict[str, Any]:
         ValueError: rows are no results, or some are missing.
     """
     numbers = {name: make(results) if (results / file).is_file() else None for name, (file, make) in CHAPTERS.items()}
-    return numbers | {"mixes": mixes_numbers(root), "policy": policy_numbers()}
+    figures = sorted(path.stem for path in (root / "figures").glob("*.pdf"))
+    return numbers | {"figures": figures, "mixes": mixes_numbers(root), "policy": policy_numbers()}
 
 
 def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "png"] = "pdf") -> list[bytes]:

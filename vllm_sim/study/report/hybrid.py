@@ -128,20 +128,9 @@ def _workloads(rows: Rows) -> Numbers:
     chosen = [row for row in rows.pick("mix", policy="hybrid", block_size=BLOCK) if row["capacity"] in RANGE]
     parts = [(part["gain_over_lru"], row, name, part) for row in chosen for name, part in row["by_workload"].items()]
     losing = sorted((part for part in parts if part[0] < WORST), key=lambda part: part[0])
-    names = list(dict.fromkeys(name for _, _, name, _ in parts))
-    table = []
-    for mix in values(chosen, "mix"):
-        cells = []
-        for capacity in RANGE:
-            row = next(row for row in chosen if row["mix"] == mix and row["capacity"] == capacity)
-            cells.append([row["gain_over_lru"], *(row["by_workload"].get(n, {}).get("gain_over_lru") for n in names)])
-        for capacity, values_of in zip(RANGE, cells, strict=True):
-            table.append([mix, spaced(capacity), *("" if v is None else signed(100 * v, 1) for v in values_of)])
     worst = min(parts, key=lambda part: part[0])
     best = max(parts, key=lambda part: part[0])
     return {
-        "head": ["mix", "capacity", "all", *names],
-        "table": table,
         "met": not losing,
         "losing": number(len(losing)),
         "cells": number(len(parts)),

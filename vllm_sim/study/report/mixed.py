@@ -87,11 +87,10 @@ def _lost(share: float) -> str:
 
 
 def _matrix(rows: Rows) -> Numbers:
-    """Tokens missed since they had been evicted, by who evicted them; shares of the owner's prompt tokens."""
+    """Tokens missed since they had been evicted, by who evicted them."""
     row = rows.one("lost", mix=MATRIX_MIX, capacity=MAIN, policy="lru", block_size=BLOCK)
-    shares, tokens = row["share_of_prompt"]["workload"], row["lost_tokens"]["workload"]
-    names = list(shares)
-    table = [[owner, *(rate(shares[owner].get(evictor, 0.0)) for evictor in names)] for owner in names]
+    tokens = row["lost_tokens"]["workload"]
+    names = list(tokens)
     total = sum(sum(of.values()) for of in tokens.values())
     by_others = sum(
         count for owner, of in tokens.items() for evictor, count in of.items() if evictor not in (owner, "")
@@ -99,8 +98,6 @@ def _matrix(rows: Rows) -> Numbers:
     taken = {name: sum(of.get(name, 0) for of in tokens.values()) for name in names}
     worst = max(taken, key=lambda name: taken[name])
     return {
-        "head": ["owner", *names],
-        "table": table,
         "by_others": percent(by_others / max(1, total)),
         "worst": worst,
         "worst_share": percent(taken[worst] / max(1, total)),
@@ -108,23 +105,21 @@ def _matrix(rows: Rows) -> Numbers:
 
 
 def _loss(rows: Rows, names: list[str]) -> Numbers:
-    table = []
-    for mix in names:
-        for capacity in RANGE:
-            row = rows.one("loss", mix=mix, capacity=capacity, block_size=BLOCK)
-            cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "opt", "lru")]
-            lost = [
-                f"{_lost(row[name])} ({between(row[f'{name}_95'])})" for name in ("lost_to_capacity", "lost_to_policy")
-            ]
-            table.append([mix, spaced(capacity), *cells, *lost])
+    """What is lost to capacity and to the policy, at the main capacity."""
     chosen = [rows.one("loss", mix=mix, capacity=MAIN, block_size=BLOCK) for mix in names]
+    table = []
+    for row in chosen:
+        cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "opt", "lru")]
+        for name in ("lost_to_capacity", "lost_to_policy"):
+            cells.append(f"{_lost(row[name])} ({between(row[f'{name}_95'])})")
+        table.append([row["mix"], *cells])
     most = max(chosen, key=lambda row: row["lost_to_policy"])
+    larger = [row["mix"] for row in chosen if row["lost_to_policy"] > row["lost_to_capacity"]]
     return {
         "table": table,
         "most_mix": most["mix"],
         "most": points(most["lost_to_policy"], 1).lstrip("+"),
-        "policy_over_capacity": sum(row["lost_to_policy"] > row["lost_to_capacity"] for row in chosen) * 2
-        > len(chosen),
+        "mostly_policy": 2 * len(larger) > len(chosen),
     }
 
 

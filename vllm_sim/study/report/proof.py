@@ -28,8 +28,8 @@ def parity_numbers(results: Path) -> Numbers:
             "requests": number(sum(row["requests"] for row in cases)),
             "equal": not any(row["differences"] for row in (*cases, *driver, *replay, *http)),
             "asynchronous": number(sum(row["async_scheduling"] for row in cases)),
-            "policies": list(dict.fromkeys(row["policy"] for row in cases)),
             "driver_steps": number(sum(row["steps"] for row in driver)),
+            "replay_policies": list(dict.fromkeys(row["policy"] for row in replay)),
             "replays": number(len(replay)),
             "http_requests": number(sum(row["requests"] for row in http)),
             "http_cached": number(sum(row["cached_tokens"] for row in http)),
@@ -55,16 +55,17 @@ def upstream_numbers(results: Path) -> Numbers:
     runs = found["runs"]
     table = [[name, *(number(row[key]) for key in ("passed", "failed", "refused"))] for name, row in runs.items()]
     refused = {name: sum(map(len, row["passed_plain_but_refused"].values())) for name, row in runs.items()}
-    what = dict.fromkeys(word for row in runs.values() for word in row["passed_plain_but_refused"])
+    listed = [words for row in runs.values() for words in row["passed_plain_but_refused"]]
+    what = dict.fromkeys(word for words in listed for word in words.replace(" and ", ", ").split(", "))
+    different = list(dict.fromkeys(test for row in runs.values() for test in row["differences"]))
     first, *_, last = runs.values()
     return {
         "vllm": found["vllm"],
         "table": table,
         "files": number(len(found["files"])),
-        "same": not any(row["differences"] for row in runs.values()) and first["passed"] > 0,
-        "passed": number(first["passed"]),
-        "failed": number(first["failed"]),
-        "pool_passed": number(last["passed"]),
+        "same": not different and first["passed"] > 0,
+        "different": number(len(different)),
+        "such": different[:2],
         "refused": number(max(refused.values())),
         "refused_what": list(what),
         "pools": last["pools"],
