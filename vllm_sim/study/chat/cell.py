@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
+
 import vllm_sim
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.replay.rows import Row
@@ -18,7 +20,7 @@ from vllm_sim.study.cells import load
 from vllm_sim.study.chat.ends import rows_with_ends
 from vllm_sim.study.chat.plan import ENDS, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
 from vllm_sim.study.chat.reuse import reuse_row
-from vllm_sim.study.chat.spread import TURNS, gain, rate_intervals, time_intervals
+from vllm_sim.study.chat.spread import TURNS, gain, numbers, rate_intervals, ratio_intervals, time_intervals
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
 from vllm_sim.study.points import digest
 
@@ -135,10 +137,14 @@ def timed_trace(study: Study, workload: str) -> Path:
 
 
 def with_intervals(summary: Row, rows: list[Row], block_size: int) -> Row:
-    """A summary with the intervals of its rates, and of its turns the first ones."""
+    """A summary with the intervals of its rates, the share of token slots that are filled, and only the first turns."""
     whole, *turns = rate_intervals(rows, block_size)
     by_turn = {turn: rates | turns[int(turn)] for turn, rates in summary["by_turn"].items() if int(turn) < TURNS}
-    return summary | whole | {"by_turn": by_turn}
+    computed = [row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in rows]
+    allocated = [row["blocks_allocated"] * block_size for row in rows]
+    (pair,) = ratio_intervals(np.array([computed]), np.array([allocated]), numbers(rows))
+    filled = round(summary["slots_filled"] / summary["slots_allocated"], 6)
+    return summary | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_95": pair}
 
 
 def _settings(study: Study, point: Point) -> Settings:

@@ -145,8 +145,9 @@ def _over_block_size(rows: list[Row], figures: Path) -> list[Path]:
             sizes, values = [r["block_size"] for r in chosen], [r["token_hit_rate"] for r in chosen]
             rates.errorbar(sizes, values, errors(values, [r["token_hit_rate_95"] for r in chosen]), capsize=3, **look)
         chosen = pick(rows, "block_size", workload=workload, capacity_share=None)
-        filled = [row["slots_filled"] / row["slots_allocated"] for row in chosen]
-        slots.plot([r["block_size"] for r in chosen], filled, **style(workload))
+        sizes, values = [r["block_size"] for r in chosen], [r["slots_filled_share"] for r in chosen]
+        ends = [r["slots_filled_share_95"] for r in chosen]
+        slots.errorbar(sizes, values, errors(values, ends), capsize=3, **style(workload))
     sizes = sorted({row["block_size"] for row in pick(rows, "block_size")})
     for axes, words in ((rates, "token hit rate"), (slots, "token slots filled / allocated")):
         axes.set_xscale("log", base=2)
