@@ -108,7 +108,7 @@ def digits_in(source: str) -> list[str]:
     """Words with digits in what is neither code nor a number out of the rows; p50 and the like are names."""
     for pattern in CODE:
         source = re.sub(pattern, " ", source)
-    words = [word.strip(".,:;()\"") for word in re.findall(r"\S*\d\S*", source)]
+    words = [word.strip('.,:;()"') for word in re.findall(r"\S*\d\S*", source)]
     return [word for word in words if word not in NAMES and not re.fullmatch(r"p\d\d", word)]
 
 

@@ -109,13 +109,18 @@ def _policies(rows: Rows) -> Numbers:
         "winners": winners,
         "largest_win": points(max(gains[name][share] for name in online for share in large)),
         "best": best,
-        "best_gain": points(gains[best][SMALL]),
+        "best_gain": _gain(_policy(rows, "multi", SMALL, best), gains[best][SMALL]),
         "opt_gain": points(gains["opt"][SMALL], 1),
         "opt_gain_middle": points(gains["opt"][MIDDLE], 1),
         "ends": _ends(gains),
         "from": share_name(min(large)),
         "to": share_name(max(large)),
     }
+
+
+def _gain(row: Row, gain: float) -> str:
+    pair = row.get("gain_over_lru_95")
+    return points(gain) + (f" ({between(pair, digits=2)})" if pair else "")
 
 
 def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
