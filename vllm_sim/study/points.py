@@ -43,6 +43,7 @@ def run_tasks(
     say: Callable[[str], None],
     jobs: int = -1,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    only: Callable[[Any], bool] = lambda point: True,
 ) -> int:
     """Computes the rows that are not there yet.
 
@@ -54,6 +55,7 @@ def run_tasks(
         say: told what happens.
         jobs: processes, -1 for one a core.
         progress: called with the numbers of finished and of all points.
+        only: which points are computed where they are missing; rows of others are kept.
 
     Returns:
         How many points were computed.
@@ -64,9 +66,10 @@ def run_tasks(
     for name, keys in there.items():
         if keys & missing:  # a kill came between a point's two files
             write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
-    todo = sorted((task for task in tasks if task.key in missing), key=lambda task: shared(task.point))
-    done = len(tasks) - len(todo)
-    say(f"{done:,} of {len(tasks):,} points are there already" if done else f"{len(tasks):,} points to compute")
+    wanted_now = [task for task in tasks if task.key in missing and only(task.point)]
+    todo = sorted(wanted_now, key=lambda task: shared(task.point))
+    done = len(tasks) - len(missing)
+    say(f"{done:,} of {len(tasks):,} points are there already, {len(todo):,} to compute")
     progress(done, len(tasks))
     folder.mkdir(parents=True, exist_ok=True)
     for found in _run(list(_groups(todo, shared)), rows_of, jobs):

@@ -1,5 +1,6 @@
 """Rows on the fast backend: hit rates alone and in the mix, what is lost to capacity and policy, and who costs whom."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -7,9 +8,8 @@ import numpy.typing as npt
 
 from vllm_sim.eviction.chains import Array
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, serve_cache
+from vllm_sim.replay.run import head
 from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.summary import summary_row
 from vllm_sim.study.cells import load
 from vllm_sim.study.chat.spread import ratio_intervals
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, group_numbers, hit_tokens, served
@@ -19,32 +19,37 @@ Mask = npt.NDArray[np.bool_]
 Values = dict[str, npt.NDArray[Any]]
 
 
-def ratios(parts: Values, whole: npt.NDArray[Any], sessions: Array, where: Mask | None = None) -> Row:
+def ratios(
+    parts: Values, whole: npt.NDArray[Any], sessions: Array, where: Mapping[str, Mask] | None = None
+) -> dict[str, Row]:
     """Sums over requests, as shares of the sum of `whole`, each with its interval.
 
     Args:
         parts: by name of the field, a value for each request.
         whole: of each request.
         sessions: of each request.
-        where: the requests that count; None: all.
+        where: the requests that count, by name of the result.
+
+    Returns:
+        Fields by name; of all requests under "".
     """
-    mask = np.ones(len(whole)) if where is None else where.astype(np.float64)
-    tops = np.array([values * mask for values in parts.values()], np.float64)
-    below = np.broadcast_to(whole * mask, tops.shape)
+    masks = {"": np.ones(len(whole), np.bool_), **(where or {})}
+    names = [(name, field) for name in masks for field in parts]
+    tops = np.array([parts[field] * masks[name] for name, field in names], np.float64)
+    below = np.array([whole * masks[name] for name, _ in names], np.float64)
+    rows: dict[str, Row] = {name: {} for name in masks}
     pairs = ratio_intervals(tops, below, sessions)
-    row: Row = {}
-    for name, top, pair in zip(parts, tops, pairs, strict=True):
-        row |= {name: round(float(top.sum() / max(1.0, below[0].sum())), 6), f"{name}_95": pair}
-    return row
+    for (name, field), top, total, pair in zip(names, tops.sum(axis=1), below.sum(axis=1), pairs, strict=True):
+        rows[name] |= {field: round(float(top / max(1.0, total)), 6), f"{field}_95": pair}
+    return rows
 
 
-def by_workload(view: View, parts: Values) -> dict[str, Row]:
-    """`ratios` of the prompt tokens, of each workload."""
+def shares(view: View, parts: Values, by_workload: bool = False) -> Row:
+    """`ratios` of the prompt tokens, and of each workload's if asked for."""
     found = asked(view)
-    return {
-        name: ratios(parts, found.requests.prompt_tokens, found.sessions, mask)
-        for name, mask in found.tagged("workload").items()
-    }
+    masks = found.tagged("workload") if by_workload else {}
+    rows = ratios(parts, found.requests.prompt_tokens, found.sessions, masks)
+    return rows[""] | ({"by_workload": {name: rows[name] for name in masks}} if by_workload else {})
 
 
 def settings(study: Study, point: Point, view: View, capacity: int | None) -> Settings:
@@ -77,18 +82,47 @@ def mix_row(study: Study, point: Point) -> Row:
     whole = study.view(point)
     view = whole._replace(workload=point.workload)
     capacity = capacity_of(point.capacity, whole)
-    found = asked(view)
-    outcome = serve_cache(found.requests, found.chains, found.records, settings(study, point, view, capacity))
-    row = begin(study, point, view, capacity) | summary_row(outcome.rows, view.block_size, 0.0) | outcome.tail
-    for name in ("by_turn", "by_session", "by_tenant"):
-        del row[name]
-    hits = np.array([values["hit_tokens"] for values in outcome.rows])
+    row = begin(study, point, view, capacity) | counts(view, point, capacity)
+    hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
-    row |= ratios(parts, found.requests.prompt_tokens, found.sessions)
-    if point.workload is None:
-        row["by_workload"] = {name: row["by_workload"][name] | more for name, more in by_workload(view, parts).items()}
-    else:
-        del row["by_workload"]
+    row |= shares(view, parts, by_workload=point.workload is None)
+    for name, mask in asked(view).tagged("workload").items():
+        if point.workload is None:
+            row["by_workload"][name] = counts(view, point, capacity, mask) | row["by_workload"][name]
+    return row
+
+
+def counts(view: View, point: Point, capacity: int | None, where: Mask | None = None) -> Row:
+    """Fields of a summary row, as replay/rows.py and replay/summary.py have them, in arrays: of a run, or of a part."""
+    run, (requests, chains, records, _) = served(view, point.policy, point.params, capacity), asked(view)
+    chosen = np.ones(len(records), np.bool_) if where is None else where
+    size, prompt, rejected = view.block_size, requests.prompt_tokens[chosen], run.rejected[chosen]
+    blocks = np.cumsum([run.hit[chosen], run.missed[chosen], run.cold[chosen]], axis=0)
+    hit, seen, named = np.minimum(blocks * size, prompt)
+    partial = prompt - named if view.raw_blocks else prompt % size
+    row: Row = {
+        "requests": len(prompt),
+        "prompt_tokens": int(prompt.sum()),
+        "output_tokens": int(requests.output_tokens[chosen][~rejected].sum()),
+        "hit_tokens": int(hit.sum()),
+        "hit_generated_tokens": int(run.hit_generated[chosen].sum()) * size,
+        "token_hit_rate": round(int(hit.sum()) / int(prompt.sum()), 6),
+        "block_hit_rate": round(int((-(-hit // size)).sum()) / max(1, int((-(-(prompt - partial) // size)).sum())), 6),
+        "request_hit_rate": round(float((hit / prompt).mean()), 6),
+    }
+    if where is not None:
+        return row
+    row |= {
+        "miss_cold_tokens": int((named - seen).sum()),
+        "miss_evicted_tokens": int((seen - hit).sum()),
+        "miss_partial_tokens": int(partial.sum()),
+        "miss_last_tokens": int((prompt - named - partial).sum()),
+        "rejected_requests": int(rejected.sum()),
+        "sessions": len({record.session_id for record in records} - {None}),
+        "working_set_blocks": chains.working_set,
+        "evicted_blocks": run.evicted_blocks,
+        "orphan_blocks": run.orphan_blocks,
+    }
     return row
 
 
@@ -107,9 +141,7 @@ def loss_row(study: Study, point: Point) -> Row:
         "lost_to_policy": opt - lru,
         "gained_by_hybrid": hybrid - lru,
     }
-    found = asked(view)
-    row = begin(study, point, view, capacity) | ratios(parts, found.requests.prompt_tokens, found.sessions)
-    return row | {"by_workload": by_workload(view, parts)}
+    return begin(study, point, view, capacity) | shares(view, parts, by_workload=True)
 
 
 def gap_row(study: Study, point: Point) -> Row:
@@ -127,7 +159,7 @@ def gap_row(study: Study, point: Point) -> Row:
     if point.mix == "all":
         row |= {"trace": "all", "trace_sha256": study.sha256("all")}
     sums = {"gain_tokens": int(gain.sum()), "gap_tokens": int(gap.sum())}
-    return row | sums | ratios({"gap_closed": gain}, gap, group_numbers(sessions))
+    return row | sums | ratios({"gap_closed": gain}, gap, group_numbers(sessions))[""]
 
 
 def lost_row(study: Study, point: Point) -> Row:
@@ -164,12 +196,6 @@ def hash_row(study: Study, point: Point) -> Row:
     """A trace of hash ids, raw blocks."""
     view = study.view(point)._replace(part=point.detail, raw_blocks=True)
     capacity = capacity_of(point.capacity, view)
-    found = asked(view)
-    outcome = serve_cache(found.requests, found.chains, found.records, settings(study, point, view, capacity))
-    row = begin(study, point, view, capacity) | {"part": point.detail}
-    row |= summary_row(outcome.rows, view.block_size, 0.0) | outcome.tail
-    for name in ("by_turn", "by_session", "by_workload", "by_tenant"):
-        del row[name]
-    hits = np.array([values["hit_tokens"] for values in outcome.rows])
-    parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
-    return row | ratios(parts, found.requests.prompt_tokens, found.sessions)
+    row = begin(study, point, view, capacity) | {"part": point.detail} | counts(view, point, capacity)
+    hits = hit_tokens(view, point.policy, capacity)
+    return row | shares(view, {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)})

@@ -8,7 +8,7 @@ import numpy as np
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.capacity import kv_bytes_a_token
 from vllm_sim.study.mixed.asked import BURST, asked, capacity_of, curve, hit_tokens
-from vllm_sim.study.mixed.cell import begin, by_workload, ratios
+from vllm_sim.study.mixed.cell import begin, ratios, shares
 from vllm_sim.study.mixed.study import Point, Study
 
 WINDOWS = 20
@@ -19,37 +19,37 @@ def isolation_row(study: Study, point: Point) -> Row:
     whole = study.view(point)
     view = whole._replace(tenants=point.detail)
     capacity = capacity_of(point.capacity, whole)
-    hits, found = hit_tokens(view, point.policy, capacity), asked(view)
+    hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "cost": hit_tokens(whole, point.policy, capacity) - hits}
     row = begin(study, point, view, capacity)
-    row |= {"tenants": point.detail, "salts": len(np.unique(found.requests.salt))}
-    row |= ratios(parts, found.requests.prompt_tokens, found.sessions)
-    return row | {"by_workload": by_workload(view, parts)}
+    row |= {"tenants": point.detail, "salts": len(np.unique(asked(view).requests.salt))}
+    return row | shares(view, parts, by_workload=True)
 
 
 def guarantee_row(study: Study, point: Point) -> Row:
     """The hybrid against LRU in one cell."""
     view = study.view(point)._replace(workload=point.workload, tags=point.detail)
     capacity = capacity_of(point.capacity, view)
-    hits, lru, found = hit_tokens(view, point.policy, capacity), hit_tokens(view, "lru", capacity), asked(view)
+    hits, lru = hit_tokens(view, point.policy, capacity), hit_tokens(view, "lru", capacity)
     parts = {"token_hit_rate": hits, "lru_hit_rate": lru, "gain_over_lru": hits - lru}
     row = begin(study, point, view, capacity) | {"tags": point.detail}
-    row |= ratios(parts, found.requests.prompt_tokens, found.sessions)
-    return row | {"hits_sha256": hashlib.sha256(json.dumps(hits.tolist()).encode()).hexdigest()[:16]}
+    return (
+        row | shares(view, parts) | {"hits_sha256": hashlib.sha256(json.dumps(hits.tolist()).encode()).hexdigest()[:16]}
+    )
 
 
 def ablation_row(study: Study, point: Point) -> Row:
     """One variant of the hybrid."""
     view = study.view(point)
     capacity = capacity_of(point.capacity, view)
-    hits, found = hit_tokens(view, point.policy, capacity, point.params), asked(view)
+    hits = hit_tokens(view, point.policy, capacity, point.params)
     parts = {
         "token_hit_rate": hits,
         "gain_over_lru": hits - hit_tokens(view, "lru", capacity),
         "gain_over_default": hits - hit_tokens(view, point.policy, capacity),
     }
     row = begin(study, point, view, capacity) | {"variant": point.detail}
-    return row | ratios(parts, found.requests.prompt_tokens, found.sessions)
+    return row | shares(view, parts)
 
 
 def cold_start_row(study: Study, point: Point) -> Row:
@@ -62,7 +62,7 @@ def cold_start_row(study: Study, point: Point) -> Row:
     is_first = np.arange(len(hits)) < len(hits) // 10
     for name, mask in (("first", is_first), ("rest", ~is_first)):
         parts = {f"{name}_hit_rate": hits, f"{name}_gain_over_lru": gain}
-        row |= ratios(parts, found.requests.prompt_tokens, found.sessions, mask)
+        row |= ratios(parts, found.requests.prompt_tokens, found.sessions, {name: mask})[name]
     return row
 
 
@@ -79,7 +79,7 @@ def windows_row(study: Study, point: Point) -> Row:
     row["gains_over_lru"] = [round(float(gain[part].sum() / prompt[part].sum()), 6) for part in parts]
     calls = np.array([record.workload == BURST for record in found.records])
     row["burst_windows"] = [i for i, part in enumerate(parts) if view.burst and calls[part].mean() > 0.5]
-    return row | ratios({"token_hit_rate": hits, "gain_over_lru": gain}, prompt, found.sessions)
+    return row | shares(view, {"token_hit_rate": hits, "gain_over_lru": gain})
 
 
 def bytes_row(study: Study, point: Point) -> Row:
@@ -87,11 +87,11 @@ def bytes_row(study: Study, point: Point) -> Row:
     view = study.view(point)
     capacity = capacity_of(point.capacity, view)
     assert capacity is not None
-    hits, found, lru = hit_tokens(view, point.policy, capacity), asked(view), curve(view)
+    hits, lru = hit_tokens(view, point.policy, capacity), curve(view)
     enough = np.flatnonzero(lru.hit_tokens >= hits.sum())
     blocks = int(lru.capacity_blocks[enough[0] if enough.size else -1])
     size = kv_bytes_a_token(study.model) * view.block_size
     row = begin(study, point, view, capacity) | {"lru_blocks": blocks, "lru_bytes": blocks * size}
     row |= {"capacity_bytes": capacity * size, "saved_bytes": (blocks - capacity) * size}
     row["saved_share"] = round(1 - capacity / blocks, 6)
-    return row | ratios({"token_hit_rate": hits}, found.requests.prompt_tokens, found.sessions)
+    return row | shares(view, {"token_hit_rate": hits})

@@ -21,9 +21,9 @@ capacity_tokens, block_size, raw_blocks, seed), and
 `NAME_95` beside a number is its 95 % interval, by resampling sessions (of few-shot: batches). Rates are token hit rates
 unless named. Gains compare the same requests in two runs, each draw taking the same sessions from both.
 
-    mix        All policies. The fields of summary.jsonl without by_turn, by_tenant, by_session; token_hit_rate_95;
-               gain_over_lru, gain_over_lru_95; by_workload: {name: rates, token_hit_rate_95, gain_over_lru,
-               gain_over_lru_95}. Also `lru` at "unlimited".
+    mix        All policies. The counts and rates of summary.jsonl without those of turns, tenants, sessions and slots;
+               token_hit_rate_95; gain_over_lru, gain_over_lru_95; by_workload: {name: rates, token_hit_rate_95,
+               gain_over_lru, gain_over_lru_95}. Also `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
     loss       A row a mix, block size and capacity (policy `opt`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,
@@ -64,8 +64,7 @@ ttft_ms_*, tpot_ms_*, e2e_ms_* (p50, p90, p99) and output_tokens_per_s with _95;
 `opt` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
-the fields of summary.jsonl without by_*, gain_over_lru, and both with _95 (requests resampled where there are no
-sessions).
+the fields of `mix` without by_workload (requests resampled where there are no sessions).
 """
 
 import inspect

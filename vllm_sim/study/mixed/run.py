@@ -61,16 +61,23 @@ def run_study(
         ValueError: a mix was not built, or the plan cannot be used.
     """
     start = time.monotonic()
-    chosen = [
-        point for point in points(plan, study) if ("engine" if point.experiment == "engine" else "cache") in parts
-    ]
+    chosen = list(points(plan, study))
     for mix in dict.fromkeys(point.mix for point in chosen):
         if mix != "all" and not study.trace(mix).is_file():
             raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
     # vLLM chooses its platform when a process imports it first.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
     tasks = [Task(key(study, point), code(point.experiment, point.policy), point.files(), point) for point in chosen]
-    count = run_tasks(study.results, tasks, partial(rows_of, study), _shared, say, jobs, progress)
+    count = run_tasks(
+        study.results,
+        tasks,
+        partial(rows_of, study),
+        _shared,
+        say,
+        jobs,
+        progress,
+        only=lambda point: _part(point) in parts,
+    )
     if count:
         values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
         del values["host"]
@@ -105,6 +112,10 @@ def code(experiment: str, policy: str) -> str:
         found = sorted((PACKAGE / folder).glob("*.py"))
         files += [path for path in found if folder != "eviction" or path.stem not in others]
     return digest(files)
+
+
+def _part(point: Point) -> str:
+    return "engine" if point.experiment == "engine" else "cache"
 
 
 def _shared(point: Point) -> tuple[object, ...]:

@@ -1,0 +1,151 @@
+"""Study two on a mix that is made here: what its rows say of each other, and of replays."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.study.mixed.making import make_study
+from vllm_sim.replay.run import replay
+from vllm_sim.replay.settings import Settings
+from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
+from vllm_sim.study.mixed.plots import pick
+from vllm_sim.study.mixed.run import run_study
+from vllm_sim.study.mixed.study import CELLS, HASH, MATRIX, Study
+from vllm_sim.study.results import read_rows
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, Study]:
+    plan, study = make_study(tmp_path_factory.mktemp("mixed"))
+    study = replace(study, hash_traces=(plan.parent / "hashes.jsonl",))
+    run_study(plan, study, lambda text: None, jobs=1)
+    return plan, study
+
+
+@pytest.fixture(scope="module")
+def rows(made) -> list[dict]:
+    return read_rows(made[1].results / CELLS)
+
+
+def test_a_row_of_the_mix_is_the_replay_with_the_same_settings(made, rows, tmp_path):
+    study = made[1]
+    for row in pick(rows, "mix", policy="hybrid"):
+        settings = Settings(model=study.model, backend="fast", capacity_blocks=row["capacity_blocks"], policy="hybrid")
+        summary = replay(study.trace("tiny"), tmp_path, settings)
+        for name in ("trace_sha256", "hit_tokens", "token_hit_rate", "block_hit_rate", "evicted_blocks"):
+            assert row[name] == summary[name]
+        chat = summary["by_workload"]["chat"]
+        assert {name: row["by_workload"]["chat"][name] for name in chat} == chat
+
+
+def test_unlimited_is_lru_and_what_is_lost_to_policy_and_capacity(rows):
+    for row in pick(rows, "loss"):
+        parts = row["lru_hit_rate"] + row["lost_to_policy"] + row["lost_to_capacity"]
+        assert parts == pytest.approx(row["unlimited_hit_rate"], abs=3e-6)
+        low, high = row["lost_to_policy_95"]
+        assert low <= row["lost_to_policy"] <= high
+    assert pick(rows, "loss")[0]["lost_to_policy"] > 0
+
+
+def test_a_workload_alone_has_no_less_than_in_the_mix_under_the_optimum(rows):
+    mix = pick(rows, "mix", policy="lru", capacity="10%")[0]
+    for row in pick(rows, "alone", policy="lru", capacity="10%"):
+        assert row["capacity_blocks"] == mix["capacity_blocks"]
+        assert row["prompt_tokens"] == mix["by_workload"][row["workload"]]["prompt_tokens"]
+        assert row["token_hit_rate"] >= mix["by_workload"][row["workload"]]["token_hit_rate"]
+
+
+def test_the_optimum_closes_the_gap_and_lru_nothing_of_it(rows):
+    for mix in ("tiny", "all"):
+        closed = {row["policy"]: row["gap_closed"] for row in pick(rows, "gap", mix=mix)}
+        assert (closed["opt"], closed["lru"]) == (1.0, 0.0)
+    gains = [row["gain_over_lru"] * row["prompt_tokens"] for row in pick(rows, "mix", policy="arc")]
+    assert pick(rows, "gap", policy="arc", mix="tiny")[0]["gain_tokens"] == pytest.approx(sum(gains), abs=2)
+
+
+def test_what_is_lost_to_others_is_what_was_missed_after_an_eviction(made, rows):
+    for row in pick(read_rows(made[1].results / MATRIX), "lost"):
+        missed = pick(rows, "mix", policy=row["policy"], capacity=row["capacity"])[0]["miss_evicted_tokens"]
+        for table in row["lost_tokens"].values():
+            assert sum(sum(line.values()) for line in table.values()) == missed
+
+
+def test_isolation_costs_nothing_without_salts_and_most_with_one_for_each_session(rows):
+    cost = {row["tenants"]: row["cost"] for row in pick(rows, "isolation", capacity="unlimited")}
+    assert cost["none"] == 0.0
+    assert 0 <= cost["tenant"] <= cost["session"]
+    assert 0 < cost["2"] <= cost["session"]
+
+
+def test_the_hybrid_asks_for_no_tags(rows):
+    cells: dict = {}
+    for row in pick(rows, "guarantee", workload=None):
+        cells.setdefault((row["block_size"], row["capacity"]), set()).add(row["hits_sha256"])
+    assert all(len(found) == 1 for found in cells.values())
+    assert len(cells) == 6
+
+
+def test_lru_needs_at_least_the_bytes_that_reach_the_rate_of_the_hybrid(made, rows):
+    study = made[1]
+    view = View(study.trace("tiny"), study.model, 16)
+    for row in pick(rows, "bytes"):
+        wanted = hit_tokens(view, "hybrid", row["capacity_blocks"]).sum()
+        assert hit_tokens(view, "lru", row["lru_blocks"]).sum() >= wanted
+        if row["lru_blocks"] > capacity_of("largest", view):
+            assert hit_tokens(view, "lru", row["lru_blocks"] - 1).sum() < wanted
+
+
+def test_the_burst_moves_calls_and_loses_none(made, rows):
+    study = made[1]
+    plain = View(study.trace("tiny"), study.model, 16)
+    before, after = asked(plain), asked(plain._replace(burst=True))
+    assert sorted(record.id for record in before.records) == sorted(record.id for record in after.records)
+    assert before.chains.working_set == after.chains.working_set
+    row = pick(rows, "windows", kind="burst")[0]
+    assert row["burst_windows"]
+    assert len(row["hit_rates"]) == 20
+
+
+def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
+    found = read_rows(made[1].results / HASH)
+    requests = {row["part"]: row["requests"] for row in found}
+    assert requests == {"whole": 240, "first": 120, "second": 120}
+    whole = pick(found, "hash_trace", part="whole", capacity="60")
+    rates = {row["policy"]: row["block_hit_rate"] for row in whole}
+    assert 0 < rates["lru"] <= rates["opt"] < 1
+    assert all(row["raw_blocks"] and row["block_size"] == 512 for row in found)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
+    plan, study = made
+    paths = [study.results / name for name in (CELLS, MATRIX, HASH)]
+    whole = [path.read_text() for path in paths]
+    lines = whole[0].splitlines(keepends=True)
+    paths[0].write_text("".join(lines[:20]) + lines[20][:30])
+    paths[1].write_text("")
+    said: list[str] = []
+    run_study(plan, study, said.append, jobs=2)
+    assert [path.read_text() for path in paths] == whole
+    assert any(text.startswith(f"{20 + whole[2].count(chr(10))} of ") for text in said)
+
+
+def test_rows_of_other_code_are_dropped(made):
+    plan, study = made
+    path = study.results / CELLS
+    whole = path.read_text()
+    first, *rest = whole.splitlines(keepends=True)
+    path.write_text(json.dumps(json.loads(first) | {"code": "old"}) + "\n" + "".join(rest))
+    said: list[str] = []
+    run_study(plan, study, said.append, jobs=1)
+    assert "1 rows of another plan, trace or code are dropped" in said[0]
+    assert path.read_text() == whole
+
+
+def test_every_row_says_where_its_data_comes_from(made, rows):
+    study = made[1]
+    for row in rows:
+        assert row["data"]["source"] == "built"
+        assert row["trace_sha256"] == study.sha256(row["mix"])
+        assert row["quick"] is False
