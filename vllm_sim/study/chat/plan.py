@@ -1,6 +1,6 @@
 """What study one runs, as data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from vllm_sim.study.chat.workload import Pattern
@@ -13,6 +13,8 @@ SEEDS = (0, 1, 2)
 PATTERNS = tuple(
     Pattern(rate, think_s, seed) for rate in (0.25, 1.0, 4.0, 16.0) for think_s in (10.0, 60.0, 300.0) for seed in SEEDS
 )
+QUICK_POLICIES = ("lru", "arc", "hybrid", "opt")
+"""Each is compiled once on a machine, which takes longer than a quick run's rows."""
 POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 MAIN_BLOCK = 16
 ENDS = "lru+ends"
@@ -33,7 +35,7 @@ class Point(NamedTuple):
     backend: str = "fast"
 
 
-def points(policies: list[str], quick: bool) -> Iterator[Point]:
+def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
     """All cells but those of the engine, those that share their blocks beside each other.
 
     Args:

@@ -12,7 +12,7 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.chat.cell import Study, cache_row, code, engine_row, key, timed_trace
-from vllm_sim.study.chat.plan import ENGINE, QUICK_ENGINE, WORKLOADS, EnginePoint, Point, points
+from vllm_sim.study.chat.plan import ENGINE, QUICK_ENGINE, QUICK_POLICIES, WORKLOADS, EnginePoint, Point, points
 from vllm_sim.study.points import Task, run_tasks
 from vllm_sim.study.results import commit
 from vllm_sim.trace.files import open_output
@@ -58,7 +58,7 @@ def planned(study: Study, part: str) -> list[AnyPoint]:
     """The cells of a file, in its order."""
     if part == ENGINE_CELLS:
         return list(QUICK_ENGINE if study.quick else ENGINE)
-    return list(points(list(POLICIES), study.quick))
+    return list(points(QUICK_POLICIES if study.quick else tuple(POLICIES), study.quick))
 
 
 def rows_of(study: Study, point: AnyPoint) -> list[Row]:
