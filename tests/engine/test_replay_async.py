@@ -97,6 +97,15 @@ def test_no_scheduler_foresees_an_end_token(
 
 
 @pytest.mark.usefixtures("trace")
+def test_a_row_that_fills_the_cache_ends_though_the_step_behind_its_end_has_no_block(tmp_path: Path) -> None:
+    # 30 + 11 - 1 tokens are five blocks of eight; the token behind the end would be in a sixth.
+    row = {"prompt_token_ids": list(range(30)), "output_length": 11}
+    options: dict[str, Any] = {"capacity_blocks": 5, "concurrency": 1, "async_scheduling": True}
+    replay(write(tmp_path / "two.jsonl", [row, row]), tmp_path / "out", settings(**options))
+    assert [found["output_tokens"] for found in rows_of(tmp_path / "out")] == [11, 11]
+
+
+@pytest.mark.usefixtures("trace")
 def test_preempted_requests_are_answered_whole(tmp_path: Path) -> None:
     draw = random.Random(3)
     rows = [

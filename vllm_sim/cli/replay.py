@@ -54,7 +54,7 @@ def _capacity(text: str) -> int | None:
 
 def run_replay(options: argparse.Namespace) -> int:
     quieten_vllm()
-    from vllm_sim.replay.expect import differences
+    from vllm_sim.replay.expect import differences, read_expected
     from vllm_sim.replay.run import replay
     from vllm_sim.replay.settings import Settings
 
@@ -67,15 +67,16 @@ def run_replay(options: argparse.Namespace) -> int:
         seed=options.seed,
         attribution=not options.no_attribution,
     )
+    stored = read_expected(options.expect) if options.expect else None
     with progress_bar("requests") as progress:
         summary = replay(options.trace, options.out, settings, progress)
     if options.json:
         print(json.dumps(summary, ensure_ascii=False))
     else:
         _print_table(summary)
-    if options.expect is None:
+    if stored is None:
         return 0
-    found = differences(options.expect, summary)
+    found = differences(options.expect, stored, summary)
     for line in found:
         print(f"vllm-sim: {line}", file=sys.stderr)
     return 1 if found else 0

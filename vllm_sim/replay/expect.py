@@ -22,17 +22,35 @@ COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_g
 MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
 
 
-def differences(expected: Path, summary: Row) -> list[str]:
-    """What differs between a stored summary and a new one, a line each; nothing where the hits came again.
+def read_expected(path: Path) -> Row:
+    """A stored summary; to be read before the run, which may write to the same file.
 
     Raises:
-        ValueError: the file holds no summary, or one of another set-up, or a run without attribution has no hits.
+        ValueError: there is no such file, or it holds no summary.
     """
-    lines = expected.read_text(encoding="utf-8").splitlines()
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file, which --expect compares with")
+    lines = path.read_text(encoding="utf-8").splitlines()
     try:
         stored = json.loads(lines[0])
     except (IndexError, ValueError):
-        raise ValueError(f"{expected}: line 1 is not a summary row, as replay writes it to summary.jsonl") from None
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(f"{path}: line 1 is not a summary row, as replay writes it to summary.jsonl")
+    return stored
+
+
+def differences(expected: Path, stored: Row, summary: Row) -> list[str]:
+    """What differs between a stored summary and a new one, a line each; nothing where the hits came again.
+
+    Args:
+        expected: The file of the stored one, for messages.
+        stored: What was in it.
+        summary: The new one.
+
+    Raises:
+        ValueError: the stored one has another set-up, or a run without attribution has no hits.
+    """
     for name in SETUP:
         if stored.get(name) != summary.get(name):
             raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {summary.get(name)!r}")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import vllm_sim
 from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.registry import find_policy
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, request_row, write_rows
 from vllm_sim.replay.settings import Settings
@@ -53,6 +54,7 @@ def replay(
         ValueError: a setting is out of range.
     """
     start = time.monotonic()
+    find_policy(settings.policy)  # an unknown one need not wait for vLLM
     records = [record for _, record in iter_records(path)]
     trace = load_tokenised(path, settings.model)
     out.mkdir(parents=True, exist_ok=True)

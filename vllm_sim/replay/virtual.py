@@ -35,10 +35,11 @@ def run_engine(
     """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
     model = model_config(settings.model)
     latency = make_latency(settings.latency_model, model, settings.device, settings.latency_file)
+    planned = list(_arrivals(path, trace, records, settings))
     os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
     from vllm_sim.engine import driver as engine
 
-    arrivals = [engine.Arrival(*arrival) for arrival in _arrivals(path, trace, records, settings)]
+    arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, settings)
     core = engine.make_core(path, settings.model, setup, _known(engine, trace, records, settings))
     asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
