@@ -6,7 +6,7 @@ from typing import Any
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.report.mixed import MAKER
 from vllm_sim.study.report.rows import Rows, values
-from vllm_sim.study.report.texts import between, number, percent, points, rate, signed, spaced, with_interval
+from vllm_sim.study.report.texts import between, number, percent, rate, signed, spaced, with_interval
 
 Numbers = dict[str, Any]
 HASH_MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
@@ -52,7 +52,7 @@ def _first(chosen: list[Row]) -> list[Row]:
 
 def _extreme(word: str, found: tuple[float, str, str, Row, Row]) -> Numbers:
     change, point, name, part, base = found
-    times = f"{number(base['ttft_ms_p99'], 1)} to {number(part['ttft_ms_p99'], 1)} ms"
+    times = f"from {number(base['ttft_ms_p99'], 1)} to {number(part['ttft_ms_p99'], 1)} ms"
     return {f"{word}_workload": name, f"{word}_point": point, f"{word}_change": _change(change), f"{word}_times": times}
 
 
@@ -87,24 +87,18 @@ def hash_numbers(results: Path) -> Numbers:
     rows = Rows(results / "mixed_hash.jsonl", HASH_MAKER)
     chosen = rows.pick("hash_trace")
     capacities = values(chosen, "capacity_blocks")
-    table, gains = [], []
-    for mix in values(chosen, "mix"):
-        for part in values(chosen, "part"):
-            for policy in values(chosen, "policy"):
-                own = [row for row in chosen if (row["mix"], row["part"], row["policy"]) == (mix, part, policy)]
-                cells = {row["capacity_blocks"]: number(row["block_hit_rate"], 4).lstrip("0") for row in own}
-                table.append([mix, part, f"`{policy}`", *(cells.get(capacity, "") for capacity in capacities)])
-                if part == "second" and policy == "hybrid":
-                    gains += own
+    parts = [part for part in values(chosen, "part") if part != "first"]
+    table = []
+    for mix, policy in dict.fromkeys((row["mix"], row["policy"]) for row in chosen):
+        own = [row for row in chosen if (row["mix"], row["policy"]) == (mix, policy)]
+        rates = {(row["part"], row["capacity_blocks"]): number(row["block_hit_rate"], 4).lstrip("0") for row in own}
+        table.append([mix, f"`{policy}`", *(rates.get((part, size), "") for part in parts for size in capacities)])
+    gains = [row for row in chosen if row["part"] == "second" and row["policy"] == "hybrid"]
     requests = max(row["requests"] for row in chosen)
     return {
-        "head": ["trace", "part", "policy", *(number(capacity) for capacity in capacities)],
-        "table": [line for line in table if line[1] != "first"],
+        "head": ["trace", "policy", *(f"{part}, {number(size)}" for part in parts for size in capacities)],
+        "table": table,
         "requests": number(requests),
         "block_size": number(chosen[0]["block_size"]),
-        "least": points(min(row["gain_over_lru"] for row in gains)),
-        "most": points(max(row["gain_over_lru"] for row in gains)),
-        "gains": ", ".join(
-            f"{signed(row['gain_over_lru'] * 100)} at {number(row['capacity_blocks'])}" for row in gains
-        ),
+        "gains": [f"{signed(row['gain_over_lru'] * 100)} at {number(row['capacity_blocks'])}" for row in gains],
     }
