@@ -94,7 +94,7 @@ class BookMachine(RuleBasedStateMachine):
         free = sum(not users and block not in hit for block, users in self.users.items())
         if len(self.blank) + free < len(ids) - hits:
             return
-        self.tell(lambda book: book.serve(0, -1 if returned else self.started))
+        self.tell(lambda book: book.serve(0, -1 if returned else self.started, len(ids) - 1))
         self.started += 1
         self.tell(lambda book: book.touch(hit, returned))
         for block in hit:

@@ -61,7 +61,7 @@ def test_hits_that_lru_would_have_had_are_counted():
     policy, hit = served(chains, 60)
     assert policy.lru_hits == simulate(chains, "lru", 60).hit.sum()
     assert policy.won == hit.sum() - policy.lru_hits
-    assert policy.asked == chains.need.sum()
+    assert policy.asked == policy.used == chains.need.sum()
 
 
 def test_what_lru_holds_and_the_cache_does_not_is_counted():
@@ -209,7 +209,7 @@ def test_the_classes_decide_only_while_the_risk_is_below_what_was_won(won: int, 
     for number in (0, 1):
         book.release(policy, number)
     policy.worth[1, :] = 1.0
-    policy.lru_hits, policy.asked, policy.won, policy.missing = 4, 9, won, missing
+    policy.lru_hits, policy.used, policy.asked, policy.won, policy.missing = 4, 9, 9, won, missing
     assert policy.victim(book) == block
 
 
@@ -218,3 +218,17 @@ def test_who_was_lost_in_a_bin_was_at_risk_for_half_of_it() -> None:
     lost[2], reused[2], reused[5] = 4, 2, 4
     chance = Hybrid(Room(100, 10)).chances(reused, lost, np.full(AGES, 0.5), 2.0)
     assert chance[[1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])
+
+
+@pytest.mark.parametrize(("worth", "block"), [(0.85, 1), (0.95, 0)], ids=["clearly less", "about the same"])
+def test_the_oldest_goes_unless_another_is_worth_clearly_less(worth: float, block: int) -> None:
+    policy = Hybrid(Room(4, 4), slack=1.0)
+    book = Book(4, 4, policy, recycle=False)
+    for number in (0, 1):
+        book.cache(policy, number, number, -1, False)
+    policy.hit(0)
+    for number in (0, 1):
+        book.release(policy, number)
+    policy.worth[0, :], policy.worth[1, :] = worth, 1.0
+    policy.asked = 9
+    assert policy.victim(book) == block

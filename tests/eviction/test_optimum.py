@@ -138,7 +138,7 @@ def hits_without_room_for_the_request(chains: Chains, capacity: int) -> np.ndarr
         nodes = chains.nodes[chains.begins[row] : chains.begins[row + 1]].tolist()
         while hits[row] < len(nodes) and book.first[nodes[hits[row]]] >= 0:
             hits[row] += 1
-        policy.started(row)
+        policy.started(row, len(nodes))
         table = [int(book.first[node]) for node in nodes[: hits[row]]]
         for block in table:
             book.touch(policy, block, False)

@@ -28,7 +28,7 @@ from vllm_sim.eviction.policy import Policy
 
 
 class Slow(Policy):
-    def started(self, request):
+    def started(self, request, hittable):
         time.sleep(0.01)
 """
 

@@ -102,7 +102,8 @@ class PolicyBlockPool(BlockPool):
         if not self._is_told and request is not None:
             self._is_told = True
             number, category = self._describe(request)
-            self._book.serve(category, number if self._is_new else -1)
+            hittable = (request.num_prompt_tokens - 1) // self.hash_block_size
+            self._book.serve(category, number if self._is_new else -1, hittable)
         return request is not None and request.num_preemptions > 0
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:

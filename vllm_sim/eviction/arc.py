@@ -32,7 +32,7 @@ class Arc(Policy):
         self.returned = np.zeros(2, np.int64)
         self.target = 0.0
 
-    def started(self, request: int) -> None:
+    def started(self, request: int, hittable: int) -> None:
         once, again = max(1, self.ghost_nodes[ONCE]), max(1, self.ghost_nodes[AGAIN])
         if self.returned[ONCE]:
             self.target = min(self.target + self.returned[ONCE] * max(1.0, again / once), float(self.blocks))

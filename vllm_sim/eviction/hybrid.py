@@ -6,11 +6,12 @@ chance of a use in the next interval of age is estimated for each class, as in s
 of its use count and of all nodes where a class has seen little. Evicted nodes stay known as ghosts, so that what
 eviction hides is seen too; who still waits counts for as long as it has waited. A block's worth is its Gittins index:
 the highest ratio, over all times to give it up, of the chance of a use until then to the room (blocks times time) that
-it takes until then. Of the heads of the queues the one with the lowest worth goes. Time counts computed blocks.
+it takes until then. Of the heads of the queues the one with the lowest worth goes, if that is clearly less than the
+worth of the one that was used the longest time ago, and else that one. Time counts computed blocks.
 
 Guard. A list of nodes is kept as LRU would hold them, and the hits that LRU would have had are counted. What LRU holds
 and this cache does not may cost a hit each, with about the chance at which LRU's blocks are hit. The classes decide
-only while that risk stays below what was won over LRU, up to the cache's size, and `slack` of all blocks asked for.
+only while that risk stays below what was won over LRU, up to the cache's size, and `slack` of the prompts' blocks.
 Else the block that was used the longest time ago goes, which LRU does not hold any more, and the cache becomes LRU's.
 Nothing here proves a bound: the risk is an estimate, and a batch's unfinished requests and partial blocks are not in
 the list.
@@ -40,7 +41,8 @@ class Hybrid(Policy):
     Args:
         room: see Policy.
         ghosts: evicted nodes that stay known, as a multiple of the blocks.
-        slack: share of the blocks asked for, generated ones included, that may be at risk against LRU.
+        slack: share of the prompts' blocks that may be at risk against LRU.
+        margin: by what share the worth of a block must be below that of the oldest one to go in its place.
         prior: for how many nodes the estimate of a wider class counts in a narrower one, as a multiple of the blocks.
         memory: computed blocks, as a multiple of the blocks, after which an observation counts half.
         origins: 1: classes look at the chain that a node continues; 0: at its use count alone.
@@ -54,6 +56,7 @@ class Hybrid(Policy):
         room: Room,
         ghosts: float = 4.0,
         slack: float = 0.002,
+        margin: float = 0.1,
         prior: float = 0.05,
         memory: float = 16.0,
         origins: int = 1,
@@ -62,6 +65,7 @@ class Hybrid(Policy):
         for name, value, low in (
             ("ghosts", ghosts, 0),
             ("slack", slack, 0),
+            ("margin", margin, 0),
             ("prior", prior, 0),
             ("memory", memory, 0.01),
         ):
@@ -72,6 +76,7 @@ class Hybrid(Policy):
         self.ghosts = int(ghosts * room.blocks)
         self.blocks = room.blocks
         self.slack = slack
+        self.margin = margin
         self.prior = prior * room.blocks
         self.origins = origins
         self.queues = USES * USES if origins else USES
@@ -92,11 +97,13 @@ class Hybrid(Policy):
         self.waiting = np.zeros((self.queues, 2 * (self.blocks + self.ghosts) // self.refresh_blocks + 1), np.int32)
         self.worth = np.zeros((self.queues, AGES))
         self.in_lru = Order(room.nodes)
-        # Nodes that LRU holds and this cache does not; hits here and hits of LRU.
+        # Nodes that LRU holds and this cache does not; uses of nodes, hits among them of LRU, and how many more here.
         self.missing = 0
+        self.used = 0
         self.lru_hits = 0
-        self.asked = 0
         self.won = 0
+        # Blocks of prompts that could have been hit.
+        self.asked = 0
 
     def bucket(self, count: int) -> int:
         if count <= 2:
@@ -109,8 +116,9 @@ class Hybrid(Policy):
         # The exponent of the number and the first bit of its fraction.
         return min(int(np.float64(age).view(np.int64) >> 51) - 2 * 1023, AGES - 1)
 
-    def started(self, request: int) -> None:
+    def started(self, request: int, hittable: int) -> None:
         self.time = self.now
+        self.asked += hittable
         if self.now - self.refreshed >= self.refresh_blocks:
             self.refreshed = self.now
             self.refresh()
@@ -127,7 +135,7 @@ class Hybrid(Policy):
         self.left[node] = -1
 
     def use(self, node: int) -> None:
-        self.asked += 1
+        self.used += 1
         if self.left[node] >= 0:
             self.stop(node, self.reused)
         self.count[node] += 1
@@ -173,19 +181,19 @@ class Hybrid(Policy):
 
     def victim(self, book: Book) -> int:
         leaves = book.leaves
-        risk = self.missing * (self.lru_hits + 1) / (self.asked + 1)
+        risk = self.missing * (self.lru_hits + 1) / (self.used + 1)
         free = risk < self.slack * self.asked + min(self.won, self.blocks)
-        best, lowest = -1, 0.0
+        best, lowest, oldest, limit = -1, 0.0, -1, 0.0
         for queue in range(self.queues):
             block = leaves.first(queue)
             if block < 0:
                 continue
-            worth = 0.0
-            if free:
-                worth = self.worth[queue, self.bin(self.time - self.left[book.node[block]])]
+            worth = self.worth[queue, self.bin(self.time - self.left[book.node[block]])]
+            if oldest < 0 or leaves.key[block] < leaves.key[oldest]:
+                oldest, limit = block, (1 - self.margin) * worth
             if best < 0 or worth < lowest or (worth == lowest and leaves.key[block] < leaves.key[best]):
                 best, lowest = block, worth
-        return best
+        return best if free and lowest < limit else oldest
 
     def evicted(self, node: int) -> None:
         self.gone[node] = True

@@ -57,7 +57,7 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         out[row, ALLOCATED] = need - hit
         book.request = row
         policy.serving(chains.category[row])
-        policy.started(row)
+        policy.started(row, limit)
         for i in range(hit):
             block = book.first[nodes[begin + i]]
             table[i] = block

@@ -81,9 +81,15 @@ class LiveBook:
         blocks = np.flatnonzero((self._book.node >= 0) & (self._book.stamp > 0))
         return blocks[np.argsort(self._book.stamp[blocks])].tolist()
 
-    def serve(self, category: int, request: int) -> None:
-        """What follows is for a request of this category; request: its number if it starts, -1 if it is under way."""
-        self._call(_serve, category, request)
+    def serve(self, category: int, request: int, hittable: int) -> None:
+        """What follows is for a request.
+
+        Args:
+            category: of the request.
+            request: its number if it starts, -1 if it is under way.
+            hittable: blocks of its prompt that an unlimited cache could hit.
+        """
+        self._call(_serve, category, request, hittable)
 
     def touch(self, blocks: list[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
@@ -140,11 +146,11 @@ class LiveBook:
 
 
 @numba.njit(cache=True)
-def _serve(pair: Any, category: int, request: int) -> None:
+def _serve(pair: Any, category: int, request: int, hittable: int) -> None:
     policy = view(pair).policy
     policy.serving(category)
     if request >= 0:
-        policy.started(request)
+        policy.started(request, hittable)
 
 
 @numba.njit(cache=True)

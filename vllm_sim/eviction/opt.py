@@ -28,7 +28,7 @@ class Opt(Policy):
         self.next = room.first_use[:-1].copy()
         self.end = room.first_use[1:].copy()
 
-    def started(self, request: int) -> None:
+    def started(self, request: int, hittable: int) -> None:
         self.row = request
 
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:

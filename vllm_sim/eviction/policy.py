@@ -54,8 +54,13 @@ class Policy:
     def serving(self, category: int) -> None:
         """What is cached or hit from now on is for a request of this category; told again as a batch moves on."""
 
-    def started(self, request: int) -> None:
-        """A request is served for the first time: not told of its later chunks, nor when it returns preempted."""
+    def started(self, request: int, hittable: int) -> None:
+        """A request is served for the first time: not told of its later chunks, nor when it returns preempted.
+
+        Args:
+            request: its number, ascending.
+            hittable: blocks of its prompt that an unlimited cache could hit.
+        """
 
     def cached(self, node: int, parent: int) -> None:
         """A node is cached that was not (it may be a ghost); parent is -1 for a first block."""

@@ -8,6 +8,8 @@
 import importlib
 import importlib.metadata
 import inspect
+import sys
+from pathlib import Path
 from typing import Any
 
 from vllm_sim.eviction.policy import Policy, Room
@@ -36,7 +38,7 @@ def find_policy(name: str) -> type[Policy]:
     """The class of a policy.
 
     Args:
-        name: a registered name, or `module:Class` of a user's own.
+        name: a registered name, or `module:Class` of a user's own, which may lie in the working directory.
 
     Raises:
         ValueError: there is none.
@@ -45,6 +47,8 @@ def find_policy(name: str) -> type[Policy]:
     module, colon, cls = path.partition(":")
     if not colon:
         raise ValueError(f"policy is {name!r}; allowed: {', '.join(registered())}, or module:Class")
+    if str(Path.cwd()) not in sys.path:  # an installed command does not look there
+        sys.path.append(str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:

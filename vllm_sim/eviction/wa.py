@@ -38,7 +38,7 @@ class Wa(Policy):
     def serving(self, category: int) -> None:
         self.present = category
 
-    def started(self, request: int) -> None:
+    def started(self, request: int, hittable: int) -> None:
         for i in range(self.queues):
             self.chance[i] = math.log(min(1.0, self.reused_nodes[i] / self.released_nodes[i]))
             self.rate[i] = self.reused_nodes[i] / self.waited[i]
