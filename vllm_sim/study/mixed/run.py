@@ -35,8 +35,8 @@ EXPERIMENTS: dict[str, Callable[[Study, Point], Row]] = {
     "bytes": effects.bytes_row,
     "hash_trace": cell.hash_row,
 }
-MANY_POLICIES = ("loss", "gap", "bytes", "guarantee", "ablation")
-"""Experiments whose rows hang on the hybrid too, or on the optimum, whatever their policy is."""
+OTHER_POLICIES = {"loss": {"opt", "hybrid"}, "gap": {"opt"}}
+"""Beside a point's own and LRU, those that its rows hang on."""
 
 
 def run_study(
@@ -104,7 +104,7 @@ def key(study: Study, point: Point) -> str:
 @lru_cache
 def code(experiment: str, policy: str) -> str:
     """A digest of the modules that rows come from; of the policies it holds those that the rows need."""
-    used = {policy, "lru"} | ({"hybrid", "opt"} if experiment in MANY_POLICIES else set())
+    used = {policy, "lru"} | OTHER_POLICIES.get(experiment, set())
     others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name not in used}
     files = [Path(__file__).with_name(f"{name}.py") for name in ("asked", "cell", "effects", "timed", "study")]
     files.append(PACKAGE / "study" / "chat" / "spread.py")
