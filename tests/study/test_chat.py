@@ -13,6 +13,7 @@ from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.replay.requests import cache_requests
 from vllm_sim.replay.run import serve_cache
 from vllm_sim.replay.settings import Settings
+from vllm_sim.study.chat.cell import _busy
 from vllm_sim.study.chat.ends import rows_with_ends
 from vllm_sim.study.chat.reuse import Uses, find_uses
 from vllm_sim.study.chat.spread import numbers, quantiles, rate_intervals, share_of_top
@@ -174,3 +175,9 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
     for script in ("visualize_task2.py", "visualize_task2_advance.py"):
         run(script, "--results", str(tmp_path), "--out", str(tmp_path / "figures"))
     assert len(list((tmp_path / "figures").glob("chat_*.png"))) == 9
+
+
+def test_the_busy_part_ends_where_the_last_session_begins():
+    rows = [row_of(0, 16), row_of(1, 8), row_of(0, 0), row_of(2, 0), row_of(2, 16), row_of(0, 16)]
+    found = _busy(rows, numbers(rows))
+    assert (found["busy_token_hit_rate"], found["busy_prompt_share"]) == (0.375, round(4 / 6, 6))

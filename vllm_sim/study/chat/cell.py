@@ -20,7 +20,7 @@ from vllm_sim.study.cells import load
 from vllm_sim.study.chat.ends import rows_with_ends
 from vllm_sim.study.chat.plan import ENDS, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
 from vllm_sim.study.chat.reuse import reuse_row
-from vllm_sim.study.chat.spread import TURNS, gain, numbers, rate_intervals, ratio_intervals, time_intervals
+from vllm_sim.study.chat.spread import TURNS, Numbers, gain, numbers, rate_intervals, ratio_intervals, time_intervals
 from vllm_sim.study.chat.workload import Chats, Pattern, load_chats, ordered, write_timed
 from vllm_sim.study.points import digest
 
@@ -103,6 +103,7 @@ def cache_row(study: Study, point: Point) -> Row:
     counts = with_intervals(summary_row(rows, point.block_size, 0.0), rows, point.block_size)
     for name in ("by_workload", "by_tenant"):
         del counts[name]
+    counts |= _busy(rows, ordered(chats, point.block_size, point.pattern).sessions)
     if point.experiment == "policy":
         counts |= gain(rows, _served(study, point._replace(policy="lru"))[0])
     return values | counts | tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
@@ -140,11 +141,23 @@ def with_intervals(summary: Row, rows: list[Row], block_size: int) -> Row:
     """A summary with the intervals of its rates, the share of token slots that are filled, and only the first turns."""
     whole, *turns = rate_intervals(rows, block_size)
     by_turn = {turn: rates | turns[int(turn)] for turn, rates in summary["by_turn"].items() if int(turn) < TURNS}
+    served = [row["status"] == "ok" for row in rows]
     computed = [row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in rows]
     allocated = [row["blocks_allocated"] * block_size for row in rows]
-    (pair,) = ratio_intervals(np.array([computed]), np.array([allocated]), numbers(rows))
-    filled = round(summary["slots_filled"] / summary["slots_allocated"], 6)
+    (pair,) = ratio_intervals(np.array([computed]) * served, np.array([allocated]), numbers(rows))
+    filled = round(summary["slots_filled"] / max(1, summary["slots_allocated"]), 6)
     return summary | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_95": pair}
+
+
+def _busy(rows: list[Row], sessions: Numbers) -> Row:
+    """What was found while sessions still began: behind that fewer and fewer share the cache, until it is empty."""
+    last = int(np.unique(sessions, return_index=True)[1].max())
+    hit, prompt = (np.array([row[name] for row in rows], np.float64) for name in ("hit_tokens", "prompt_tokens"))
+    chosen = np.arange(len(rows)) <= last
+    (pair,) = ratio_intervals((hit * chosen)[None], (prompt * chosen)[None], sessions)
+    rate = round(float(hit[chosen].sum() / prompt[chosen].sum()), 6)
+    share = round(float(prompt[chosen].sum() / prompt.sum()), 6)
+    return {"busy_token_hit_rate": rate, "busy_token_hit_rate_95": pair, "busy_prompt_share": share}
 
 
 def _settings(study: Study, point: Point) -> Settings:

@@ -28,6 +28,8 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
     for axes, field, words in zip(panels, GAPS, GAPS.values(), strict=True):
         for workload in WORKLOADS:
             row = pick(rows, "reuse", workload=workload, system_prompt=False)[0]
+            if not row[field]:  # no hit at all
+                continue
             shares = [float(share) for share in row[field]]
             axes.plot(list(row[field].values()), shares, **style(workload) | {"markersize": 3.5})
             low, high = zip(*row[f"{field}_95"].values(), strict=True)
@@ -59,7 +61,7 @@ def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
             axes.text(
                 j, i, f"{rate:.2f}", ha="center", va="center", fontsize=8, color="black" if rate > 0.6 else "white"
             )
-    axes.set_xticks(range(len(shares)), ["unlimited" if share is None else f"{share:.0%}" for share in shares])
+    axes.set_xticks(range(len(shares)), ["no limit" if share is None else f"{share * 100:g}%" for share in shares])
     axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])
     axes.set_xlabel("capacity, share of the working set")
     axes.set_ylabel("block size (tokens)")
@@ -112,7 +114,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
     gains.axhline(0, color="black", linewidth=1)
     rates.set_ylim(0, 1.02)
     gains.set_yscale("symlog", linthresh=1)
-    gains.set_yticks([-30, -10, -3, -1, 0, 1], ["-30", "-10", "-3", "-1", "0", "1"])
+    gains.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10], ["-30", "-10", "-3", "-1", "0", "1", "3", "10"])
     ticks = sorted({row["capacity_share"] * 100 for row in chosen})
     for axes, words in ((rates, "token hit rate"), (gains, "points of token hit rate over LRU")):
         axes.set_xscale("log")
