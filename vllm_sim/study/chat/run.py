@@ -38,6 +38,8 @@ def run_study(
         parts: the files to fill.
         jobs: processes, -1 for one a core.
         progress: called with the numbers of finished and of all cells.
+
+    NAME.run.json beside each file tells of the run that computed rows last.
     """
     start = time.monotonic()
     if ENGINE_CELLS in parts:
@@ -50,8 +52,10 @@ def run_study(
     if count:
         values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
         del values["host"]
-        with open_output(study.results / CELLS.replace(".jsonl", ".run.json")) as file:
-            file.write(json.dumps(values | {"points": count, "commit": commit()}, indent=2) + "\n")
+        text = json.dumps(values | {"points": count, "commit": commit()}, indent=2) + "\n"
+        for part in parts:
+            with open_output(study.results / part.replace(".jsonl", ".run.json")) as file:
+                file.write(text)
 
 
 def planned(study: Study, part: str) -> list[AnyPoint]:
