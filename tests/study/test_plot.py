@@ -7,7 +7,7 @@ import pytest
 from tests.study.making import settings, small_trace
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.plot import draw_all, gap_closed
-from vllm_sim.study.style import LOOKS
+from vllm_sim.study.style import LOOKS, line_styles
 from vllm_sim.study.sweep import make_cells, sweep
 
 
@@ -53,3 +53,11 @@ def test_rows_with_nothing_to_compare_are_an_error(rows: list[Row], tmp_path: Pa
 def test_no_two_policies_look_alike_in_black_and_white() -> None:
     assert len({(look.marker, str(look.line)) for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.color for look in LOOKS.values()}) == len(LOOKS)
+
+
+def test_parameters_of_one_policy_do_not_look_alike_in_black_and_white() -> None:
+    labels = ["slru", *(f"slru (protected=0.{tenths})" for tenths in range(1, 7))]
+    styles = line_styles(labels)
+    assert len({(style["marker"], str(style["linestyle"])) for style in styles.values()}) == len(labels) - 1
+    assert "markerfacecolor" not in styles["slru"]
+    assert {style["color"] for style in styles.values()} == {LOOKS["slru"].color}

@@ -4,9 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.results import RATES, conditions
-from vllm_sim.study.style import CEILING, line_style, look, new_figure, save
+from vllm_sim.study.style import CEILING, legend_beside, line_styles, look, new_figure, save
+
+_HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "||", "++", "**")
 
 
 class Group(NamedTuple):
@@ -143,14 +147,19 @@ def _over_capacity(
     for curve in curves:
         color = look("lru").color
         axes.plot(curve["capacity_blocks"], curve[rate], color=color, linewidth=0.8, label="lru, every capacity")
+    styles = line_styles(lines)
     for policy, points in lines.items():
-        style = _style(policy) | ({"linestyle": ""} if curves and policy == "lru" else {})
-        axes.plot(*zip(*points, strict=True), **style)
+        dots_alone = {"linestyle": ""} if curves and policy == "lru" else {}
+        axes.plot(*zip(*points, strict=True), **styles[policy] | dots_alone)
     ceilings = [row[rate] for row in rows if row["capacity_blocks"] is None and rate in row]
     if ceilings:
         axes.axhline(max(ceilings), **CEILING, label="unlimited")
     size = rows[0]["block_size"]
     axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if right < 500 * left else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda blocks, _: f"{blocks:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel(f"capacity (blocks of {size:,} tokens)")
     _finish(axes, rate)
     working_set = max((row.get("working_set_blocks", 0) for row in rows), default=0)
@@ -170,8 +179,10 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
             continue
         shown = "unlimited" if tokens is None else f"{tokens:,} tokens"
         figure, axes = new_figure(f"{RATES[rate].capitalize()} over block size, capacity {shown}")
-        for policy, points in _points(same, lambda row: row["block_size"], rate).items():
-            axes.plot(*zip(*points, strict=True), **_style(policy))
+        lines = _points(same, lambda row: row["block_size"], rate)
+        styles = line_styles(lines)
+        for policy, points in lines.items():
+            axes.plot(*zip(*points, strict=True), **styles[policy])
         axes.set_xscale("log", base=2)
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("block size (tokens)")
@@ -188,21 +199,23 @@ def _gap(groups: dict[Group, list[Row]], out: Path, name: str) -> list[Path]:
     if len(shares) > 1:
         total = gap_closed(row for group in shares for row in groups[group])
     policies = sorted({policy for found in shares.values() for policy in found})
-    bars = [(group.trace, found) for group, found in shares.items()] + ([("all", total)] if len(shares) > 1 else [])
+    bars = [(group.trace.split(".jsonl")[0], found) for group, found in shares.items()]
+    bars += [("all", total)] if len(shares) > 1 else []
     figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
+    styles = line_styles(policies)
     width = 0.8 / len(policies)
+    crowded = len(bars) * len(policies) > 12
     for place, policy in enumerate(policies):
-        hatch = ("", "//", "..", "xx", "\\\\", "oo", "--")[place % 7]
         at = [i + (place - (len(policies) - 1) / 2) * width for i in range(len(bars))]
         heights = [100 * found.get(policy, 0.0) for _, found in bars]
-        color = _style(policy)["color"]
-        drawn = axes.bar(at, heights, width * 0.9, color=color, hatch=hatch, edgecolor="white", label=policy)
-        axes.bar_label(drawn, fmt="%.1f", fontsize=7, padding=2)
+        fill = {"color": styles[policy]["color"], "hatch": _HATCHES[place % len(_HATCHES)], "edgecolor": "white"}
+        drawn = axes.bar(at, heights, width * 0.9, label=policy, **fill)
+        axes.bar_label(drawn, fmt="%.0f" if crowded else "%.1f", fontsize=5 if crowded else 7, padding=2)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.margins(y=0.1)
-    axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8)
+    axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8, rotation=20 if len(bars) > 3 else 0)
     axes.set_ylabel("share of the gap (%)")
-    axes.legend(fontsize=8, frameon=False)
+    legend_beside(axes)
     cells = sum(isinstance(row["capacity_blocks"], int) and row["policy"] == "opt" for g in shares for row in groups[g])
     caption = [
         "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
@@ -211,14 +224,11 @@ def _gap(groups: dict[Group, list[Row]], out: Path, name: str) -> list[Path]:
     return save(figure, out, name, caption)
 
 
-def _style(label: str) -> dict[str, Any]:
-    return line_style(label.split(" (")[0]) | {"label": label}
-
-
 def _finish(axes: Any, rate: str) -> None:
+    highest = axes.dataLim.y1
     axes.set_ylabel(f"{RATES[rate]} (0 to 1)")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False)
+    axes.set_ylim(0, min(1.02, 1.1 * highest) if highest > 0 else 1.02)
+    legend_beside(axes)
 
 
 def _caption(group: Group, workload: str | None = None) -> list[str]:

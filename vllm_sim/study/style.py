@@ -4,7 +4,7 @@ Colours are those of Okabe and Ito ("Color Universal Design", 2008), which colou
 line tell policies apart in black and white. A policy that is not listed takes a free look by its place.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +41,9 @@ LOOKS = {
 }
 _FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))
 
+_VARIANTS = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"), ("v", (0, (5, 1, 1, 1, 1, 1))), ("p", (0, (1, 3))))
+"""Marker and line of a policy's parameters, in turn."""
+
 
 def look(policy: str) -> Look:
     """How a policy is drawn."""
@@ -51,6 +54,25 @@ def line_style(policy: str) -> dict[str, Any]:
     """Arguments of `Axes.plot` for a policy's line."""
     color, marker, line = look(policy)
     return {"color": color, "marker": marker, "linestyle": line, "markersize": 5, "linewidth": 1.4, "label": policy}
+
+
+def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Arguments of `Axes.plot` by label, POLICY or POLICY (PARAMETERS): marker and line tell parameters apart."""
+    styles: dict[str, dict[str, Any]] = {}
+    variants: dict[str, int] = {}
+    for label in labels:
+        policy, params, _ = label.partition(" (")
+        styles[label] = line_style(policy) | {"label": label}
+        if params:
+            variant = variants[policy] = variants.get(policy, -1) + 1
+            marker, line = _VARIANTS[variant % len(_VARIANTS)]
+            styles[label] |= {"marker": marker, "linestyle": line, "markerfacecolor": "white"}
+    return styles
+
+
+def legend_beside(axes: Any) -> None:
+    """A legend beside the plot, where it hides no line."""
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 def new_figure(title: str) -> tuple[Any, Any]:
