@@ -60,7 +60,8 @@ def open_page(file: Path, profile: Path) -> Iterator[Page]:
         with connect(_address(profile, file), max_size=None) as socket:
             page = Page(socket)
             deadline = time.monotonic() + 30
-            while page.run("document.readyState") != "complete":
+            # A page that has not begun to load is complete too: the empty one.
+            while page.run("document.readyState + location.href") != f"complete{file.as_uri()}":
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
             yield page

@@ -36,6 +36,14 @@ def test_text_of_a_row_cannot_end_the_script(rows: list[Row], tmp_path: Path) ->
     assert "</script><script>alert" not in (tmp_path / "page.html").read_text()
 
 
+def test_rows_of_other_arrivals_are_not_averaged(rows: list[Row], tmp_path: Path) -> None:
+    found = [row | {"arrival_seed": seed} for row in rows for seed in (0, 1)]
+    write_page({Path("rows.jsonl"): found}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('"group":0') == text.count('"group":1') == len(rows)
+    assert "arrival seed 1" in text
+
+
 def test_rows_without_rates_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no row has token_hit_rate"):
         write_page({Path("a.jsonl"): [{"trace": "t"}]}, tmp_path / "page.html")

@@ -16,8 +16,8 @@ RATES = {
 }
 NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "block_size")
 CONDITIONS = (
-    *("workload", "system_prompt", "sessions_per_s", "think_s", "arrival", "latency_model", "device", "point", "part"),
-    "quick",
+    *("workload", "system_prompt", "sessions_per_s", "think_s", "arrival_seed", "arrival", "latency_model", "device"),
+    *("point", "part", "quick"),
 )
 """Fields of studies and of the engine that tell apart what must not be compared in one plot."""
 
