@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from vllm_sim.replay.rows import Row
-from vllm_sim.study.mixed.plots import caption, load, panels, pick, shares, values
+from vllm_sim.study.mixed.drawing import caption, legend, load, one, panels, pick, plain, shares, side_by_side, values
 from vllm_sim.study.mixed.study import HASH, MAIN_BLOCK
 from vllm_sim.study.style import line_style, new_figure, save
 
@@ -53,7 +53,7 @@ def _losses(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_ylim(0, 1.02)
         axes.set_title(name, fontsize=9)
     plots[0].set_ylabel("share of prompt tokens")
-    figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncol=4, loc="outside lower center")
+    legend(figure, plots, 1)
     more = (
         f"x: capacity in % of the working set; blocks of {MAIN_BLOCK}; the top is the hit rate of an unlimited cache."
     )
@@ -63,10 +63,10 @@ def _losses(rows: list[Row], figures: Path) -> list[Path]:
 def _workloads(rows: list[Row], figures: Path) -> list[Path]:
     found = shares(pick(rows, "mix", block_size=MAIN_BLOCK, policy="hybrid"))
     capacities = values(found, "capacity")
-    lines = [(mix, name) for mix in values(found, "mix") for name in pick(found, "mix", mix=mix)[0]["by_workload"]]
+    lines = [(mix, name) for mix in values(found, "mix") for name in one(found, "mix", mix=mix)["by_workload"]]
     table = [
         [
-            100 * pick(found, "mix", mix=mix, capacity=capacity)[0]["by_workload"][name]["gain_over_lru"]
+            100 * one(found, "mix", mix=mix, capacity=capacity)["by_workload"][name]["gain_over_lru"]
             for capacity in capacities
         ]
         for mix, name in lines
@@ -108,6 +108,7 @@ def _ablation(rows: list[Row], figures: Path) -> list[Path]:
         axes.plot(own, [place] * len(own), linestyle="", marker="|", color="black", markersize=6, alpha=0.6)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_xscale("symlog", linthresh=1)
+    plain(axes.xaxis, (-10, -5, -2, -1, -0.5, 0, 0.5, 1, 2, 5))
     axes.set_yticks(range(len(variants)), variants, fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("token hit rate over that of the defaults (points)")
@@ -139,7 +140,7 @@ def _windows(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_title(f"{kind}: {words[kind]}", fontsize=8)
         axes.set_xlabel("twentieth of the requests", fontsize=8)
     plots[0].set_ylabel("token hit rate over LRU's (points)")
-    plots[0].legend(frameon=False, fontsize=8)
+    legend(figure, plots)
     more = f"{capacity} of the working set, blocks of {MAIN_BLOCK}; grey: the burst."
     return save(figure, figures, "mixed_windows", caption(found, more))
 
@@ -160,7 +161,7 @@ def _isolation(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_title("unlimited" if capacity == "unlimited" else f"{capacity} of the working set", fontsize=9)
         axes.set_xlabel("who has a salt of its own", fontsize=8)
     plots[0].set_ylabel("token hit rate")
-    plots[0].legend(frameon=False, fontsize=8)
+    legend(figure, plots)
     more = (
         f"tenant: the mix's own tenants, each with other workloads; 2 to 16: sessions dealt to so many; "
         f"blocks of {MAIN_BLOCK}."
@@ -178,6 +179,7 @@ def _bytes(rows: list[Row], figures: Path) -> list[Path]:
         axes.plot(at, sizes, color=color, marker=marker, linestyle=line, label=mix)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.set_xscale("log")
+    plain(axes.xaxis, (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64))
     axes.set_xlabel("the hybrid's cache (GiB)")
     axes.set_ylabel("LRU needs more by (GiB)")
     axes.legend(frameon=False)
@@ -190,8 +192,8 @@ def _block_size(rows: list[Row], figures: Path) -> list[Path]:
     mixes, sizes = values(found, "mix"), sorted(values(found, "block_size"))
     figure, axes = new_figure("Share of the gap that the hybrid closes, by block size")
     for place, size in enumerate(sizes):
-        own = [pick(found, "gap", mix=mix, block_size=size)[0] for mix in mixes]
-        at = [i + (place - (len(sizes) - 1) / 2) * 0.26 for i in range(len(mixes))]
+        own = [one(found, "gap", mix=mix, block_size=size) for mix in mixes]
+        at = side_by_side(len(mixes), place, len(sizes))
         color, hatch = (("#B00020", ""), ("#E69F00", "//"), ("#0072B2", ".."))[place % 3]
         heights = [100 * row["gap_closed"] for row in own]
         bars = axes.bar(at, heights, 0.24, color=color, hatch=hatch, edgecolor="white", label=f"blocks of {size}")
@@ -212,7 +214,7 @@ def _cold_start(rows: list[Row], figures: Path) -> list[Path]:
     figure, axes = new_figure("The hybrid over LRU in the first tenth of the requests, and in the rest")
     for place, capacity in enumerate(capacities):
         for part, color, hatch in (("first", "#E69F00", "//"), ("rest", "#B00020", "")):
-            own = [pick(found, "cold_start", mix=mix, capacity=capacity)[0] for mix in mixes]
+            own = [one(found, "cold_start", mix=mix, capacity=capacity) for mix in mixes]
             side = -0.06 if part == "first" else 0.06
             at = [i + (place - (len(capacities) - 1) / 2) * 0.27 + side for i in range(len(mixes))]
             heights = [100 * row[f"{part}_gain_over_lru"] for row in own]
@@ -240,6 +242,6 @@ def _hash(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_title(f"{trace.split('.')[0]}: {part}", fontsize=8)
         axes.set_xlabel(f"capacity (blocks of {own[0]['block_size']})", fontsize=8)
     plots[0].set_ylabel("block hit rate")
-    figure.legend(*plots[0].get_legend_handles_labels(), frameon=False, fontsize=8, ncol=5, loc="outside lower center")
+    legend(figure, plots, 1)
     more = "first, second: halves by time; constants were tuned on first halves. opt knows the future."
     return save(figure, figures, "mixed_hash", caption(rows, more))
