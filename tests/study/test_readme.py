@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 
+from vllm_sim.study.chat.plan import ENDS
 from vllm_sim.study.readme import BEGIN, END, backends, rewrite, table
 
 
 def row(experiment: str, workload: str, **values: Any) -> dict[str, Any]:
     found = {"experiment": experiment, "workload": workload, "quick": False, "requests": 1234, "block_size": 16}
     found |= {"working_set_blocks": 5678, "policy": "lru", "capacity_share": None, "backend": "fast"} | values
-    for rate in ("token_hit_rate", "block_hit_rate", "request_hit_rate"):
+    for rate in ("token_hit_rate", "busy_token_hit_rate", "block_hit_rate", "request_hit_rate"):
         found |= {rate: 0.5, f"{rate}_95": [0.4, 0.6]}
     return found
 
@@ -20,15 +21,15 @@ def rows() -> list[dict[str, Any]]:
     made = []
     for name in ("single", "multi"):
         made += [row("capacity", name, capacity_share=share) for share in (None, 0.5, 0.2, 0.1)]
-        made += [row("policy", name, capacity_share=0.1, policy=policy) for policy in ("opt", "hybrid")]
+        made += [row("policy", name, capacity_share=0.1, policy=policy) for policy in ("opt", "hybrid", ENDS)]
         made += [row("block_size", name, block_size=size) for size in (64, 512)]
         made.append(row("system_prompt", name))
     return made
 
 
 def test_every_rate_has_its_interval() -> None:
-    lines = [line for line in table(rows()).splitlines() if "rate" in line or "opt" in line]
-    assert len(lines) == 9
+    lines = table(rows()).splitlines()[4:]
+    assert len(lines) == 13
     assert all(line.count("0.500 (0.400 to 0.600)") == 2 for line in lines)
 
 

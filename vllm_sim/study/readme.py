@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_sim.replay.rows import Row
+from vllm_sim.study.chat.plan import ENDS
 from vllm_sim.study.results import read_rows
 
 BEGIN, END = "<!-- study one: begin -->", "<!-- study one: end -->"
@@ -29,19 +30,23 @@ def table(rows: Sequence[Row]) -> str:
     for name in ("token", "block", "request"):
         rate = f"{name}_hit_rate"
         lines.append(_line(f"{name} hit rate, unlimited cache", [_spread(row, rate) for row in unlimited]))
-    rest: list[tuple[str, str, dict[str, Any]]] = [
-        (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share})
+    rest: list[tuple[str, str, dict[str, Any], str]] = [
+        (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share}, "token_hit_rate")
         for share in (0.5, 0.2, 0.1)
     ]
-    rest.append(("the same under the optimum (`opt`)", "policy", {"capacity_share": 0.1, "policy": "opt"}))
-    rest.append(("the same under `hybrid`", "policy", {"capacity_share": 0.1, "policy": "hybrid"}))
+    busy = "the same while sessions still begin"
+    rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
+    for policy in ("hybrid", ENDS, "opt"):
+        wanted = {"capacity_share": 0.1, "policy": policy}
+        rest.append((f"token hit rate, 10% of the working set, `{policy}`", "policy", wanted, "token_hit_rate"))
     for size in (64, 512):
         wanted = {"capacity_share": None, "block_size": size}
-        rest.append((f"token hit rate, blocks of {size}, unlimited", "block_size", wanted))
-    rest.append(("with a shared system prompt, unlimited", "system_prompt", {"capacity_share": None}))
-    for words, experiment, wanted in rest:
-        rows_of_line = [_row(rows, experiment, name, **wanted) for name in ("single", "multi")]
-        lines.append(_line(words, [_spread(row, "token_hit_rate") for row in rows_of_line]))
+        rest.append((f"token hit rate, blocks of {size}, unlimited", "block_size", wanted, "token_hit_rate"))
+    prompt = "token hit rate with a shared system prompt, unlimited"
+    rest.append((prompt, "system_prompt", {"capacity_share": None}, "token_hit_rate"))
+    for words, experiment, wanted, field in rest:
+        found = [_row(rows, experiment, name, **wanted) for name in ("single", "multi")]
+        lines.append(_line(words, [_spread(row, field) for row in found]))
     return "\n".join(lines)
 
 
