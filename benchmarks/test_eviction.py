@@ -114,6 +114,7 @@ class _Request:
 
     num_computed_tokens = 1
     num_preemptions = 0
+    num_prompt_tokens = 1
 
     def __init__(self, block_hashes: list[BlockHash]):
         self.block_hashes = block_hashes
