@@ -64,6 +64,9 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
         "gap_p90_s": number(reuse["reuse_gap_s"]["0.90"]),
         "generated": percent(unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])),
     }
+    if "busy_token_hit_rate" in small:
+        found["busy"] = percent(small["busy_token_hit_rate"])
+        found["busy_share"] = percent(small["busy_prompt_share"])
     first = unlimited["by_turn"]["0"]["token_hit_rate"]
     second = unlimited["by_turn"].get("1")
     return found | {"first_turn": percent(first), "second_turn": percent(second["token_hit_rate"]) if second else ""}
