@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 from vllm_sim.replay.rows import Row, write_rows
@@ -95,9 +96,21 @@ def _run(
     if workers <= 1:
         yield from (_rows(group, rows_of) for group in groups)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
         for future in as_completed([pool.submit(_rows, group, rows_of) for group in groups]):
             yield future.result()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for ever, and keep its traces."""
+
+    def wait() -> None:
+        parent = parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _groups(tasks: Sequence[Task], shared: Callable[[Any], tuple[Any, ...]]) -> Iterator[list[Task]]:

@@ -1,12 +1,17 @@
 """Study two on a mix that is made here: what its rows say of each other, and of replays."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.study.mixed.making import make_study
+from tests.study.mixed.making import ROOT, make_study
 from vllm_sim.replay.run import replay
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
@@ -149,3 +154,31 @@ def test_every_row_says_where_its_data_comes_from(made, rows):
         assert row["data"]["source"] == "built"
         assert row["trace_sha256"] == study.sha256(row["mix"])
         assert row["quick"] is False
+
+
+def sleep_long(point: object) -> list[dict]:
+    print(os.getpid(), flush=True)
+    time.sleep(600)
+    return []
+
+
+def test_workers_end_with_a_killed_run(tmp_path):
+    code = (
+        "from tests.study.mixed.test_rows import sleep_long\n"
+        "from vllm_sim.study.points import Task, run_tasks\n"
+        "from pathlib import Path\n"
+        "if __name__ == '__main__':\n"
+        f"    tasks = [Task(str(n), '', ('rows.jsonl',), n) for n in range(2)]\n"
+        f"    run_tasks(Path({str(tmp_path)!r}), tasks, sleep_long, lambda n: (n,), lambda text: None, 2)\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(tmp_path / "run.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as run:
+        assert run.stdout is not None
+        workers = [int(run.stdout.readline()) for _ in range(2)]
+        run.kill()
+    ends = time.monotonic() + 60
+    while any(psutil.pid_exists(worker) for worker in workers):
+        assert time.monotonic() < ends
+        time.sleep(0.2)
