@@ -1,6 +1,7 @@
 """The deeper plots of study one: reuse gaps, capacity by block size, where hits come from, policies, arrivals."""
 
 from pathlib import Path
+from typing import Any
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import MAIN_BLOCK, SHARES, WORKLOADS
@@ -8,43 +9,70 @@ from vllm_sim.study.chat.plots import LOOKS, caption, errors, load, pick, style
 from vllm_sim.study.chat.reuse import SOURCES
 from vllm_sim.study.style import line_style, new_figure, new_panels, save
 
-GAPS = {
-    "reuse_gap_s": "seconds",
-    "reuse_gap_requests": "requests",
-    "reuse_gap_tokens": "tokens, prompts and answers",
-}
+THINKING = {10.0: ("#009E73", "^", ":"), 60.0: ("#0072B2", "o", "-"), 300.0: ("#D55E00", "s", "--")}
+"""Looks of median think times in seconds."""
 HATCHES = {"system": ("#999999", "xx"), "same_session": ("#0072B2", ""), "other_session": ("#E69F00", "//")}
 
 
 def draw_deep(results: Path, figures: Path) -> list[Path]:
     """Writes the deeper plots; returns their files."""
     rows = load(results)
-    draws = (_reuse_gaps, _heat_map, _sources, _policies, _arrivals)
+    draws = (_reuse_gaps, _blocks, _heat_map, _sources, _policies, _arrivals)
     return [path for draw in draws for path in draw(rows, figures)]
 
 
 def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
-    figure, panels = new_panels("How far a hit lies behind the use before it", 3)
-    for axes, field, words in zip(panels, GAPS, GAPS.values(), strict=True):
-        for workload in WORKLOADS:
-            row = pick(rows, "reuse", workload=workload, system_prompt=False)[0]
-            if not row[field]:  # no hit at all
-                continue
-            shares = [float(share) for share in row[field]]
-            axes.plot(list(row[field].values()), shares, **style(workload) | {"markersize": 3.5})
-            low, high = zip(*row[f"{field}_95"].values(), strict=True)
-            axes.fill_betweenx(shares, low, high, color=LOOKS[workload].color, alpha=0.2, linewidth=0)
-        axes.set_xscale("log")
-        axes.set_ylim(0, 1.02)
-        axes.set_xlabel(words)
-    panels[0].set_ylabel("share of hits with at most this gap")
-    panels[0].legend(frameon=False, fontsize=8)
-    row = pick(rows, "reuse")[0]
-    more = (
+    panels = {
+        "reuse_gap_s": "seconds",
+        "reuse_gap_requests": "requests",
+        "reuse_gap_tokens": "tokens, prompts and answers",
+    }
+    figure = _distributions(rows, "How far a hit lies behind the use before it", panels, "share of hits up to here")
+    return save(figure, figures, "chat_reuse_gaps", caption(rows, _unlimited(rows)))
+
+
+def _blocks(rows: list[Row], figures: Path) -> list[Path]:
+    panels = {
+        "shared_prefix_tokens": "tokens found cached, by request",
+        "lifetime_s": "seconds from first to last use, by hit block",
+        "uses_of_hit_blocks": "hits, by hit block",
+    }
+    figure = _distributions(rows, "Shared prefixes, lifetimes and uses of blocks", panels, "share up to here")
+    never = " and ".join(f"{row['share_never_hit']:.0%} ({LOOKS[row['workload']].label})" for row in _plain(rows))
+    more = f"{_unlimited(rows)}\nNever hit: {never} of the blocks."
+    return save(figure, figures, "chat_blocks", caption(rows, more))
+
+
+def _plain(rows: list[Row]) -> list[Row]:
+    return [pick(rows, "reuse", workload=workload, system_prompt=False)[0] for workload in WORKLOADS]
+
+
+def _unlimited(rows: list[Row]) -> str:
+    row = _plain(rows)[0]
+    return (
         f"Unlimited cache, blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time "
         f"{row['think_s']:g} s (assumed). Bands: 95 %, sessions resampled."
     )
-    return save(figure, figures, "chat_reuse_gaps", caption(rows, more))
+
+
+def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of_what: str) -> Any:
+    """A panel a field: its quantiles for both workloads."""
+    figure, plots = new_panels(title, len(panels))
+    for axes, (field, words) in zip(plots, panels.items(), strict=True):
+        for row in _plain(rows):
+            if not row[field]:  # no hit at all
+                continue
+            shares = [float(share) for share in row[field]]
+            axes.plot(list(row[field].values()), shares, **style(row["workload"]) | {"markersize": 3.5})
+            low, high = zip(*row[f"{field}_95"].values(), strict=True)
+            axes.fill_betweenx(shares, low, high, color=LOOKS[row["workload"]].color, alpha=0.2, linewidth=0)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xlim(left=0)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(words, fontsize=9)
+    plots[0].set_ylabel(share_of_what)
+    plots[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    return figure
 
 
 def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
@@ -134,29 +162,36 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
 
 def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     chosen = pick(rows, "arrival", workload="multi")
-    groups: dict[tuple[float, float], list[float]] = {}
+    seeds: dict[tuple[float, float], list[float]] = {}
     for row in chosen:
-        groups.setdefault((row["sessions_per_s"], row["think_s"]), []).append(row["token_hit_rate"])
-    figure, axes = new_figure("Multi-turn chat by arrival rate and think time, a tenth of the working set")
-    looks = {10.0: ("#009E73", "^", ":"), 60.0: ("#0072B2", "o", "-"), 300.0: ("#D55E00", "s", "--")}
-    for think_s, (color, marker, line) in looks.items():
-        rates = sorted(rate for rate, think in groups if think == think_s)
+        seeds.setdefault((row["think_s"], row["sessions_per_s"]), []).append(row["token_hit_rate"])
+    figure, (hits, gaps) = new_panels("Multi-turn chat by arrival rate and think time, a tenth of the working set", 2)
+    for think_s, (color, marker, line) in THINKING.items():
+        rates = sorted(rate for think, rate in seeds if think == think_s)
         if not rates:
             continue
-        values = [groups[rate, think_s] for rate in rates]
-        middle = [sum(v) / len(v) for v in values]
-        ends = [
-            [m - min(v) for m, v in zip(middle, values, strict=True)],
-            [max(v) - m for m, v in zip(middle, values, strict=True)],
-        ]
-        label = f"median think time {think_s:g} s"
-        axes.errorbar(rates, middle, ends, color=color, marker=marker, linestyle=line, label=label, capsize=4)
-    axes.set_xscale("log", base=2)
-    axes.set_ylim(0, 1.02)
-    ticks = sorted({rate for rate, _ in groups})
-    axes.set_xticks(ticks, [f"{rate:g}" for rate in ticks])
-    axes.set_xlabel("sessions per second (Poisson)")
-    axes.set_ylabel("token hit rate")
-    axes.legend(frameon=False)
-    more = f"LRU, blocks of {MAIN_BLOCK}; mean and range of {max(map(len, groups.values()))} arrival seeds."
+        look = {"color": color, "marker": marker, "linestyle": line, "capsize": 4, "markersize": 5}
+        values = [seeds[think_s, rate] for rate in rates]
+        means = [sum(found) / len(found) for found in values]
+        ends = [(min(found), max(found)) for found in values]
+        hits.errorbar(rates, means, errors(means, ends), label=f"{think_s:g} s", **look)
+        found = [pick(rows, "survival", think_s=think_s, sessions_per_s=rate)[0] for rate in rates]
+        tokens = [row["reuse_gap_tokens"]["0.90"] for row in found]
+        ends = [tuple(row["reuse_gap_tokens_95"]["0.90"]) for row in found]
+        gaps.errorbar(rates, tokens, errors(tokens, ends), **look)
+    for axes in (hits, gaps):
+        axes.set_xscale("log", base=2)
+        ticks = sorted({rate for _, rate in seeds})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel("sessions per second (Poisson)")
+    hits.set_ylim(0, 1.02)
+    hits.set_ylabel("token hit rate")
+    gaps.set_yscale("log")
+    gaps.set_ylabel("tokens served between uses (90th percentile)")
+    hits.legend(frameon=False, title="median think time", fontsize=8, title_fontsize=8, loc="lower left")
+    count = max(map(len, seeds.values()))
+    more = (
+        f"LRU, blocks of {MAIN_BLOCK}; left: mean and range of {count} arrival seeds. Right: an unlimited "
+        "cache; prompts and answers\nof others between a hit and the use before; bars: 95 %, sessions resampled."
+    )
     return save(figure, figures, "chat_arrivals", caption(rows, more))
