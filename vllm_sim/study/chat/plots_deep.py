@@ -187,7 +187,7 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     hits.set_ylim(0, 1.02)
     hits.set_ylabel("token hit rate")
     gaps.set_yscale("log")
-    gaps.set_ylabel("tokens served between uses (90th percentile)")
+    gaps.set_ylabel("tokens between uses (90th percentile)")
     hits.legend(frameon=False, title="median think time", fontsize=8, title_fontsize=8, loc="lower left")
     count = max(map(len, seeds.values()))
     more = (
