@@ -220,7 +220,7 @@ def test_who_was_lost_in_a_bin_was_at_risk_for_half_of_it() -> None:
     assert chance[[1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])
 
 
-@pytest.mark.parametrize(("worth", "block"), [(0.85, 1), (0.95, 0)], ids=["clearly less", "about the same"])
+@pytest.mark.parametrize(("worth", "block"), [(0.9, 1), (0.98, 0)], ids=["clearly less", "about the same"])
 def test_the_oldest_goes_unless_another_is_worth_clearly_less(worth: float, block: int) -> None:
     policy = Hybrid(Room(4, 4), slack=1.0)
     book = Book(4, 4, policy, recycle=False)

@@ -56,7 +56,7 @@ class Hybrid(Policy):
         room: Room,
         ghosts: float = 4.0,
         slack: float = 0.002,
-        margin: float = 0.1,
+        margin: float = 0.05,
         prior: float = 0.05,
         memory: float = 16.0,
         origins: int = 1,
