@@ -1,4 +1,4 @@
-"""The README's tables of study one, made from its rows: `python -m vllm_sim.study.readme`, between two comments."""
+"""The README's tables, made from rows: `python -m vllm_sim.study.readme`, between two comments for each study."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,9 +7,11 @@ from typing import Any
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import ENDS
+from vllm_sim.study.mixed import table as mixed
 from vllm_sim.study.results import read_rows
 
 BEGIN, END = "<!-- study one: begin -->", "<!-- study one: end -->"
+BEGIN_TWO, END_TWO = BEGIN.replace("one", "two"), END.replace("one", "two")
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -94,17 +96,19 @@ def section(results: Path) -> str:
 
 
 def rewrite(readme: Path, results: Path) -> None:
-    """Puts the table between the comments.
+    """Puts the tables between the comments.
 
     Raises:
         ValueError: a comment is missing, or the rows are not results.
     """
     text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{readme} lacks {BEGIN} or {END}")
-    readme.write_text(f"{before}{BEGIN}\n{section(results)}\n{END}{after}", encoding="utf-8")
+    for begin, end, make in ((BEGIN, END, section), (BEGIN_TWO, END_TWO, mixed.section)):
+        before, found_begin, rest = text.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found_begin and found_end):
+            raise ValueError(f"{readme} lacks {begin} or {end}")
+        text = f"{before}{begin}\n{make(results)}\n{end}{after}"
+    readme.write_text(text, encoding="utf-8")
 
 
 def _row(rows: Sequence[Row], experiment: str, workload: str, **wanted: Any) -> Row:
