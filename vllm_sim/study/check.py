@@ -1,6 +1,6 @@
 """A sample of the stored rows, computed again.
 
-A row names its trace by sha256. A sweep's row holds every setting that decided it, a row of study one the key of its
+A row names its trace by sha256. A sweep's row holds every setting that decided it, a row of a study the key of its
 cell in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
 """
 
@@ -20,6 +20,7 @@ MAKERS = {
     "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
+    "report_": "python milestone3_code/build_mixes.py",
     "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
 }
 """What makes a trace, by a word in its name."""
@@ -136,6 +137,10 @@ def settings_of(row: Row, model: str) -> Settings:
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "cell" in row:
         return run_cell(Cell(trace, settings_of(row, model), whole_curve=row["capacity_blocks"] == "all"))
+    if "mix" in row:
+        from vllm_sim.study.mixed import run as mixed
+
+        return mixed.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     from vllm_sim.study.chat.cell import Study
     from vllm_sim.study.chat.run import row_again
 

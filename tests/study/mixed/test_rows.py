@@ -16,7 +16,7 @@ from vllm_sim.replay.run import replay
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
 from vllm_sim.study.mixed.drawing import pick
-from vllm_sim.study.mixed.run import run_study
+from vllm_sim.study.mixed.run import row_again, run_study
 from vllm_sim.study.mixed.study import CELLS, HASH, MATRIX, Study
 from vllm_sim.study.results import read_rows
 
@@ -154,6 +154,15 @@ def test_every_row_says_where_its_data_comes_from(made, rows):
         assert row["data"]["source"] == "built"
         assert row["trace_sha256"] == study.sha256(row["mix"])
         assert row["quick"] is False
+
+
+def test_a_stored_row_is_computed_again_from_its_key(made, rows):
+    plan, study = made
+    for row in rows[::9]:
+        again = row_again(row, study.trace("tiny"), study.model, plan)
+        if row["mix"] != "all":
+            assert again == {name: value for name, value in row.items() if name not in ("key", "code")}
+    assert row_again(rows[0] | {"key": "none"}, study.trace("tiny"), study.model, plan) is None
 
 
 def sleep_long(point: object) -> list[dict]:

@@ -14,13 +14,14 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed import cell, effects
-from vllm_sim.study.mixed.plan import points
+from vllm_sim.study.mixed.plan import mixes, points
 from vllm_sim.study.mixed.study import CELLS, Point, Study
 from vllm_sim.study.points import Task, digest, run_tasks
 from vllm_sim.study.results import commit
 from vllm_sim.trace.files import open_output
 
 PACKAGE = Path(vllm_sim.__file__).parent
+PLAN = PACKAGE.parent / "milestone3_code" / "study.toml"
 EXPERIMENTS: dict[str, Callable[[Study, Point], Row]] = {
     "mix": cell.mix_row,
     "alone": cell.mix_row,
@@ -94,6 +95,30 @@ def rows_of(study: Study, point: Point) -> list[Row]:
     else:
         rows = [EXPERIMENTS[point.experiment](study, point)]
     return [row | {"data": study.source(point.mix), "quick": study.quick} for row in rows]
+
+
+def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | None:
+    """A stored row computed again; None if the plan has no such point.
+
+    Args:
+        row: of a mix, or of a hash-id trace.
+        trace: its trace, with the other mixes beside it.
+        model: the model's folder.
+        plan: the TOML file, with the mixes' configurations in the folder mixes beside it.
+    """
+    study = Study(
+        configs=plan.parent / "mixes",
+        data=trace.parent,
+        model=model,
+        results=trace.parent,
+        mixes=mixes(plan, row["quick"]),
+        quick=row["quick"],
+        hash_traces=(trace,) if row["experiment"] == "hash_trace" else (),
+    )
+    for point in points(plan, study):
+        if point.mix == row["mix"] and key(study, point) == row["key"]:
+            return next(again for again in rows_of(study, point) if again["experiment"] == row["experiment"])
+    return None
 
 
 def key(study: Study, point: Point) -> str:
