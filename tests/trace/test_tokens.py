@@ -1,6 +1,7 @@
 """The tokens of a trace, and the cache that keeps them."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,12 @@ def test_a_bad_line_is_named_and_leaves_no_folder(tmp_path: Path, vocabulary: Vo
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"holds no tokenizer\.json; allowed: a folder that has one"):
         load_tokenised(write(tmp_path / "trace.jsonl", ROWS), tmp_path)
+
+
+def test_a_tokenizer_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    assert Vocabulary(model).encode_responses(["<|eot_id|>"]) == Vocabulary(MODEL).encode_responses(["<|eot_id|>"])
+    path = model / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|eot_id|>", "<|renamed|>"))
+    assert Vocabulary(MODEL).encode_prompts(["<|eot_id|>"]) == [[128000, EOT]]
+    assert Vocabulary(model).encode_prompts(["<|renamed|>"]) == [[128000, EOT]]

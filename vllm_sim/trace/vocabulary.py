@@ -10,9 +10,9 @@ templates that take message contents as a list of parts, and the removal of Clau
 import json
 import re
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jinja2.exceptions import TemplateError
@@ -55,16 +55,21 @@ class Vocabulary:
             )
         self._files = {name: _find_file(model, name) for name in FILES}
         self._config = self._read_json("tokenizer_config.json")
-        self._for_prompts = self._load()
-        self._for_responses = self._load()
-        # In a response, text like "<|eot_id|>" is text: only this way does it come back as it was.
-        self._for_responses.encode_special_tokens = True
 
-    def _load(self) -> Tokenizer:
-        tokenizer = Tokenizer.from_file(str(self._files["tokenizer.json"]))
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
-        return tokenizer
+    @cached_property
+    def _file(self) -> "_File":
+        path = self._files["tokenizer.json"]
+        assert path is not None
+        status = path.stat()
+        return _File(path, status.st_mtime_ns, status.st_size)
+
+    @cached_property
+    def _for_prompts(self) -> Tokenizer:
+        return _tokenizer(self._file, for_responses=False)
+
+    @cached_property
+    def _for_responses(self) -> Tokenizer:
+        return _tokenizer(self._file, for_responses=True)
 
     def _read_json(self, name: str) -> dict[str, Any]:
         path = self._files[name]
@@ -100,9 +105,7 @@ class Vocabulary:
     @cached_property
     def filler(self) -> Filler:
         """Deterministic tokens for what a trace gives as ids or lengths only."""
-        return Filler.from_vocabulary(
-            self._for_prompts.get_vocab(with_added_tokens=False), self._for_prompts.get_added_tokens_decoder()
-        )
+        return _filler(self._file)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of text prompts, as /v1/completions has them."""
@@ -160,6 +163,30 @@ class Vocabulary:
             return self._template.render(messages=turns, tools=tools, **values)
         except TemplateError as error:
             raise ValueError(f"messages: the chat template refuses them: {error}") from None
+
+
+class _File(NamedTuple):
+    """A tokenizer.json: loading one takes a second, so what was made of it is kept as long as the file is the same."""
+
+    path: Path
+    mtime_ns: int
+    size_bytes: int
+
+
+@lru_cache(maxsize=4)
+def _tokenizer(file: _File, for_responses: bool) -> Tokenizer:
+    tokenizer = Tokenizer.from_file(str(file.path))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    # In a response, text like "<|eot_id|>" is text: only this way does it come back as it was.
+    tokenizer.encode_special_tokens = for_responses
+    return tokenizer
+
+
+@lru_cache(maxsize=2)
+def _filler(file: _File) -> Filler:
+    tokenizer = _tokenizer(file, for_responses=False)
+    return Filler.from_vocabulary(tokenizer.get_vocab(with_added_tokens=False), tokenizer.get_added_tokens_decoder())
 
 
 def _find_file(model: str | Path, name: str) -> Path | None:
