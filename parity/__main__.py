@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,13 @@ SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for polic
 
 def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[dict[str, Any]]) -> None:
     """Runs jobs of cases in one process; what it prints goes to a log in the folder."""
-    log = folder / f"{side}.log"
+    log = folder / f"{side}-{Case(**jobs[0]['case']).name}.log"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",  # more threads make so small a model slower
         "PYTHONPATH": str(ROOT),
     }
     if side != "real":
@@ -59,15 +61,20 @@ def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[dict[
 
 def run_cases(folder: Path, model: str, cases: Sequence[Case], wrong: Sequence[Case]) -> None:
     """Runs all cases on all sides; `wrong` on the simulator's side alone."""
-    for case in cases:  # the CPU build starts one engine in a process
-        run_side(REAL_PYTHON, "real", folder, model, [{"case": asdict(case)}])
 
     def job(case: Case) -> dict[str, Any]:
         return {"case": asdict(case), "trace": str(folder / f"{case.name}.jsonl")}
 
-    late = [job(case) | {"side": checks.wrong_side(case)} for case in wrong]
-    run_side(Path(sys.executable), "simulator", folder, model, [*map(job, cases), *late])
-    run_side(Path(sys.executable), "driver", folder, model, list(map(job, cases)))
+    def run_real(case: Case) -> None:  # the CPU build starts one engine in a process
+        run_side(REAL_PYTHON, "real", folder, model, [{"case": asdict(case)}])
+
+    def run_simulated(side: str) -> None:
+        late = [job(case) | {"side": checks.wrong_side(case)} for case in wrong] if side == "simulator" else []
+        run_side(Path(sys.executable), side, folder, model, [*map(job, cases), *late])
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(run_real, cases))
+        list(pool.map(run_simulated, ("simulator", "driver")))
 
 
 def main() -> int:

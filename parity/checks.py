@@ -1,9 +1,11 @@
 """What is compared: each check prints what it saw, and returns its rows for results/parity.json and what is wrong."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +22,7 @@ SCHEDULERS = {False: ("Scheduler", "step", 1), True: ("AsyncScheduler", "step_wi
 """The class, the engine's step function and the batches in flight, by async_scheduling."""
 CLASSES = ("platform", "executor", "scheduler", "pool", "step_fn", "batch_queue_size")
 
-console = Console(width=150)
+console = Console(width=170)
 
 
 class Found(NamedTuple):
@@ -109,21 +111,22 @@ def wrong_side(case: Case) -> str:
 def check_replay(folder: Path, model: str, cases: Sequence[Case]) -> Found:
     """Hits of each request by every backend of `vllm-sim replay`, against real execution one request at a time."""
     rows, wrong = [], []
-    for case in cases:
+    runs = [(case, backend) for case in cases for backend in ("engine", "blockpool", "fast")]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        found_hits = pool.map(lambda run: _replay_hits(folder, model, *run), runs)
+    for (case, backend), found in zip(runs, found_hits, strict=True):
         real = hits(read(folder, case, "real")["steps"])
         expected = [real[str(row)] for row in range(len(real))]
-        for backend in ("engine", "blockpool", "fast"):
-            found = _replay_hits(folder, model, case, backend)
-            differing = [row for row, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]]
-            console.print(
-                f"vllm-sim replay --backend {backend:9} --policy {case.policy:6}: {sum(found):,} hit tokens in "
-                f"{len(found)} requests; {len(differing)} requests differ from real execution"
-            )
-            wrong += [
-                f"{case.name}, {backend}: row {row} hits {found[row]}, really {expected[row]}" for row in differing[:3]
-            ]
-            counted = {"requests": len(found), "hit_tokens": sum(found), "differences": len(differing)}
-            rows.append({"backend": backend, "policy": case.policy} | counted)
+        differing = [row for row, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]]
+        console.print(
+            f"vllm-sim replay --backend {backend:9} --policy {case.policy:6}: {sum(found):,} hit tokens in "
+            f"{len(found)} requests; {len(differing)} requests differ from real execution"
+        )
+        wrong += [
+            f"{case.name}, {backend}: row {row} hits {found[row]}, really {expected[row]}" for row in differing[:3]
+        ]
+        counted = {"requests": len(found), "hit_tokens": sum(found), "differences": len(differing)}
+        rows.append({"backend": backend, "policy": case.policy} | counted)
     return Found(rows, wrong)
 
 

@@ -38,7 +38,7 @@ def serve(
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
+    environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     if trace is not None:
         environment["VLLM_SIM_TRACE_PATH"] = str(trace)
     command = [

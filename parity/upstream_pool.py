@@ -1,25 +1,51 @@
-"""A pytest plugin for upstream's own tests: our block pool, under LRU written on our interface, wherever it can serve.
+"""A pytest plugin for upstream's own tests, loaded with `-p parity.upstream_pool`.
 
-Loaded with `-p parity.upstream_pool`; it acts where VLLM_SIM_TEST_POOL is set. A cache that our pool refuses (several
-groups, no full attention, no prefix caching) keeps upstream's; the last line says how many of each there were.
+Where VLLM_SIM_TEST_POOL is set it puts in our block pool, under LRU written on our interface, wherever it can serve. A
+cache that our pool refuses (several groups, no full attention, no prefix caching) keeps upstream's; the last line says
+how many of each there were. Where VLLM_SIM_TEST_LIFTED is set the simulator's platform refuses no configuration, and no
+model for want of a tokenizer.
 """
 
 import functools
 import itertools
 import logging
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from parity.model import EXPORTED
+
+PATIENCE = 20
+"""Times longer than upstream waits for a child process, which imports vLLM: on a machine that has more to do."""
 pools: Counter[str] = Counter()
 
 
 def pytest_configure() -> None:
+    subprocess.run = _patient(subprocess.run)
     if os.environ.get("VLLM_SIM_TEST_POOL"):
         _put_pool()
+    if os.environ.get("VLLM_SIM_TEST_LIFTED"):
+        _lift_refusals()
+
+
+def _lift_refusals() -> None:
+    from vllm_sim.engine import answers, platform
+
+    load = answers.load_answers
+    platform._refuse_unsupported = lambda config: None
+    answers.load_answers = lambda model: load(str(EXPORTED))
+
+
+def _patient(run: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(run)
+    def patient(*args: Any, timeout: float | None = None, **kwargs: Any) -> Any:
+        return run(*args, timeout=timeout and PATIENCE * timeout, **kwargs)
+
+    return patient
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
