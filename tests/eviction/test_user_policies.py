@@ -75,16 +75,18 @@ def test_an_installed_package_cannot_take_a_name_of_ours(package: Path) -> None:
 def test_a_compiled_policy_that_is_gone_leaves_the_compiler_s_cache_whole(tmp_path: Path) -> None:
     (tmp_path / "gone.py").write_text(SOURCE)
     script = (
-        "import sys; from tests.eviction.test_policies import link, random_requests, simulate;"
-        "print(simulate(link(random_requests(0), 4), sys.argv[1], 9).hit.sum())"
+        "import sys; from vllm_sim.eviction import compiled; from vllm_sim.eviction.registry import Room, make_policy;"
+        "compiled.native(make_policy(sys.argv[1], Room(4, 9)));"
+        "print(sum(compiled._build.stats.cache_misses.values()), sum(compiled._build.stats.cache_hits.values()))"
     )
     root = Path(__file__).parents[2]
 
-    def hits(policy: str, path: str) -> int:
+    def misses_and_hits(policy: str, path: str) -> list[str]:
         environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{root}{path}"}
         command = [sys.executable, "-c", script, policy]
-        return int(subprocess.run(command, env=environment, check=True, capture_output=True).stdout)
+        return subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout.split()
 
-    with_it = hits("gone:Mine", f":{tmp_path}")
-    assert hits("lru", "") != with_it
-    assert hits("gone:Mine", f":{tmp_path}") == with_it
+    assert misses_and_hits("gone:Mine", f":{tmp_path}") == ["1", "0"]
+    assert misses_and_hits("lru", "") == ["1", "0"]
+    assert misses_and_hits("gone:Mine", f":{tmp_path}") == ["0", "1"]
+    assert misses_and_hits("lru", "") == ["0", "1"]

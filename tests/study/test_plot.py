@@ -28,7 +28,9 @@ def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> N
 
 
 def test_the_same_rows_give_the_same_bytes(rows: list[Row], tmp_path: Path) -> None:
-    one, two = draw_all(rows, tmp_path / "one", "x"), draw_all(list(reversed(rows)), tmp_path / "two", "x")
+    some = [row for row in rows if row["block_size"] == 4]
+    one, two = draw_all(some, tmp_path / "one", "x"), draw_all(some[::-1], tmp_path / "two", "x")
+    assert len(one) > 6
     assert {path.name: path.read_bytes() for path in one} == {path.name: path.read_bytes() for path in two}
 
 
