@@ -70,7 +70,7 @@ def panels(title: str, count: int) -> tuple[Any, list[Any]]:
     """A figure of so many plots, at most three in a line."""
     wide = min(3, count)
     high = -(-count // wide)
-    size = (3.1 * wide + 0.6, 2.6 * high + 0.9)
+    size = (max(5.4, 3.1 * wide + 0.6), 2.6 * high + 0.9)
     figure, grid = plt.subplots(high, wide, figsize=size, layout="constrained", squeeze=False)
     figure.suptitle(title, fontsize=10)
     for axes in grid.flat[count:]:
@@ -86,7 +86,8 @@ def legend(figure: Any, plots: Sequence[Any], columns: int = 2) -> None:
     spare = [axes for axes in figure.axes if axes not in plots]
     handles, labels = plots[0].get_legend_handles_labels()
     place = "center" if spare else "best"
-    (spare or plots)[0].legend(handles, labels, frameon=False, fontsize=8, ncol=columns if spare else 1, loc=place)
+    shown = {"frameon": not spare, "fontsize": 8, "ncol": columns if spare else 1, "loc": place}
+    (spare or plots)[0].legend(handles, labels, **shown)
 
 
 def bars(axes: Any, at: Sequence[float], rows: Sequence[Row], field: str, scale: float = 1.0, **style: Any) -> None:

@@ -46,7 +46,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
     capacity = chosen(alone, "capacity", SHOWN)
     figure, axes = new_figure(f"Each workload alone and in the mix `{mix}`, same capacity")
     names = values(alone, "workload")
-    kinds = [("alone", "lru", "LRU, alone", "#BBBBBB", "")]
+    kinds = [("alone", "lru", "lru, alone", "#BBBBBB", "")]
     kinds += [("mix", policy, f"{policy}, in the mix", look(policy).color, HATCHES[policy]) for policy in HATCHES]
     for place, (experiment, policy, label, color, hatch) in enumerate(kinds):
         where = {"mix": mix, "capacity": capacity, "policy": policy, "block_size": MAIN_BLOCK}
@@ -138,8 +138,8 @@ def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
     worst = min(found, key=lambda row: row["gain_over_lru"])
     where = f"{worst['mix']}, {worst['workload'] or 'whole'}, blocks of {worst['block_size']}, {worst['capacity']}"
     more = (
-        f"{len(found):,} cells: mixes and each of their workloads alone. Dashed: -0.5 points. "
-        f"Worst: {100 * worst['gain_over_lru']:+.2f} points ({where}).\nLinear between -1 and 1, logarithmic beyond."
+        f"{len(found):,} cells: mixes and each of their workloads alone. Dashed: -0.5 points. Linear within 1, then "
+        f"logarithmic.\nWorst: {100 * worst['gain_over_lru']:+.2f} points ({where})."
     )
     return save(figure, figures, "mixed_guarantee", caption(found, more))
 
@@ -154,10 +154,10 @@ def _matrix(rows: list[Row], figures: Path) -> list[Path]:
         names = list(table)
         axes.grid(False)
         cells = [[100 * table[owner].get(evictor, 0.0) for evictor in names] for owner in names]
-        axes.imshow(cells, cmap="cividis", vmin=0, vmax=25)
+        axes.imshow(cells, cmap="cividis", vmin=0, vmax=30)
         for i, line in enumerate(cells):
             for j, value in enumerate(line):
-                color = "black" if value > 14 else "white"
+                color = "black" if value > 16 else "white"
                 axes.text(j, i, f"{value:.1f}", ha="center", va="center", fontsize=7, color=color)
         axes.set_xticks(range(len(names)), names, rotation=40, ha="right", fontsize=7)
         axes.set_yticks(range(len(names)), names, fontsize=7)
