@@ -66,12 +66,15 @@ def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of
             axes.plot(list(row[field].values()), shares, **style(row["workload"]) | {"markersize": 3.5})
             low, high = zip(*row[f"{field}_95"].values(), strict=True)
             axes.fill_betweenx(shares, low, high, color=LOOKS[row["workload"]].color, alpha=0.2, linewidth=0)
-        axes.set_xscale("symlog", linthresh=1)
-        axes.set_xlim(left=0)
+        if any(value == 0 for row in _plain(rows) for value in row[field].values()):
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=0)
+        else:
+            axes.set_xscale("log")
         axes.set_ylim(0, 1.02)
         axes.set_xlabel(words, fontsize=9)
     plots[0].set_ylabel(share_of_what)
-    plots[-1].legend(frameon=False, fontsize=8, loc="lower right")
+    plots[1].legend(frameon=False, fontsize=8, loc="upper left")
     return figure
 
 
