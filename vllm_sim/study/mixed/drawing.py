@@ -82,12 +82,14 @@ def panels(title: str, count: int) -> tuple[Any, list[Any]]:
 
 
 def legend(figure: Any, plots: Sequence[Any], columns: int = 2) -> None:
-    """One for all plots: in the place that is left over, else in the first plot."""
+    """One for all plots: in the place that is left over, else at the right."""
     spare = [axes for axes in figure.axes if axes not in plots]
     handles, labels = plots[0].get_legend_handles_labels()
-    place = "center" if spare else "best"
-    shown = {"frameon": not spare, "fontsize": 8, "ncol": columns if spare else 1, "loc": place}
-    (spare or plots)[0].legend(handles, labels, **shown)
+    if spare:
+        spare[0].legend(handles, labels, frameon=False, fontsize=8, ncol=columns, loc="center")
+    else:
+        figure.set_figwidth(figure.get_figwidth() + 1.1)
+        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
 
 
 def bars(axes: Any, at: Sequence[float], rows: Sequence[Row], field: str, scale: float = 1.0, **style: Any) -> None:
@@ -107,7 +109,7 @@ def side_by_side(count: int, place: int, kinds: int, width: float = 0.8) -> list
 
 def plain(axis: Any, ticks: Sequence[float]) -> None:
     """Marks a logarithmic axis at some places, with plain numbers."""
-    axis.set_ticks(list(ticks), [f"{tick:g}" for tick in ticks])
+    axis.set_ticks(list(ticks), [f"{tick:,g}" if tick < 1000 else f"{tick:,.0f}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
 
 

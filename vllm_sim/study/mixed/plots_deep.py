@@ -238,6 +238,7 @@ def _hash(rows: list[Row], figures: Path) -> list[Path]:
             style = line_style(policy) | {"markersize": 3.5, "linewidth": 1.1}
             axes.plot([row["capacity_blocks"] for row in line], [row["block_hit_rate"] for row in line], **style)
         axes.set_xscale("log")
+        plain(axes.xaxis, values(own, "capacity_blocks"))
         axes.set_ylim(0, None)
         axes.set_title(f"{trace.split('.')[0]}: {part}", fontsize=8)
         axes.set_xlabel(f"capacity (blocks of {own[0]['block_size']})", fontsize=8)
