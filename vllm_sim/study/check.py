@@ -152,11 +152,11 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:
-    """Fields that differ, of those that both have: a study adds marks. The trace's name and a sweep's key of the cell,
-    which holds the exact warm-up, are no result."""
+    """Fields that differ, of those that both have: a study adds marks. The trace's name, where its data came from,
+    and a sweep's key of the cell, which holds the exact warm-up, are no result."""
     capacity = stored["capacity_blocks"]
     where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
-    names = [name for name in stored if name in fresh and name not in ("trace", "cell")]
+    names = [name for name in stored if name in fresh and name not in ("trace", "cell", "data")]
     for name in names:
         if isinstance(stored[name], dict) and isinstance(fresh[name], dict):  # a study keeps a part of some tables
             fresh[name] = {key: fresh[name].get(key) for key in stored[name]}
