@@ -1,4 +1,4 @@
-"""How runs of upstream's own tests are told apart: what the platform refuses is counted by itself, all else must agree."""
+"""Runs of upstream's own tests told apart: what the platform refuses is counted by itself, all else must agree."""
 
 import pytest
 
