@@ -31,12 +31,12 @@ def ablation_numbers(results: Path) -> Numbers:
 def _parts(rows: Rows) -> Numbers:
     """Each variant over all mixes and capacities: mean gain over LRU, mean and worst difference from the default."""
     chosen = rows.pick("ablation", block_size=BLOCK)
-    table, changes = [], {}
+    table, changes, least = [], {}, {}
     for variant in values(chosen, "variant"):
         own = [row for row in chosen if row["variant"] == variant]
         over_lru = [row["gain_over_lru"] for row in own]
         over_default = [row["gain_over_default"] for row in own]
-        changes[variant] = mean(over_default)
+        changes[variant], least[variant] = mean(over_default), min(over_lru)
         cells = [signed(100 * mean(over_lru)), signed(100 * mean(over_default)), signed(100 * min(over_lru))]
         table.append([variant, _params(own[0]), *cells])
     parts = {name: change for name, change in changes.items() if name.startswith("without")}
@@ -50,6 +50,9 @@ def _parts(rows: Rows) -> Numbers:
         "most": most.removeprefix("without "),
         "most_lost": points(-parts[most]).lstrip("+"),
         "useless": [name.removeprefix("without ") for name, change in parts.items() if change >= 0],
+        "guarded": points(least["default"]),
+        "unguarded": points(least["without guard"]),
+        "guard_holds": least["default"] > least["without guard"],
         "touchy": touchy,
         "touchy_change": points(scales[touchy]),
     }

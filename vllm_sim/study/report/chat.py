@@ -15,6 +15,8 @@ Numbers = dict[str, Any]
 MAKER = "make study"
 SMALL, MIDDLE = 0.1, 0.35
 """Shares of the working set that the text speaks of."""
+CLOSE = 0.01
+"""A difference of hit rates that the text calls small."""
 
 
 def chat_numbers(results: Path) -> Numbers:
@@ -105,14 +107,19 @@ def _policies(rows: Rows) -> Numbers:
     large = [share for share in shares if share >= SMALL]
     best = max(online, key=lambda name: gains[name][SMALL])
     winners = [name for name in online if any(gains[name][share] > 0 for share in large)]
+    clear = [row for row in chosen if row["policy"] in online and row["capacity_share"] in large and _is_clear(row)]
     return {
         "head": ["policy", *(share_name(share) for share in shares)],
         "table": table,
-        "lru_on_top": not winners,
+        "lru_on_top": not clear,
+        "clear": list(dict.fromkeys(row["policy"] for row in clear)),
         "winners": winners,
         "largest_win": points(max(gains[name][share] for name in online for share in large)),
         "best": best,
-        "best_gain": _gain(_policy(rows, "multi", SMALL, best), gains[best][SMALL]),
+        "best_gain": _gain(_policy(rows, "multi", SMALL, best)),
+        "least": share_name(min(shares)),
+        "least_best": (least := max(online, key=lambda name: gains[name][min(shares)])),
+        "least_gain": _gain(_policy(rows, "multi", min(shares), least)),
         "opt_gain": points(gains["opt"][SMALL], 1),
         "opt_gain_middle": points(gains["opt"][MIDDLE], 1),
         "ends": _ends(gains),
@@ -121,9 +128,13 @@ def _policies(rows: Rows) -> Numbers:
     }
 
 
-def _gain(row: Row, gain: float) -> str:
-    pair = row.get("gain_over_lru_95")
-    return points(gain) + (f" ({between(pair, digits=2)})" if pair else "")
+def _is_clear(row: Row) -> bool:
+    """Whether a policy's gain over LRU is above 0 with its whole interval."""
+    return bool(row["gain_over_lru_95"][0] > 0)
+
+
+def _gain(row: Row) -> str:
+    return f"{points(row['gain_over_lru'])} ({between(row['gain_over_lru_95'], digits=2)})"
 
 
 def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
@@ -135,8 +146,7 @@ def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
 
 
 def _against_lru(row: Row) -> str:
-    pair = row.get("gain_over_lru_95")
-    if pair is None or row["policy"] == "lru":
+    if row["policy"] == "lru":
         return rate(row["token_hit_rate"])
     return f"{rate(row['token_hit_rate'])} ({signed(row['gain_over_lru'] * 100)})"
 
@@ -232,7 +242,7 @@ def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
                 "rate": f"{row['sessions_per_s']:g}",
                 "engine": percent(row["token_hit_rate"]),
                 "fast": percent(fast["token_hit_rate"]),
-                "difference": points(row["token_hit_rate"] - fast["token_hit_rate"]),
+                "close": abs(row["token_hit_rate"] - fast["token_hit_rate"]) < CLOSE,
             }
     return None
 

@@ -137,6 +137,7 @@ def _workloads(rows: Rows) -> Numbers:
         "losers": list(dict.fromkeys(name for _, _, name, _ in losing)),
         "worst": points(worst[0], 1),
         "worst_where": f"{worst[2]} in mix {worst[1]['mix']} at {spaced(worst[1]['capacity'])}",
+        "worst_share": percent(worst[3]["prompt_tokens"] / worst[1]["prompt_tokens"]),
         "best": points(best[0], 1),
         "best_where": f"{best[2]} in mix {best[1]['mix']} at {spaced(best[1]['capacity'])}",
         "whole_worst": points(min(row["gain_over_lru"] for row in chosen)),
@@ -153,4 +154,10 @@ def _bytes(rows: Rows) -> Numbers:
         table.append([mix, *cells])
     main = [row for row in chosen if row["capacity"] == MAIN]
     saved = sum(row["saved_bytes"] for row in main) / sum(row["lru_bytes"] for row in main)
-    return {"head": ["mix", *(spaced(c) for c in RANGE)], "table": table, "saved": percent(saved), "at": spaced(MAIN)}
+    return {
+        "head": ["mix", *(spaced(c) for c in RANGE)],
+        "table": table,
+        "saved": percent(saved),
+        "at": spaced(MAIN),
+        "negative": any(row["saved_bytes"] < 0 for row in chosen if row["capacity"] == RANGE[-1]),
+    }

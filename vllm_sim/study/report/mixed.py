@@ -41,13 +41,14 @@ def _cell(rows: Rows, mix: str, policy: str) -> Row:
 
 def _alone(rows: Rows, names: list[str]) -> Numbers:
     """Every workload of every mix: alone and in the mix, at the same capacity in blocks."""
-    table, losses = [], {}
+    table, losses, reached = [], {}, []
     for mix in names:
         lru = _cell(rows, mix, "lru")
         for workload, part in lru["by_workload"].items():
             alone = rows.one("alone", mix=mix, workload=workload, capacity=MAIN, policy="lru", block_size=BLOCK)
             lost = alone["token_hit_rate"] - part["token_hit_rate"]
             losses[mix, workload] = lost
+            reached.append(alone["token_hit_rate"])
             share = part["prompt_tokens"] / lru["prompt_tokens"]
             table.append(
                 [
@@ -60,13 +61,14 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
                 ]
             )
     mix, workload = max(losses, key=lambda key: losses[key])
-    unhurt = sorted({name for (_, name), lost in losses.items() if abs(lost) < 0.005})
+    reusing = [share for share in reached if share > 0]
     return {
         "table": table,
         "worst_mix": mix,
         "worst_workload": workload,
         "worst_lost": points(losses[mix, workload], 1).lstrip("+"),
-        "unhurt": unhurt,
+        "least_alone": percent(min(reusing)),
+        "most_alone": percent(max(reusing)),
         "people_lose_most": all(_people_lose_most(losses, mix) for mix in names),
         "oneoff_never_hit": all(
             _cell(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names

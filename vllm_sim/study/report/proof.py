@@ -68,7 +68,7 @@ def upstream_numbers(results: Path) -> Numbers:
         "such": different[:2],
         "refused": number(max(refused.values())),
         "refused_what": list(what),
-        "pools": last["pools"],
+        "pools": last["pools"].replace("ours, ", "were ours and ").replace("refused", "upstream's"),
     }
 
 

@@ -8,6 +8,9 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.run import FULL_CONVERSATIONS
 from vllm_sim.study.results import read_rows
 
+WHOLE = ("built", "given by path")
+"""Sources of data in study two."""
+
 
 class Rows:
     """The rows of one file."""
@@ -63,12 +66,12 @@ def matches(row: Row, wanted: dict[str, Any]) -> bool:
 def refusal(row: Row) -> str | None:
     """Why a row is no result; None if it is one.
 
-    Chats of study one must be enough, as the policy of that study has it; mixes say themselves whether they are whole.
+    Study one needs as many conversations as its own rows say; mixes and traces given by path are whole as they are.
     """
     if row.get("quick", True):
         return "the row of a quick run"
-    data = row.get("data") or {}
-    if data.get("source") != "built" and row.get("sessions", FULL_CONVERSATIONS) < FULL_CONVERSATIONS:
+    source = (row.get("data") or {}).get("source")
+    if source not in WHOLE and row.get("sessions", FULL_CONVERSATIONS) < FULL_CONVERSATIONS:
         return f"the row has {row['sessions']:,} conversations; allowed: {FULL_CONVERSATIONS:,} or more"
     return None
 

@@ -39,11 +39,22 @@ def engine_numbers(results: Path) -> Numbers:
         "by_workload": _by_workload(rows, chosen),
         "device": chosen[0]["device"].upper(),
         "arrivals": "; ".join(f"{row['point']}: {spaced(row['capacity'])}, {row['arrival']}" for row in _first(chosen)),
+        "opt_below_lru": _below(rows, values(chosen, "point")),
+        "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
         "least": percent(min(changes)),
         "most": percent(max(changes)),
         **_extreme("worst", max(worst, key=lambda found: found[0])),
         **_extreme("best", min(worst, key=lambda found: found[0])),
     }
+
+
+def _below(rows: Rows, names: list[str]) -> list[str]:
+    """Points at which `opt`, told the order of rows, hits less than LRU."""
+    found = {
+        name: [rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("opt", "lru")]
+        for name in names
+    }
+    return [name for name, (opt, lru) in found.items() if opt < lru]
 
 
 def _first(chosen: list[Row]) -> list[Row]:
@@ -88,15 +99,18 @@ def hash_numbers(results: Path) -> Numbers:
     chosen = rows.pick("hash_trace")
     capacities = values(chosen, "capacity_blocks")
     parts = [part for part in values(chosen, "part") if part != "first"]
+    traces = values(chosen, "mix")
     table = []
     for mix, policy in dict.fromkeys((row["mix"], row["policy"]) for row in chosen):
         own = [row for row in chosen if (row["mix"], row["policy"]) == (mix, policy)]
         rates = {(row["part"], row["capacity_blocks"]): number(row["block_hit_rate"], 4).lstrip("0") for row in own}
-        table.append([mix, f"`{policy}`", *(rates.get((part, size), "") for part in parts for size in capacities)])
+        name = f"`{policy}`" if len(traces) == 1 else f"{mix}, {policy}"
+        table.append([name, *(rates.get((part, size), "") for part in parts for size in capacities)])
     gains = [row for row in chosen if row["part"] == "second" and row["policy"] == "hybrid"]
     requests = max(row["requests"] for row in chosen)
     return {
-        "head": ["trace", "policy", *(f"{part}, {number(size)}" for part in parts for size in capacities)],
+        "traces": traces,
+        "head": ["policy", *(f"{part}, {number(size)}" for part in parts for size in capacities)],
         "table": table,
         "requests": number(requests),
         "block_size": number(chosen[0]["block_size"]),
