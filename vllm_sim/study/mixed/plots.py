@@ -190,7 +190,7 @@ def _ttft(rows: list[Row], figures: Path) -> list[Path]:
     first = rows[0]
     more = (
         f"{first['latency_model'].capitalize()} model of one {first['device'].upper()}, Llama-3.2-1B; capacity of the "
-        "working set. 95 % intervals, sessions resampled.\nopt takes the order of rows for the future, which the schedule "
-        "follows in a closed loop only."
+        "working set. 95 % intervals, sessions resampled.\nopt takes the order of rows for the future, which the "
+        "schedule follows in a closed loop only."
     )
     return save(figure, figures, "mixed_ttft", caption(rows, more))
