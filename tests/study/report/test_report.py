@@ -13,6 +13,7 @@ import pytest
 from vllm_sim.cli import main
 from vllm_sim.study.report.build import collect, typeset
 from vllm_sim.study.report.mixes import COMMIT, MIXES
+from vllm_sim.study.report.rows import matches
 
 ROOT = Path(__file__).parents[3]
 CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.name not in ("lib.typ", "report.typ")]
@@ -53,6 +54,51 @@ def test_a_changed_row_changes_the_text(results):
 def test_a_changed_row_of_the_engine_changes_the_table(results):
     change(results / "chat_engine.jsonl", lambda row: True, ttft_ms_p99=98765.4)
     assert "98,765.4" in text_of(results)
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted", "values", "expected"),
+    [
+        (
+            "mixed.jsonl",
+            {"experiment": "gap", "mix": "all", "policy": "hybrid", "block_size": 16},
+            {"gap_closed": 0.34567},
+            "closes 34.6",
+        ),
+        (
+            "mixed.jsonl",
+            {"experiment": "guarantee", "workload": "chat", "block_size": 64, "capacity": "5%"},
+            {"gain_over_lru": -0.0678},
+            "6.78 points",
+        ),
+        ("mixed.jsonl", {"variant": "without ghosts"}, {"gain_over_default": -0.0345}, "3.45 points are lost"),
+        ("mixed_engine.jsonl", {"policy": "hybrid"}, {"ttft_ms_p99": 7654.3}, "7,654.3"),
+        ("mixed_hash.jsonl", {"policy": "hybrid", "part": "second"}, {"block_hit_rate": 0.9876}, ".9876"),
+    ],
+)
+def test_a_changed_row_of_study_two_changes_the_text(results, file, wanted, values, expected):
+    assert expected not in text_of(results)
+    change(results / file, lambda row: matches(row, wanted), **values)
+    assert expected in text_of(results)
+
+
+def test_an_aim_that_rows_miss_is_told(results):
+    is_hybrid = {"experiment": "gap", "mix": "all", "policy": "hybrid"}
+    for closed, told in ((0.2, "and it is not met"), (0.5, "and it is met")):
+        change(results / "mixed.jsonl", lambda row: matches(row, is_hybrid), gap_closed=closed)
+        assert told in text_of(results)
+
+
+def test_counts_of_parity_are_those_of_its_file(results):
+    path = results / "parity.json"
+    found = json.loads(path.read_text())
+    found["http"][0]["cached_tokens"] = 7654321
+    path.write_text(json.dumps(found))
+    assert "7,654,321" in text_of(results)
+    found["cases"][0]["differences"] = 1
+    path.write_text(json.dumps(found))
+    with pytest.raises(ValueError, match="the rows no longer show what the report claims"):
+        text_of(results)
 
 
 def test_same_rows_give_the_same_bytes(results):

@@ -7,16 +7,15 @@ from typing import Any
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import ENDS, MAIN_BLOCK, WORKLOADS
 from vllm_sim.study.chat.workload import Pattern
+from vllm_sim.study.report.chat_engine import SMALL, chat_engine_numbers
 from vllm_sim.study.report.rows import Rows, values
 from vllm_sim.study.report.texts import between, number, percent, points, rate, share_name, signed, with_interval
 from vllm_sim.study.results import RATES
 
 Numbers = dict[str, Any]
 MAKER = "make study"
-SMALL, MIDDLE = 0.1, 0.35
-"""Shares of the working set that the text speaks of."""
-CLOSE = 0.01
-"""A difference of hit rates that the text calls small."""
+MIDDLE = 0.35
+"""A share of the working set that the text speaks of beside SMALL."""
 
 
 def chat_numbers(results: Path) -> Numbers:
@@ -45,7 +44,7 @@ def chat_numbers(results: Path) -> Numbers:
         "policies": _policies(rows),
         "arrivals": _arrivals(rows),
         "block_sizes": _block_sizes(rows),
-        "engine": _engine(rows, engine),
+        "engine": chat_engine_numbers(rows, engine),
     }
 
 
@@ -196,62 +195,3 @@ def _falls(found: list[float]) -> bool:
 def percent_filled(row: Row) -> str:
     """The share of allocated token slots that are filled."""
     return rate(row["slots_filled"] / row["slots_allocated"])
-
-
-def _engine(rows: Rows, engine: Rows) -> Numbers:
-    """The three backends at the small capacity, and the engine's times."""
-    agree = []
-    for name in WORKLOADS:
-        for row in rows.pick("agree", workload=name):
-            agree.append([name, row["backend"], row["hit_tokens"]])
-        for row in engine.rows:
-            if row["workload"] == name and row["capacity_share"] == SMALL and row["arrival"] == "closed, concurrency 1":
-                agree.append([name, row["backend"], row["hit_tokens"]])
-    table = []
-    for row in engine.rows:
-        sent = f"{row['sessions_per_s']:g} sessions/s" if row["arrival"].startswith("open") else row["arrival"]
-        table.append(
-            [
-                f"{row['workload']}-turn",
-                share_name(row["capacity_share"]),
-                sent.replace("closed, concurrency", "closed,"),
-                rate(row["token_hit_rate"]),
-                _time(row, "ttft_ms_p50"),
-                _time(row, "ttft_ms_p99"),
-                _speed(row),
-                number(row["preemptions"]),
-            ]
-        )
-    return {
-        "agree": all(len({count for name, _, count in agree if name == workload}) == 1 for workload in WORKLOADS),
-        "agree_table": [[f"{name}-turn", f"`{backend}`", number(count)] for name, backend, count in agree],
-        "table": table,
-        "overlap": _overlap(rows, engine),
-        "device": engine.rows[0]["device"].upper(),
-        "model": engine.rows[0]["latency_model"],
-    }
-
-
-def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
-    """Multi-turn at the small capacity with arrivals: the engine, and the sequential cache with the same arrivals."""
-    for row in engine.rows:
-        if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
-            pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
-            fast = rows.one("arrival", workload="multi", **pattern)
-            return {
-                "rate": f"{row['sessions_per_s']:g}",
-                "engine": percent(row["token_hit_rate"]),
-                "fast": percent(fast["token_hit_rate"]),
-                "close": abs(row["token_hit_rate"] - fast["token_hit_rate"]) < CLOSE,
-            }
-    return None
-
-
-def _time(row: Row, name: str) -> str:
-    pair = row.get(f"{name}_95")
-    return number(row[name], 1) + (f" ({between(pair, 1.0)})" if pair else "")
-
-
-def _speed(row: Row) -> str:
-    pair = row.get("output_tokens_per_s_95")
-    return number(row["output_tokens_per_s"]) + (f" ({between(pair, 1.0, 0)})" if pair else "")

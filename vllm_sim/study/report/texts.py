@@ -57,3 +57,9 @@ def share_name(share: float | None) -> str:
 def spaced(capacity: str) -> str:
     """A capacity as plans write it: 10% is 10 %; of the largest request: "largest request"."""
     return {"largest": "largest request"}.get(capacity, capacity.replace("%", f"{THIN}%"))
+
+
+def timed(row: Row, name: str, digits: int = 1) -> str:
+    """A time or a speed, and its interval where the row has one."""
+    pair = row.get(f"{name}_95")
+    return number(row[name], digits) + (f" ({between(pair, 1.0, digits)})" if pair else "")

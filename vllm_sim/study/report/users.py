@@ -6,7 +6,7 @@ from typing import Any
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.report.mixed import MAKER
 from vllm_sim.study.report.rows import Rows, values
-from vllm_sim.study.report.texts import between, number, percent, rate, signed, spaced, with_interval
+from vllm_sim.study.report.texts import number, percent, rate, signed, spaced, timed, with_interval
 
 Numbers = dict[str, Any]
 HASH_MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
@@ -22,13 +22,14 @@ def engine_numbers(results: Path) -> Numbers:
     chosen = rows.pick("engine")
     table, worst = [], []
     for row in chosen:
-        cells = [with_interval(row, "token_hit_rate"), _time(row, "ttft_ms_p50"), _time(row, "ttft_ms_p99")]
+        cells = [with_interval(row, "token_hit_rate"), number(row["ttft_ms_p50"], 1), timed(row, "ttft_ms_p99")]
         table.append(
             [row["point"], f"`{row['policy']}`", *cells, number(row["output_tokens_per_s"]), number(row["preemptions"])]
         )
-    changes = []
+    changes, gains = [], []
     for point in values(chosen, "point"):
         lru, hybrid = (rows.one("engine", point=point, policy=policy) for policy in ("lru", "hybrid"))
+        gains.append(f"{signed(100 * (hybrid['token_hit_rate'] - lru['token_hit_rate']), 1)} ({point})")
         changes.append(hybrid["ttft_ms_p50"] / lru["ttft_ms_p50"] - 1)
         for name, part in hybrid["by_workload"].items():
             base = lru["by_workload"][name]
@@ -39,6 +40,8 @@ def engine_numbers(results: Path) -> Numbers:
         "by_workload": _by_workload(rows, chosen),
         "device": chosen[0]["device"].upper(),
         "arrivals": "; ".join(f"{row['point']}: {spaced(row['capacity'])}, {row['arrival']}" for row in _first(chosen)),
+        "gains": gains,
+        "sequential": _sequential(Rows(results / "mixed.jsonl", MAKER), chosen),
         "opt_below_lru": _below(rows, values(chosen, "point")),
         "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
         "least": percent(min(changes)),
@@ -46,6 +49,16 @@ def engine_numbers(results: Path) -> Numbers:
         **_extreme("worst", max(worst, key=lambda found: found[0])),
         **_extreme("best", min(worst, key=lambda found: found[0])),
     }
+
+
+def _sequential(rows: Rows, chosen: list[Row]) -> list[str]:
+    """The hybrid's gains over LRU at the same capacities, one request after the other."""
+    cells = dict.fromkeys((row["mix"], row["capacity"], row["block_size"]) for row in chosen)
+    found = []
+    for mix, capacity, size in cells:
+        row = rows.one("mix", mix=mix, capacity=capacity, block_size=size, policy="hybrid")
+        found.append(f"{signed(100 * row['gain_over_lru'], 1)} ({mix})")
+    return found
 
 
 def _below(rows: Rows, names: list[str]) -> list[str]:
@@ -79,14 +92,10 @@ def _by_workload(rows: Rows, chosen: list[Row]) -> list[list[str]]:
         for name, part in hybrid["by_workload"].items():
             base = lru["by_workload"][name]
             cells = [rate(base["token_hit_rate"]), rate(part["token_hit_rate"])]
-            cells += [_time(row, field) for field in ("ttft_ms_p50", "ttft_ms_p99") for row in (base, part)]
+            cells += [number(row["ttft_ms_p50"], 1) for row in (base, part)]
+            cells += [timed(row, "ttft_ms_p99", 0) for row in (base, part)]
             table.append([point, name, *cells])
     return table
-
-
-def _time(row: Row, name: str) -> str:
-    pair = row.get(f"{name}_95")
-    return number(row[name], 1) + (f" ({between(pair, 1.0, 0)})" if pair and not name.endswith("p50") else "")
 
 
 def hash_numbers(results: Path) -> Numbers:

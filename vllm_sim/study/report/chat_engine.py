@@ -1,0 +1,62 @@
+"""Numbers of study one's engine rows: the backends that agree, and times."""
+
+from typing import Any
+
+from vllm_sim.study.chat.plan import WORKLOADS
+from vllm_sim.study.report.rows import Rows
+from vllm_sim.study.report.texts import number, percent, rate, share_name, timed
+
+Numbers = dict[str, Any]
+SMALL = 0.1
+"""The capacity, as a share of the working set, at which backends are compared."""
+CLOSE = 0.01
+"""A difference of hit rates that the text calls small."""
+
+
+def chat_engine_numbers(rows: Rows, engine: Rows) -> Numbers:
+    """The three backends at the small capacity, and the engine's times."""
+    agree = []
+    for name in WORKLOADS:
+        for row in rows.pick("agree", workload=name):
+            agree.append([name, row["backend"], row["hit_tokens"]])
+        for row in engine.rows:
+            if row["workload"] == name and row["capacity_share"] == SMALL and row["arrival"] == "closed, concurrency 1":
+                agree.append([name, row["backend"], row["hit_tokens"]])
+    table = []
+    for row in engine.rows:
+        sent = f"{row['sessions_per_s']:g} sessions/s" if row["arrival"].startswith("open") else row["arrival"]
+        table.append(
+            [
+                f"{row['workload']}-turn",
+                share_name(row["capacity_share"]),
+                sent.replace("closed, concurrency", "closed,"),
+                rate(row["token_hit_rate"]),
+                timed(row, "ttft_ms_p50"),
+                timed(row, "ttft_ms_p99"),
+                timed(row, "output_tokens_per_s", 0),
+                number(row["preemptions"]),
+            ]
+        )
+    return {
+        "agree": all(len({count for name, _, count in agree if name == workload}) == 1 for workload in WORKLOADS),
+        "agree_table": [[f"{name}-turn", f"`{backend}`", number(count)] for name, backend, count in agree],
+        "table": table,
+        "overlap": _overlap(rows, engine),
+        "device": engine.rows[0]["device"].upper(),
+        "model": engine.rows[0]["latency_model"],
+    }
+
+
+def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
+    """Multi-turn at the small capacity with arrivals: the engine, and the sequential cache with the same arrivals."""
+    for row in engine.rows:
+        if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
+            pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
+            fast = rows.one("arrival", workload="multi", **pattern)
+            return {
+                "rate": f"{row['sessions_per_s']:g}",
+                "engine": percent(row["token_hit_rate"]),
+                "fast": percent(fast["token_hit_rate"]),
+                "close": abs(row["token_hit_rate"] - fast["token_hit_rate"]) < CLOSE,
+            }
+    return None
