@@ -121,6 +121,7 @@ def _loss(rows: Rows, names: list[str]) -> Numbers:
         "table": table,
         "most_mix": most["mix"],
         "most": points(most["lost_to_policy"], 1).lstrip("+"),
+        "least": number(100 * min(row["lost_to_policy"] for row in chosen), 1),
         "mostly_policy": 2 * len(larger) > len(chosen),
     }
 

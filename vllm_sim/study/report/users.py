@@ -26,10 +26,11 @@ def engine_numbers(results: Path) -> Numbers:
         table.append(
             [row["point"], f"`{row['policy']}`", *cells, number(row["output_tokens_per_s"]), number(row["preemptions"])]
         )
-    changes, gains = [], []
+    changes, gains, extremes = [], [], []
     for point in values(chosen, "point"):
         lru, hybrid = (rows.one("engine", point=point, policy=policy) for policy in ("lru", "hybrid"))
-        gains.append(f"{signed(100 * (hybrid['token_hit_rate'] - lru['token_hit_rate']), 1)} ({point})")
+        extremes.append(100 * (hybrid["token_hit_rate"] - lru["token_hit_rate"]))
+        gains.append(f"{signed(extremes[-1], 1)} ({point})")
         changes.append(hybrid["ttft_ms_p50"] / lru["ttft_ms_p50"] - 1)
         for name, part in hybrid["by_workload"].items():
             base = lru["by_workload"][name]
@@ -41,6 +42,7 @@ def engine_numbers(results: Path) -> Numbers:
         "device": chosen[0]["device"].upper(),
         "arrivals": "; ".join(f"{row['point']}: {spaced(row['capacity'])}, {row['arrival']}" for row in _first(chosen)),
         "gains": gains,
+        "gain_range": f"{signed(min(extremes), 1)} to {signed(max(extremes), 1)} points",
         "sequential": _sequential(Rows(results / "mixed.jsonl", MAKER), chosen),
         "opt_below_lru": _below(rows, values(chosen, "point")),
         "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
