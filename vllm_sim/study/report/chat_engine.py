@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import WORKLOADS
 from vllm_sim.study.report.rows import Rows
 from vllm_sim.study.report.texts import number, percent, rate, share_name, timed
@@ -41,10 +42,28 @@ def chat_engine_numbers(rows: Rows, engine: Rows) -> Numbers:
         "agree": all(len({count for name, _, count in agree if name == workload}) == 1 for workload in WORKLOADS),
         "agree_table": [[f"{name}-turn", f"`{backend}`", number(count)] for name, backend, count in agree],
         "table": table,
+        "closed": _closed(engine),
         "overlap": _overlap(rows, engine),
         "device": engine.rows[0]["device"].upper(),
         "model": engine.rows[0]["latency_model"],
     }
+
+
+def _closed(engine: Rows) -> Numbers:
+    """What room for all blocks is worth to a busy engine: multi-turn, the closed loop with most requests in flight."""
+    found = [row for row in engine.pick("engine", workload="multi") if row["arrival"].startswith("closed")]
+    small, large = (max((r for r in found if r["capacity_share"] == share), key=in_flight) for share in (SMALL, None))
+    return {
+        "flight": number(in_flight(small)),
+        "small_ms": number(small["ttft_ms_p99"], 1),
+        "unlimited_ms": number(large["ttft_ms_p99"], 1),
+        "faster": percent(large["output_tokens_per_s"] / small["output_tokens_per_s"] - 1, 0),
+    }
+
+
+def in_flight(row: Row) -> int:
+    """Requests at a time in a closed loop."""
+    return int(row["arrival"].rpartition(" ")[2])
 
 
 def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
