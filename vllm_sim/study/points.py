@@ -83,6 +83,8 @@ def run_tasks(
         say(f"{done:,} of {len(tasks):,} points")
     if todo:
         for name, wanted in files.items():
+            if not (folder / name).is_file():
+                continue
             place = {key: number for number, key in enumerate(wanted)}
             write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
     return len(todo)

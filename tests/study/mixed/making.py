@@ -136,6 +136,13 @@ experiment = "hash_trace"
 capacities = ["20", "60"]
 policies = ["lru", "hybrid", "opt"]
 details = ["whole", "first", "second"]
+
+[[engine]]
+name = "tiny"
+mix = "tiny"
+capacity = "30%"
+concurrency = 4
+policies = ["lru", "hybrid", "opt"]
 """
 CONSTANT, VALUE = "ghosts", 2.0
 

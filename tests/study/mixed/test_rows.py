@@ -25,7 +25,7 @@ from vllm_sim.study.results import read_rows
 def made(tmp_path_factory) -> tuple[Path, Study]:
     plan, study = make_study(tmp_path_factory.mktemp("mixed"))
     study = replace(study, hash_traces=(plan.parent / "hashes.jsonl",))
-    run_study(plan, study, lambda text: None, jobs=1)
+    run_study(plan, study, lambda text: None, ("cache",), jobs=1)
     return plan, study
 
 
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
     paths[0].write_text("".join(lines[:20]) + lines[20][:30])
     paths[1].write_text("")
     said: list[str] = []
-    run_study(plan, study, said.append, jobs=2)
+    run_study(plan, study, said.append, ("cache",), jobs=2)
     assert [path.read_text() for path in paths] == whole
     assert any(text.startswith(f"{20 + whole[2].count(chr(10))} of ") for text in said)
 
@@ -143,7 +143,7 @@ def test_rows_of_other_code_are_dropped(made):
     first, *rest = whole.splitlines(keepends=True)
     path.write_text(json.dumps(json.loads(first) | {"code": "old"}) + "\n" + "".join(rest))
     said: list[str] = []
-    run_study(plan, study, said.append, jobs=1)
+    run_study(plan, study, said.append, ("cache",), jobs=1)
     assert "1 rows of another plan, trace or code are dropped" in said[0]
     assert path.read_text() == whole
 

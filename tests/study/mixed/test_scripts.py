@@ -62,6 +62,23 @@ def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_
     assert f'best: --policy-params \'{{"{CONSTANT}"' in done.stdout
 
 
+@pytest.mark.slow
+def test_the_engine_gives_rows_of_times_and_of_who_evicted_whom(tmp_path: Path) -> None:
+    plan, study = make_study(tmp_path)
+    given = ("--plan", plan, "--data", study.data, "--model", MODEL, "--jobs", 1, "--out", study.results)
+    done = run("compare_policies.py", *given, "--part", "engine")
+    assert done.returncode == 0, done.stderr
+    times, matrices = (read_rows(study.results / name) for name in ("mixed_engine.jsonl", "mixed_matrix.jsonl"))
+    assert [row["policy"] for row in times] == ["lru", "hybrid", "opt"]
+    for row, matrix in zip(times, matrices, strict=True):
+        assert row["key"] == matrix["key"]
+        for table in matrix["blocks"].values():
+            assert sum(sum(line.values()) for line in table.values()) == matrix["evicted_blocks"] > 0
+        for part in (row, *row["by_workload"].values()):
+            low, high = part["ttft_ms_p90_95"]
+            assert 0 < low <= part["ttft_ms_p90"] <= high
+
+
 def test_a_text_that_is_missing_is_got_by_the_command_of_its_source(tmp_path: Path) -> None:
     configs = tmp_path / "code"
     configs.mkdir()
