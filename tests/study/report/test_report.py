@@ -101,6 +101,15 @@ def test_counts_of_parity_are_those_of_its_file(results):
         text_of(results)
 
 
+def test_costs_are_those_of_their_file(results):
+    path = results / "pool_cost.json"
+    found = json.loads(path.read_text())
+    (row,) = (row for row in found["policies"] if row["policy"] == "hybrid")
+    row["bytes_a_block"] = 987
+    path.write_text(json.dumps(found))
+    assert "keeps 987 bytes" in text_of(results)
+
+
 def test_same_rows_give_the_same_bytes(results):
     assert typeset(collect(results, ROOT), ROOT) == typeset(collect(results, ROOT), ROOT)
 

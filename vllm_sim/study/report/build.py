@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from vllm_sim.study.report.ablations import ablation_numbers
 from vllm_sim.study.report.chat import chat_numbers
+from vllm_sim.study.report.cost import cost_numbers
 from vllm_sim.study.report.hybrid import hybrid_numbers, policy_numbers
 from vllm_sim.study.report.mixed import mixed_numbers
 from vllm_sim.study.report.mixes import mixes_numbers
@@ -27,6 +28,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ablations": ("mixed.jsonl", ablation_numbers),
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
+    "cost": ("pool_cost.json", cost_numbers),
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),
 }
