@@ -82,7 +82,9 @@ def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
     from rich.table import Table
 
     table = Table(title=f"hit rates: {out}", box=box.SIMPLE, padding=(0, 0, 0, 1))
-    columns = ("trace", "policy", "B", "capacity", "token", "block", "request", "evicted", "rejected")
+    has_rejected = any(row.get("rejected_requests") for row in rows)  # rare, and 80 columns are soon full
+    columns = ["trace", "policy", "B", "capacity", "token", "block", "request", "evicted"]
+    columns += ["rejected"] if has_rejected else []
     for name in columns:
         wide = name == "trace"
         justify: Any = "left" if name in columns[:2] else "right"
@@ -95,5 +97,6 @@ def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
             table.add_row(*head, "curve")
             continue
         rates = (f"{row[f'{name}_hit_rate']:.4f}" for name in ("token", "block", "request"))
-        table.add_row(*head, *rates, f"{row['evicted_blocks']:,}", f"{row['rejected_requests']:,}")
+        counts = (f"{row['evicted_blocks']:,}", f"{row['rejected_requests']:,}")
+        table.add_row(*head, *rates, *counts[: len(columns) - 7])
     Console().print(table)
