@@ -33,7 +33,7 @@ REPORT = "preprocess.json"
 class Choice:
     """Which conversations are taken, and how much of each."""
 
-    conversations: int = 1000
+    conversations: int = 2500
     seed: int = 0
     max_tokens: int = 8192
     """Prompt and response of a request; a conversation ends before the first request that is longer."""

@@ -89,6 +89,6 @@ ENGINE = (
 )
 """The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
 with arrivals they are how much was asked for."""
-QUICK_ENGINE = (ENGINE[0], ENGINE[2], ENGINE[-1])
+QUICK_ENGINE = (ENGINE[0], ENGINE[-1])
 ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
 """Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""
