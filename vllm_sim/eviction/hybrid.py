@@ -212,27 +212,41 @@ class Hybrid(Policy):
         self.gone[node] = False
 
     def refresh(self) -> None:
-        """Makes the table of worth from what was observed."""
-        lost = self.lost.copy()
+        """Makes the table of worth from what was observed; in loops, as array expressions take long to compile."""
+        lost = np.zeros((self.queues, AGES))
         places = self.waiting.shape[1]
+        for queue in range(self.queues):
+            for age in range(AGES):
+                lost[queue, age] = self.lost[queue, age]
+                self.worth[queue, age] = 0.0
         for back in range(places):
             began = self.now // self.refresh_blocks - back
             # In the middle of the place, as far as is known here.
             age = self.bin(max(self.now - began * self.refresh_blocks - self.refresh_blocks // 2, 0))
-            lost[:, age] += self.waiting[:, began % places]
-        all_reused, all_lost = self.reused.sum(axis=0), lost.sum(axis=0)
+            for queue in range(self.queues):
+                lost[queue, age] += self.waiting[queue, began % places]
+        all_reused, all_lost = self.total(self.reused, 0, 1), self.total(lost, 0, 1)
         ages = AGES
         while ages and all_reused[ages - 1] + all_lost[ages - 1] == 0:
             ages -= 1
-        self.worth[:, :] = 0.0
         of_all = self.chances(all_reused, all_lost, np.zeros(ages), 0.0)
         for uses in range(USES):
-            reused, others = self.reused[uses::USES].sum(axis=0), lost[uses::USES].sum(axis=0)
+            reused, others = self.total(self.reused, uses, USES), self.total(lost, uses, USES)
             of_uses = self.chances(reused, others, of_all, self.prior)
             for queue in range(uses, self.queues, USES):
                 self.index(queue, self.chances(self.reused[queue], lost[queue], of_uses, self.prior))
-        self.reused[:, :] *= self.keep
-        self.lost[:, :] *= self.keep
+        for queue in range(self.queues):
+            for age in range(AGES):
+                self.reused[queue, age] *= self.keep
+                self.lost[queue, age] *= self.keep
+
+    def total(self, table: np.ndarray, first: int, step: int) -> np.ndarray:
+        """The sum of every step-th row of [queues, AGES], from the first one; [AGES]."""
+        sums = np.zeros(AGES)
+        for queue in range(first, self.queues, step):
+            for age in range(AGES):
+                sums[age] += table[queue, age]
+        return sums
 
     def chances(self, reused: np.ndarray, lost: np.ndarray, wider: np.ndarray, prior: float) -> np.ndarray:
         """The chance of a use in each age bin, for who comes to it; [ages].
