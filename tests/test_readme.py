@@ -21,7 +21,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert SECTION
     folder = tmp_path_factory.mktemp("newcomer")
     (folder / "exported_models").symlink_to(ROOT / "exported_models")
-    for name, content in re.findall(r"^.*`(\w+\.\w+)`:\n\n```(?:json|toml|python)\n(.*?)^```", SECTION[1], re.M | re.S):
+    for name, content in re.findall(r"`(\w+\.\w+)`:\n\n```(?:json|toml|python)\n(.*?)^```", SECTION[1], re.M | re.S):
         (folder / name).write_text(content, encoding="utf-8")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     for commands in re.findall(r"^```sh\n(.*?)^```", SECTION[1], re.M | re.S):
