@@ -14,7 +14,8 @@ and this cache does not may cost a hit each, with about the chance at which LRU'
 only while that risk stays below what was won over LRU, up to the cache's size, and `slack` of the prompts' blocks.
 Else the block that was used the longest time ago goes, which LRU does not hold any more, and the cache becomes LRU's.
 Nothing here proves a bound: the risk is an estimate, and a batch's unfinished requests and partial blocks are not in
-the list.
+the list. Nor does the list see a reset of the prefix cache: what is computed again then counts as a hit of LRU, and the
+classes may not decide until `slack` has made up for it.
 
 Sources: Gittins, "Bandit processes and dynamic allocation indices", 1979; Beckmann, Chen, Cidon, "LHD: improving cache
 hit rate by maximizing hit density", NSDI 2018 (hits over time and room, by class and age); Kaplan, Meier,
@@ -40,7 +41,8 @@ class Hybrid(Policy):
 
     Args:
         room: see Policy.
-        ghosts: evicted nodes that stay known, as a multiple of the blocks.
+        ghosts: evicted nodes that stay known, as a multiple of the blocks; with few of them the guard forgets part of
+            what LRU would hold, with none it never acts.
         slack: share of the prompts' blocks that may be at risk against LRU.
         margin: by what share the worth of a block must be below that of the oldest one to go in its place.
         prior: for how many nodes the estimate of a wider class counts in a narrower one, as a multiple of the blocks.
