@@ -9,6 +9,7 @@ from vllm_sim.eviction import kernel
 from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.hybrid import AGES, Hybrid
+from vllm_sim.eviction.live import _drop, _Pair
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_room, simulate
@@ -188,7 +189,14 @@ def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
 
 @pytest.mark.parametrize(
     ("params", "message"),
-    [({"slack": -0.1}, "slack is -0.1"), ({"origins": 2}, "allowed: 0, 1"), ({"memory": 0}, "memory is 0")],
+    [
+        ({"slack": -0.1}, "slack is -0.1"),
+        ({"slack": float("nan")}, "slack is nan"),
+        ({"margin": 1.5}, "allowed: 0 to 1"),
+        ({"ghosts": float("inf")}, "ghosts is inf"),
+        ({"origins": 2}, "allowed: 0, 1"),
+        ({"memory": 0}, "memory is 0"),
+    ],
 )
 def test_a_parameter_out_of_range_is_refused(params, message):
     with pytest.raises(ValueError, match=message):
@@ -232,3 +240,17 @@ def test_the_oldest_goes_unless_another_is_worth_clearly_less(worth: float, bloc
     policy.worth[0, :], policy.worth[1, :] = worth, 1.0
     policy.asked = 9
     assert policy.victim(book) == block
+
+
+def test_a_reset_costs_no_hits_against_lru() -> None:
+    """What a reset took is computed again; LRU had lost it as well, so that is no hit that the policy owes."""
+    policy = Hybrid(Room(4, 4))
+    book = Book(4, 4, policy, recycle=False)
+    for _ in range(2):
+        for number in (0, 1):
+            book.cache(policy, number, number, -1, False)
+        for number in (1, 0):
+            book.release(policy, number)
+        for number in (0, 1):
+            _drop.py_func(_Pair(book, policy), number)
+    assert (policy.lru_hits, policy.won, policy.missing) == (0, 0, 0)

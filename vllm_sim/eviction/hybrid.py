@@ -14,8 +14,7 @@ and this cache does not may cost a hit each, with about the chance at which LRU'
 only while that risk stays below what was won over LRU, up to the cache's size, and `slack` of the prompts' blocks.
 Else the block that was used the longest time ago goes, which LRU does not hold any more, and the cache becomes LRU's.
 Nothing here proves a bound: the risk is an estimate, and a batch's unfinished requests and partial blocks are not in
-the list. Nor does the list see a reset of the prefix cache: what is computed again then counts as a hit of LRU, and the
-classes may not decide until `slack` has made up for it.
+the list. A reset of the prefix cache empties the list of what was cached; what had been evicted before stays in it.
 
 Sources: Gittins, "Bandit processes and dynamic allocation indices", 1979; Beckmann, Chen, Cidon, "LHD: improving cache
 hit rate by maximizing hit density", NSDI 2018 (hits over time and room, by class and age); Kaplan, Meier,
@@ -64,15 +63,15 @@ class Hybrid(Policy):
         origins: int = 1,
     ):
         super().__init__(room)
-        for name, value, low in (
-            ("ghosts", ghosts, 0),
-            ("slack", slack, 0),
-            ("margin", margin, 0),
-            ("prior", prior, 0),
-            ("memory", memory, 0.01),
+        for name, value, low, high in (
+            ("ghosts", ghosts, 0, 1000),
+            ("slack", slack, 0, 1e9),
+            ("margin", margin, 0, 1),
+            ("prior", prior, 0, 1e9),
+            ("memory", memory, 0.01, 1e9),
         ):
-            if value < low:
-                raise ValueError(f"{name} is {value}; allowed: {low} or more")
+            if not low <= value <= high:  # a NaN is in no range
+                raise ValueError(f"{name} is {value}; allowed: {low} to {high}")
         if origins not in (0, 1):
             raise ValueError(f"origins is {origins}; allowed: 0, 1")
         self.ghosts = int(ghosts * room.blocks)
@@ -196,6 +195,10 @@ class Hybrid(Policy):
             if best < 0 or worth < lowest or (worth == lowest and leaves.key[block] < leaves.key[best]):
                 best, lowest = block, worth
         return best if free and lowest < limit else oldest
+
+    def dropped(self, node: int) -> None:
+        if self.in_lru.holds(node):  # LRU would have lost it too
+            self.in_lru.remove(node)
 
     def evicted(self, node: int) -> None:
         self.gone[node] = True

@@ -186,4 +186,7 @@ def _evict(pair: Any, blocks: Any) -> None:
 
 @numba.njit(cache=True)
 def _drop(pair: Any, block: int) -> None:
-    view(pair).book.drop(view(pair).policy, block)
+    book, policy = view(pair).book, view(pair).policy
+    if not book.is_copied(block):
+        policy.dropped(book.node[block])
+    book.drop(policy, block)

@@ -68,6 +68,9 @@ class Policy:
     def hit(self, node: int) -> None:
         """A cached node is used by a request: found, or (a prompt's last block) computed once more."""
 
+    def dropped(self, node: int) -> None:
+        """A node is about to lose its last block, and not by an eviction: `evicted` follows."""
+
     def released(self, node: int) -> None:
         """A block of the node is used by nobody any more; the tail of a chain comes first."""
 
