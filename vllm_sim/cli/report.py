@@ -1,12 +1,12 @@
 """`vllm-sim report`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
 from vllm_sim.cli.model import DEFAULT_MODEL
 from vllm_sim.cli.progress import progress_bar
+from vllm_sim.cli.running import quieten_vllm
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -36,8 +36,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_report(options: argparse.Namespace) -> int:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    quieten_vllm()
     if options.html is None and options.pdf is None and not options.check:
         raise ValueError("nothing to do; allowed: --html OUT.html, --pdf OUT.pdf, --check")
     if options.pdf is not None:

@@ -24,6 +24,8 @@ MAKERS = {
     "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
 }
 """What makes a trace, by a word in its name."""
+MARKS = ("key", "code", "data", "quick")
+"""What a study writes beside the fields of a row."""
 
 
 class Report(NamedTuple):
@@ -152,13 +154,15 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:
-    """Fields that differ, of those that both have: a study adds marks. The trace's name, where its data came from,
-    and a sweep's key of the cell, which holds the exact warm-up, are no result."""
+    """Fields that differ or are gone, but for a study's marks. The trace's name, and a sweep's key of the cell, which
+    holds the exact warm-up, are no result."""
     capacity = stored["capacity_blocks"]
     where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
-    names = [name for name in stored if name in fresh and name not in ("trace", "cell", "data")]
+    names = [name for name in stored if name in fresh and name not in ("trace", "cell", *MARKS)]
+    lost = [name for name in stored if name not in fresh and name not in MARKS]
     for name in names:
         if isinstance(stored[name], dict) and isinstance(fresh[name], dict):  # a study keeps a part of some tables
             fresh[name] = {key: fresh[name].get(key) for key in stored[name]}
     texts = [f"{name} is {stored[name]!r}, now {fresh[name]!r}" for name in names if stored[name] != fresh[name]]
+    texts += [f"{name} is {stored[name]!r}, now there is none" for name in lost]
     return [f"{where}: {text[:200]}" for text in texts]

@@ -75,6 +75,26 @@ def read_rows(path: Path) -> list[Row]:
     return rows
 
 
+def read_made_rows(path: Path, maker: str) -> list[Row]:
+    """The rows of a file that a script makes.
+
+    Raises:
+        ValueError: there are none yet, with the script's name.
+    """
+    if not path.is_file():
+        raise ValueError(f"no {path}; first run {maker}")
+    return read_rows(path)
+
+
+def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
+    """The rows of an experiment whose fields have these values, in the file's order."""
+    return [
+        row
+        for row in rows
+        if row["experiment"] == experiment and all(row.get(name) == value for name, value in wanted.items())
+    ]
+
+
 def find_rows(folder: Path) -> dict[Path, list[Row]]:
     """The rows under a folder, by file; files NAME.jsonl and lines that hold other things are passed over.
 

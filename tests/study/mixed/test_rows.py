@@ -15,10 +15,9 @@ from tests.study.mixed.making import ROOT, make_study
 from vllm_sim.replay.run import replay
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
-from vllm_sim.study.mixed.drawing import pick
 from vllm_sim.study.mixed.run import row_again, run_study
 from vllm_sim.study.mixed.study import CELLS, HASH, MATRIX, Study
-from vllm_sim.study.results import read_rows
+from vllm_sim.study.results import pick, read_rows
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import MAIN_BLOCK, WORKLOADS
-from vllm_sim.study.results import RATES, read_rows
+from vllm_sim.study.results import RATES, pick, read_made_rows
 from vllm_sim.study.style import new_figure, new_panels, save
 
 
@@ -27,24 +27,8 @@ LOOKS = {
 
 
 def load(results: Path) -> list[Row]:
-    """The rows of the fast cells.
-
-    Raises:
-        ValueError: there are none yet.
-    """
-    path = results / "chat.jsonl"
-    if not path.is_file():
-        raise ValueError(f"no {path}; first run milestone2_code/compare_multi_vs_single_turn.py")
-    return read_rows(path)
-
-
-def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
-    """The rows of an experiment whose fields have these values, in the file's order."""
-    return [
-        row
-        for row in rows
-        if row["experiment"] == experiment and all(row[name] == value for name, value in wanted.items())
-    ]
+    """The rows of the fast cells."""
+    return read_made_rows(results / "chat.jsonl", "milestone2_code/compare_multi_vs_single_turn.py")
 
 
 def caption(rows: Sequence[Row], more: str) -> list[str]:

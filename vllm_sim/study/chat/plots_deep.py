@@ -5,8 +5,9 @@ from typing import Any
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.chat.plan import MAIN_BLOCK, SHARES, WORKLOADS
-from vllm_sim.study.chat.plots import LOOKS, caption, errors, load, pick, style
+from vllm_sim.study.chat.plots import LOOKS, caption, errors, load, style
 from vllm_sim.study.chat.reuse import SOURCES
+from vllm_sim.study.results import pick
 from vllm_sim.study.style import line_style, new_figure, new_panels, save
 
 THINKING = {10.0: ("#009E73", "^", ":"), 60.0: ("#0072B2", "o", "-"), 300.0: ("#D55E00", "s", "--")}

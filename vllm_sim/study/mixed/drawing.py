@@ -9,30 +9,14 @@ from matplotlib.ticker import NullLocator
 
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.mixed.study import CELLS
-from vllm_sim.study.results import read_rows
+from vllm_sim.study.results import pick, read_made_rows
 
 HATCHES = {"lru": "", "hybrid": "//", "opt": ".."}
 
 
 def load(results: Path, name: str = CELLS) -> list[Row]:
-    """The rows of a file.
-
-    Raises:
-        ValueError: there are none yet.
-    """
-    path = results / name
-    if not path.is_file():
-        raise ValueError(f"no {path}; first run milestone3_code/compare_policies.py")
-    return read_rows(path)
-
-
-def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
-    """The rows of an experiment whose fields have these values, in the file's order."""
-    return [
-        row
-        for row in rows
-        if row["experiment"] == experiment and all(row.get(name) == value for name, value in wanted.items())
-    ]
+    """The rows of a file."""
+    return read_made_rows(results / name, "milestone3_code/compare_policies.py")
 
 
 def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:

@@ -14,7 +14,6 @@ from vllm_sim.study.mixed.drawing import (
     load,
     one,
     panels,
-    pick,
     plain,
     share,
     shares,
@@ -22,6 +21,7 @@ from vllm_sim.study.mixed.drawing import (
     values,
 )
 from vllm_sim.study.mixed.study import ENGINE, MAIN_BLOCK, MATRIX
+from vllm_sim.study.results import pick
 from vllm_sim.study.style import line_style, look, new_figure, save
 
 MIX, SHOWN = "even", "10%"

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from vllm_sim.replay.rows import Row
-from vllm_sim.study.mixed.drawing import caption, legend, load, one, panels, pick, plain, shares, side_by_side, values
+from vllm_sim.study.mixed.drawing import caption, legend, load, one, panels, plain, shares, side_by_side, values
 from vllm_sim.study.mixed.study import HASH, MAIN_BLOCK
+from vllm_sim.study.results import pick
 from vllm_sim.study.style import line_style, new_figure, save
 
 LOSSES = (
