@@ -205,8 +205,8 @@ def test_a_parameter_out_of_range_is_refused(params, message):
 
 @pytest.mark.parametrize(
     ("won", "missing", "block"),
-    [(0, 0, 1), (-1, 0, 0), (3, 0, 1), (3, 8, 0)],
-    ids=["nothing at risk", "lost against LRU", "won", "risk above what was won"],
+    [(0, 0, 1), (-1, 0, 0), (3, 0, 1), (3, 8, 0), (100, 12, 0)],
+    ids=["nothing at risk", "lost against LRU", "won", "risk above what was won", "gains count up to the cache's size"],
 )
 def test_the_classes_decide_only_while_the_risk_is_below_what_was_won(won: int, missing: int, block: int) -> None:
     policy = Hybrid(Room(4, 4), slack=0.1)
@@ -254,3 +254,30 @@ def test_a_reset_costs_no_hits_against_lru() -> None:
         for number in (0, 1):
             _drop.py_func(_Pair(book, policy), number)
     assert (policy.lru_hits, policy.won, policy.missing) == (0, 0, 0)
+
+
+def test_use_counts_fall_into_five_classes() -> None:
+    policy = Hybrid(Room(4, 4))
+    counts = (1, 2, 3, 4, 5, 16, 17, 1000)
+    assert [policy.bucket(count) for count in counts] == [0, 1, 2, 2, 3, 3, 4, 4]
+
+
+def test_observations_count_half_after_memory_times_the_cache() -> None:
+    policy = Hybrid(Room(4096, 4), memory=2.0)
+    policy.reused[3, 0] = policy.lost[3, 2] = 8.0
+    for _ in range(2 * 4096 // policy.refresh_blocks):
+        policy.refresh()
+    assert policy.reused[3, 0] == pytest.approx(4.0)
+    assert policy.lost[3, 2] == pytest.approx(4.0)
+
+
+def test_a_class_that_was_not_seen_takes_the_wider_estimate_and_a_larger_cache_asks_for_more_to_leave_it() -> None:
+    worth = []
+    for blocks in (100, 10_000):
+        policy = Hybrid(Room(blocks, 4))
+        policy.reused[0, 0] = policy.lost[0, 0] = 1000.0  # of the use count 1: half come again at once
+        policy.lost[5, 0] = 50.0  # of a class with the same use count: none of them
+        policy.refresh()
+        assert policy.worth[10, 0] == pytest.approx(policy.worth[15, 0])
+        worth.append(policy.worth[5, 0] / policy.worth[10, 0])
+    assert worth[0] < 0.2 < 0.8 < worth[1]

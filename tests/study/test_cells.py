@@ -29,6 +29,15 @@ def test_key_of_a_cell_changes_with_the_trace_and_each_setting(tmp_path: Path) -
     assert len(keys) == len(others) + 3
 
 
+def test_key_of_a_cell_holds_what_is_in_a_latency_table(tmp_path: Path) -> None:
+    trace, keys = small_trace(tmp_path), []
+    for content in ("{}", "{}", "[]"):
+        (tmp_path / "table.json").write_text(content)
+        how = settings(backend="engine", latency_model="table", latency_file=tmp_path / "table.json")
+        keys.append(cell_key(Cell(trace, how)))
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_whole_curve_equals_the_single_runs(tmp_path: Path) -> None:
     trace = small_trace(tmp_path)
     curve = run_cell(Cell(trace, settings(), whole_curve=True))["curve"]

@@ -50,6 +50,14 @@ def test_a_changed_number_is_named(stored: Path) -> None:
     assert f"evicted_blocks is {row['evicted_blocks'] + 1}, now {row['evicted_blocks']}" in differences[0]
 
 
+def test_a_field_that_is_gone_is_named(stored: Path) -> None:
+    lines = results(stored).read_text().splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | {"once_counted": 7})
+    results(stored).write_text("\n".join(lines) + "\n")
+    _, _, differences, _ = found(stored, stored)
+    assert [line.rpartition(": ")[2] for line in differences] == ["once_counted is 7, now there is none"]
+
+
 def command(folder: Path, *traces: str) -> subprocess.CompletedProcess[str]:
     line = [str(Path(sys.executable).with_name("vllm-sim")), "report", "--check", "--sample", "100"]
     line += ["--results", str(folder / "results"), "--model", str(MODEL), "--traces", *traces]

@@ -99,6 +99,8 @@ def test_lru_needs_at_least_the_bytes_that_reach_the_rate_of_the_hybrid(made, ro
         assert hit_tokens(view, "lru", row["lru_blocks"]).sum() >= wanted
         if row["lru_blocks"] > capacity_of("largest", view):
             assert hit_tokens(view, "lru", row["lru_blocks"] - 1).sum() < wanted
+        assert row["saved_share"] == pytest.approx(row["saved_bytes"] / row["lru_bytes"], abs=1e-6)
+        assert row["saved_bytes"] == row["lru_bytes"] - row["capacity_bytes"]
 
 
 def test_the_burst_moves_calls_and_loses_none(made, rows):
@@ -120,6 +122,9 @@ def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
     rates = {row["policy"]: row["block_hit_rate"] for row in whole}
     assert 0 < rates["lru"] <= rates["opt"] < 1
     assert all(row["raw_blocks"] and row["block_size"] == 512 for row in found)
+    view = View(made[1].hash_traces[0], made[1].model, 512, raw_blocks=True)
+    first, second = (asked(view._replace(part=part)).records for part in ("first", "second"))
+    assert max(record.timestamp for record in first) < min(record.timestamp for record in second)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
