@@ -70,7 +70,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
 def _capacity(rows: list[Row], figures: Path) -> list[Path]:
     found = pick(rows, "mix", block_size=MAIN_BLOCK)
     names = values(found, "mix")
-    figure, plots = panels("Token hit rate over capacity, mixes that nothing was tuned on", len(names))
+    figure, plots = panels("Token hit rate over capacity, the five mixes of the report", len(names))
     for name, axes in zip(names, plots, strict=True):
         own = [row for row in found if row["mix"] == name]
         limited = shares(own)

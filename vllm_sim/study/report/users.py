@@ -101,7 +101,7 @@ def _by_workload(rows: Rows, chosen: list[Row]) -> list[list[str]]:
 
 
 def hash_numbers(results: Path) -> Numbers:
-    """Block hit rates of policies on traces of hash ids, and gains on the part that nothing was tuned on.
+    """Block hit rates of policies on traces of hash ids, and gains on the part that no script tunes on.
 
     Raises:
         ValueError: a row is missing or is no result.
