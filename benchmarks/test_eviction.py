@@ -1,5 +1,6 @@
 """The fast cache against kvcache-simulator's C++, policies against LRU, and vLLM's pool with and without a policy."""
 
+import hashlib
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -120,6 +121,10 @@ class _Request:
         self.block_hashes = block_hashes
 
 
+def _digest(number: int) -> bytes:
+    return hashlib.sha256(number.to_bytes(8, "big")).digest()
+
+
 def pool_seconds(policy: str | None, chain: int = 32) -> float:
     """Seconds a block for allocating, caching and freeing chains in a full pool; policy None: upstream's own LRU.
 
@@ -131,7 +136,7 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     pool: Any = manager.block_pool
     pool.enable_kv_cache_events = False
     rounds = 3 * CAPACITY // chain
-    hashes = [BlockHash((i).to_bytes(32, "big")) for i in range(rounds * chain)]
+    hashes = [BlockHash(_digest(i)) for i in range(rounds * chain)]
     spent, blocks_moved = 0.0, 0
     for i in range(rounds):
         request = _Request(hashes[i * chain : (i + 1) * chain])
@@ -147,12 +152,9 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
 
 
 def bytes_per_block(policy: str) -> float:
-    """Arrays of the book and the policy, and what Python keeps to find the number of a node; a full pool with ghosts.
-
-    The hashes, which vLLM keeps, are not counted.
-    """
+    """Arrays of the book and the policy, and the names of nodes; a full pool with ghosts."""
     capacity = CAPACITY // 5
-    names = [f"{name:>36}".encode() for name in range(4 * capacity)]
+    names = [_digest(name) for name in range(4 * capacity)]
     tracemalloc.start()
     book = LiveBook(policy, live_room(policy, capacity))
     for first in range(0, len(names), 100):

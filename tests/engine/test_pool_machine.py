@@ -1,6 +1,7 @@
 """vLLM's KV-cache manager over the pool, under every policy, against a model: chunks, shared blocks, copies,
 preemption, blocks dropped from outside and resets, in any order."""
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -38,7 +39,8 @@ def make_request(name: str, tokens: Name) -> Request:
     def hash_blocks(request: Request) -> list[BlockHash]:
         first = (len(request.block_hashes) + 1) * BLOCK_TOKENS
         return [
-            BlockHash(bytes(request.all_token_ids[:end])) for end in range(first, request.num_tokens + 1, BLOCK_TOKENS)
+            BlockHash(hashlib.sha256(bytes(request.all_token_ids[:end])).digest())
+            for end in range(first, request.num_tokens + 1, BLOCK_TOKENS)
         ]
 
     return Request(name, list(tokens), SamplingParams(max_tokens=9), None, block_hasher=hash_blocks)

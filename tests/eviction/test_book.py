@@ -1,5 +1,6 @@
 """The book under every policy against a model in plain Python, whatever requests do at the same time."""
 
+import hashlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,6 +21,11 @@ for _name in ONLINE:
     setattr(sys.modules[__name__], f"plain_{_name}", type(f"plain_{_name}", (find_policy(_name),), {}))
 
 Name = tuple[int, ...]
+
+
+def digest(name: Name) -> bytes:
+    """A block's hash, as a book gets it."""
+    return hashlib.sha256(bytes(name)).digest()
 
 
 @dataclass
@@ -125,7 +131,8 @@ class BookMachine(RuleBasedStateMachine):
         parent = request.names[request.cached - 1] if request.cached else None
         if not blocks or (parent and parent not in self.copies):
             return
-        self.tell(lambda book: book.cache(blocks, names, parent, request.returned))
+        hashes = [digest(name) for name in names]
+        self.tell(lambda book: book.cache(blocks, hashes, parent and digest(parent), request.returned))
         for block, name in zip(blocks, names, strict=True):
             self.copies.setdefault(name, []).append(block)
             self.name[block], self.users[block] = name, 1

@@ -16,7 +16,7 @@ import torch
 from vllm.distributed.kv_events import BlockRemoved, BlockStored, KVCacheEvent
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_manager import KVCacheManager
-from vllm.v1.core.kv_cache_utils import BlockHash, BlockHashWithGroupId, get_block_hash
+from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 
@@ -44,7 +44,7 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
         raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
     manager = make_manager(capacity)
     if policy != "lru":
-        book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _node_of_hash)
+        book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _nodes)
         adopt(manager, book, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
     elif params:
         raise ValueError(f"policy lru has no parameter {next(iter(params))!r}; allowed: none")
@@ -186,5 +186,5 @@ def _node(name: int | bytes) -> int:
     return name if isinstance(name, int) else int.from_bytes(name, "big")
 
 
-def _node_of_hash(name: BlockHashWithGroupId) -> int:
-    return _node(get_block_hash(name))
+def _nodes(names: list[bytes]) -> np.ndarray:
+    return np.array([_node(name) for name in names])

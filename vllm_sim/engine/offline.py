@@ -16,7 +16,7 @@ import numpy as np
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
-from vllm.v1.core.kv_cache_utils import BlockHash, get_block_hash
+from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
@@ -146,7 +146,7 @@ def _use_policy(core: EngineCore, setup: Setup, known: Known) -> None:
         assert isinstance(core.model_executor, RowExecutor)
         numbers = _number_hashes(core, core.model_executor.trace, known.chains, known.salts)
         room = make_room(known.chains, policy, capacity, setup.seed)
-        book = LiveBook(policy, room, params, lambda name: numbers[get_block_hash(name)])
+        book = LiveBook(policy, room, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
     else:
         room = live_room(policy, capacity, params, setup.seed)._replace(categories=max(category, default=0) + 1)
         book = LiveBook(policy, room, params)

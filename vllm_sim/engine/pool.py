@@ -12,11 +12,7 @@ from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
-from vllm.v1.core.kv_cache_utils import (
-    FreeKVCacheBlockQueue,
-    KVCacheBlock,
-    make_block_hash_with_group_id,
-)
+from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request
 
@@ -46,10 +42,12 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         return found
 
     def remove(self, block: KVCacheBlock) -> None:
-        if self.book.holds(block.block_id):
-            self._count_held(-1)
-        else:
+        if block.block_hash is None:
             super().remove(block)
+        else:
+            # Not by `_count_held`: this is for each block of a hit.
+            self.held_blocks -= 1
+            self.num_free_blocks -= 1
 
     def append(self, block: KVCacheBlock) -> None:
         self.append_n([block])
@@ -135,10 +133,9 @@ class PolicyBlockPool(BlockPool):
             return
         if request is not self._request:
             self.serve(request)
-        parent = None
-        if num_cached_blocks:
-            parent = make_block_hash_with_group_id(request.block_hashes[num_cached_blocks - 1], kv_cache_group_id)
-        self._book.cache([block.block_id for block in new], [block.block_hash for block in new], parent, self._tell())
+        names = request.block_hashes[num_cached_blocks:num_full_blocks]
+        parent = request.block_hashes[num_cached_blocks - 1] if num_cached_blocks else None
+        self._book.cache([block.block_id for block in new], names, parent, self._tell())
 
     def evict_blocks(self, block_ids: set[int]) -> None:
         super().evict_blocks(block_ids)

@@ -3,14 +3,15 @@
 A policy that is not compiled runs as plain Python here too, with the same functions.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
-from vllm_sim.eviction.book import EVICTED, FORGOTTEN, ORPHANS, Book
+from vllm_sim.eviction.book import EVICTED, ORPHANS, Book
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
+from vllm_sim.eviction.names import Names
 from vllm_sim.eviction.policy import Policy, Room
 from vllm_sim.eviction.registry import make_policy
 
@@ -41,7 +42,7 @@ class LiveBook:
         policy: a name or `module:Class`.
         room: for the policy.
         params: the policy's parameters.
-        number: the number of a node by its name, below `room.nodes`; None: numbers are given here, and used again.
+        numbers: the numbers of nodes by their names, below `room.nodes`; None: as `Names` gives them, used again.
     """
 
     def __init__(
@@ -49,14 +50,11 @@ class LiveBook:
         policy: str,
         room: Room,
         params: dict[str, Any] | None = None,
-        number: Callable[[Any], int] | None = None,
+        numbers: Callable[[list[bytes]], np.ndarray] | None = None,
     ):
         ranker = make_policy(policy, room, params)
-        self._number = number
-        self._numbers: dict[Hashable, int] = {}
-        self._names: list[Hashable] = [None] * room.nodes
-        self._unused = list(range(room.nodes - 1, -1, -1))
-        self._book = Book(room.blocks + 1, room.nodes, ranker, recycle=number is None)
+        self._book = Book(room.blocks + 1, room.nodes, ranker, recycle=numbers is None)
+        self._numbers = numbers or Names(self._book).numbers
         self._compiled = is_compiled(type(ranker))
         pair = _Pair(self._book, ranker)
         self._pair: Any = native(pair) if self._compiled else pair
@@ -95,16 +93,10 @@ class LiveBook:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
         self._call(_touch, np.array(blocks, np.int64), again)
 
-    def cache(self, blocks: list[int], names: list[Any], parent: Any, again: bool) -> None:
+    def cache(self, blocks: list[int], names: list[bytes], parent: bytes | None, again: bool) -> None:
         """Blocks in use are cached, each the child of the one before it; parent: of the first one, None for none."""
-        if self._number is None:
-            self._collect()
-            before = -1 if parent is None else self._find([parent])[0]
-            nodes = self._find(names)
-        else:
-            before = -1 if parent is None else self._number(parent)
-            nodes = [self._number(name) for name in names]
-        self._call(_cache, np.array(blocks, np.int64), np.array(nodes, np.int64), before, again)
+        nodes = self._numbers(names if parent is None else [parent, *names])
+        self._call(_cache, np.array(blocks, np.int64), nodes, again)
 
     def release(self, blocks: list[int]) -> None:
         """Nobody uses these cached blocks of a request any more; of a chain the tail comes first."""
@@ -121,28 +113,9 @@ class LiveBook:
         self._call(_drop, block)
 
     def _call(self, function: Any, *arguments: Any) -> None:
-        (function if self._compiled else function.py_func)(self._pair, *arguments)
-
-    def _find(self, names: list[Any]) -> list[int]:
-        """The numbers of nodes, by their names; new ones where they have none."""
-        nodes, unused = [], self._unused
-        for name in names:
-            node = self._numbers.setdefault(name, unused[-1])
-            if node == unused[-1]:
-                self._names[unused.pop()] = name
-            nodes.append(node)
-        return nodes
-
-    def _collect(self) -> None:
-        """Takes back the numbers of forgotten nodes."""
-        count = self._book.counts[FORGOTTEN]
-        if count:
-            nodes = self._book.forgotten[:count].tolist()
-            numbers, names = self._numbers, self._names
-            for node in nodes:
-                del numbers[names[node]]
-            self._unused += nodes
-            self._book.counts[FORGOTTEN] = 0
+        if not self._compiled:
+            function = function.py_func
+        function(self._pair, *arguments)
 
 
 @numba.njit(cache=True)
@@ -161,10 +134,13 @@ def _touch(pair: Any, blocks: Any, again: bool) -> None:
 
 
 @numba.njit(cache=True)
-def _cache(pair: Any, blocks: Any, nodes: Any, parent: int, again: bool) -> None:
+def _cache(pair: Any, blocks: Any, nodes: Any, again: bool) -> None:
+    """`nodes` are those of the blocks, after their parent's if there is one."""
     book, policy = view(pair).book, view(pair).policy
+    first = nodes.size - blocks.size
     for i in range(blocks.size):
-        book.cache(policy, blocks[i], nodes[i], parent if i == 0 else nodes[i - 1], again)
+        place = first + i
+        book.cache(policy, blocks[i], nodes[place], nodes[place - 1] if place else -1, again)
 
 
 @numba.njit(cache=True)
