@@ -1,13 +1,18 @@
-"""How long 100,000 records of 220 + 200 tokens take to load: at first, and from the cache; and the memory they need."""
+"""How long 100,000 records of 220 + 200 tokens take to load, at first and from the cache, over what the tokenizer alone
+takes for their texts in the same run; and the memory they need.
+"""
 
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
 from tests.serving import MODEL, ROOT
 
@@ -33,6 +38,7 @@ trace = answers.trace
 rows = len(trace)
 print(seconds, grown / 2**20, rows, len(trace.prompt_tokens) / rows, len(trace.response_tokens) / rows)
 """
+SAMPLE = 20
 
 
 def load(trace: Path, cache: Path) -> list[float]:
@@ -42,8 +48,19 @@ def load(trace: Path, cache: Path) -> list[float]:
     return [float(word) for word in output.splitlines()[-1].split()]
 
 
+def tokenizer_seconds(trace: Path) -> float:
+    """The tokenizer alone over all texts, by a sample of them."""
+    with trace.open() as file:
+        rows = [json.loads(line) for line in itertools.islice(file, 0, None, SAMPLE)]
+    tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
+    start = time.perf_counter()
+    for field in ("prompt", "response"):
+        tokenizer.encode_batch([row[field] for row in rows])
+    return (time.perf_counter() - start) * SAMPLE
+
+
 @pytest.mark.timeout(900)
-def test_hundred_thousand_records_load_in_60_s_and_again_in_10_s(tmp_path: Path) -> None:
+def test_a_hundred_thousand_records_load_as_fast_as_they_are_tokenised(tmp_path: Path) -> None:
     words = (ROOT / "README.md").read_text().split() + (ROOT / "LICENSE").read_text().split()
     source = random.Random(0)
     trace = tmp_path / "trace.jsonl"
@@ -54,10 +71,11 @@ def test_hundred_thousand_records_load_in_60_s_and_again_in_10_s(tmp_path: Path)
             file.write(json.dumps({"prompt": prompt, "response": response}) + "\n")
     first = load(trace, tmp_path)
     again = load(trace, tmp_path)
+    alone = tokenizer_seconds(trace)
     for name, (seconds, memory, records, prompt, response) in (("first", first), ("again", again)):
         print(f"\n{name}: {records:,.0f} records of {prompt:.0f} + {response:.0f} tokens", end="")
-        print(f" in {seconds:.1f} s, {memory:,.0f} MiB of its own", end="")
+        print(f" in {seconds:.1f} s ({seconds / alone:.2f} x tokenizer), {memory:,.0f} MiB of its own", end="")
     assert first[3] >= PROMPT_TOKENS * 0.9
     assert first[4] >= RESPONSE_TOKENS * 0.9
-    assert first[0] < 60
-    assert again[0] < 10
+    assert first[0] < 2 * alone
+    assert again[0] < 0.2 * alone

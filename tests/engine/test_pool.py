@@ -31,3 +31,10 @@ def test_a_second_cache_group_is_refused() -> None:
     manager = KVCacheManager(config, max_model_len=64, scheduler_block_size=2, hash_block_size=2)
     with pytest.raises(ValueError, match="2 cache groups"):
         adopt(manager, LiveBook("arc", live_room("arc", CAPACITY)), lambda request: (0, 0))
+
+
+@pytest.mark.parametrize("category", [-1, 2])
+def test_a_category_that_the_policy_was_not_made_for_is_an_error(category: int) -> None:
+    book = LiveBook("wa", live_room("wa", CAPACITY)._replace(categories=2))
+    with pytest.raises(ValueError, match=rf"category {category} of a request; allowed: 0 to 1"):
+        book.serve(category, 0, 1)

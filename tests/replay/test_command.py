@@ -59,6 +59,7 @@ def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path) -> Non
         (("--policy-params", "[1]"), "not a JSON object"),
         (("--warmup", "1"), "warmup is 1.0"),
         (("--model", "nowhere"), "nowhere"),
+        (("--model", "exported_models/other"), "no exported_models/other in "),
     ],
 )
 def test_bad_use_is_one_clear_error(trace: Path, tmp_path: Path, options: tuple[str, ...], reason: str) -> None:

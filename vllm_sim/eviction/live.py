@@ -53,6 +53,7 @@ class LiveBook:
         numbers: Callable[[list[bytes]], np.ndarray] | None = None,
     ):
         ranker = make_policy(policy, room, params)
+        self._categories = room.categories
         self._book = Book(room.blocks + 1, room.nodes, ranker, recycle=numbers is None)
         self._numbers = numbers or Names(self._book).numbers
         self._compiled = is_compiled(type(ranker))
@@ -86,7 +87,12 @@ class LiveBook:
             category: of the request.
             request: its number if it starts, -1 if it is under way.
             hittable: blocks of its prompt that an unlimited cache could hit.
+
+        Raises:
+            ValueError: there is no such category.
         """
+        if not 0 <= category < self._categories:
+            raise ValueError(f"category {category} of a request; allowed: 0 to {self._categories - 1}")
         self._call(_serve, category, request, hittable)
 
     def touch(self, blocks: list[int], again: bool) -> None:

@@ -1,4 +1,4 @@
-"""One writer at a time for a file of rows, by a lock that ends with its process and leaves nothing behind."""
+"""One writer at a time for a file or folder of rows, by a lock that ends with its process and leaves nothing behind."""
 
 import fcntl
 import os
@@ -9,19 +9,25 @@ from pathlib import Path
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Holds the lock of a file, which is made if it is not there; it may be replaced meanwhile by renaming another.
+    """Holds the lock of a folder, or of a file, which is made if it is not there.
+
+    Who replaces files while he works locks their folder: the lock does not go over to a new file.
 
     Raises:
         ValueError: another process holds it.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(f"{path} is being written by another run; allowed: one at a time") from None
+        if not path.is_dir():
+            path.touch()
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever held the lock may have put another file into its place since this one was opened.
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 yield
                 return
+        except BlockingIOError:
+            raise ValueError(f"{path} is being written by another run; allowed: one at a time") from None
+        finally:
+            os.close(handle)

@@ -18,6 +18,7 @@ from threading import Thread
 from typing import Any, NamedTuple
 
 from vllm_sim.replay.rows import Row, write_rows
+from vllm_sim.study.lock import only_writer
 from vllm_sim.study.results import cut_torn_line, read_rows
 
 GROUP = 250
@@ -60,34 +61,40 @@ def run_tasks(
 
     Returns:
         How many points were computed.
+
+    Raises:
+        ValueError: another run writes into the folder.
     """
-    files = {name: {task.key: task for task in tasks if name in task.files} for task in tasks for name in task.files}
-    there = {name: _finished(folder / name, wanted, say) for name, wanted in files.items()}
-    missing = {task.key for task in tasks if not all(task.key in there[name] for name in task.files)}
-    for name, keys in there.items():
-        if keys & missing:  # a kill came between a point's two files
-            write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
-    wanted_now = [task for task in tasks if task.key in missing and only(task.point)]
-    todo = sorted(wanted_now, key=lambda task: shared(task.point))
-    done = len(tasks) - len(missing)
-    say(f"{done:,} of {len(tasks):,} points are there already, {len(todo):,} to compute")
-    progress(done, len(tasks))
     folder.mkdir(parents=True, exist_ok=True)
-    for found in _run(list(_groups(todo, shared)), rows_of, jobs):
-        for task, rows in found:
-            for name, row in zip(task.files, rows, strict=True):
-                with (folder / name).open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        done += len(found)
+    with only_writer(folder):
+        files = {
+            name: {task.key: task for task in tasks if name in task.files} for task in tasks for name in task.files
+        }
+        there = {name: _finished(folder / name, wanted, say) for name, wanted in files.items()}
+        missing = {task.key for task in tasks if not all(task.key in there[name] for name in task.files)}
+        for name, keys in there.items():
+            if keys & missing:  # a kill came between a point's two files
+                write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
+        wanted_now = [task for task in tasks if task.key in missing and only(task.point)]
+        todo = sorted(wanted_now, key=lambda task: shared(task.point))
+        done = len(tasks) - len(missing)
+        say(f"{done:,} of {len(tasks):,} points are there already, {len(todo):,} to compute")
         progress(done, len(tasks))
-        say(f"{done:,} of {len(tasks):,} points")
-    if todo:
-        for name, wanted in files.items():
-            if not (folder / name).is_file():
-                continue
-            place = {key: number for number, key in enumerate(wanted)}
-            write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
-    return len(todo)
+        for found in _run(list(_groups(todo, shared)), rows_of, jobs):
+            for task, rows in found:
+                for name, row in zip(task.files, rows, strict=True):
+                    with (folder / name).open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            done += len(found)
+            progress(done, len(tasks))
+            say(f"{done:,} of {len(tasks):,} points")
+        if todo:
+            for name, wanted in files.items():
+                if not (folder / name).is_file():
+                    continue
+                place = {key: number for number, key in enumerate(wanted)}
+                write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
+        return len(todo)
 
 
 def _run(

@@ -193,6 +193,10 @@ def _find_file(model: str | Path, name: str) -> Path | None:
     folder = Path(model)
     if folder.is_dir():
         return folder / name if (folder / name).is_file() else None
+    if folder.parts[:-1] == ("exported_models",):
+        raise ValueError(
+            f"no {model} in {Path.cwd()}; `vllm-sim model export` builds it there, or give another --model"
+        )
     if "/" not in str(model):
         raise ValueError(f"{model} is neither a folder nor the name of a model on the hub (owner/name)")
     from huggingface_hub import hf_hub_download

@@ -17,7 +17,8 @@ from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
 from vllm_sim.study.mixed.run import row_again, run_study
 from vllm_sim.study.mixed.study import CELLS, HASH, MATRIX, Study
-from vllm_sim.study.results import pick, read_rows
+from vllm_sim.study.points import Task, run_tasks
+from vllm_sim.study.results import NEEDED, pick, read_rows
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,18 @@ def test_a_stored_row_is_computed_again_from_its_key(made, rows):
         if row["mix"] != "all":
             assert again == {name: value for name, value in row.items() if name not in ("key", "code")}
     assert row_again(rows[0] | {"key": "none"}, study.trace("tiny"), study.model, plan) is None
+
+
+def test_two_runs_of_a_study_do_not_write_into_one_folder(tmp_path):
+    tasks, row = [Task("a", "", ("rows.jsonl",), 0)], dict.fromkeys(NEEDED)
+
+    def run_again(point: int) -> list[dict]:
+        with pytest.raises(ValueError, match=f"{tmp_path} is being written by another run; allowed: one at a time"):
+            run_tasks(tmp_path, tasks, lambda point: [row], lambda point: (point,), lambda text: None, 1)
+        return [row]
+
+    assert run_tasks(tmp_path, tasks, run_again, lambda point: (point,), lambda text: None, 1) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def sleep_long(point: object) -> list[dict]:
