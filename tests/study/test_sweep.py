@@ -54,6 +54,19 @@ def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> Non
     assert json.loads((tmp_path / "one.run.json").read_text())["cells"] == len(rows)
 
 
+def test_the_table_has_a_column_a_policy_as_asked_and_the_mean_of_seeds(tmp_path: Path) -> None:
+    trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
+    options = ("--policies", "random,arc,lru", "--capacities", "20,all", "--seeds", "1,2", "--block-size", "4")
+    lines = [line.split() for line in run(trace, out, *options).stdout.splitlines()]
+    assert ["B", "capacity", "random", "arc", "lru"] in lines
+    assert ["4", "all", "curve"] in lines
+    rows = [row for row in map(json.loads, out.read_text().splitlines()) if row["capacity_blocks"] == 20]
+    both = [
+        sum(row["token_hit_rate"] for row in rows if row["policy"] == name) / 2 for name in ("random", "arc", "lru")
+    ]
+    assert ["4", "20", *(f"{rate:.4f}" for rate in both)] in lines
+
+
 def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     (tmp_path / "slowly.py").write_text(SLOW)

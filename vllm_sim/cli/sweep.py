@@ -72,31 +72,47 @@ def run_sweep(options: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        _print_table(rows, options.out)
+        _print_tables(rows, options.policies, options.out)
     return 0
 
 
-def _print_table(rows: list[dict[str, Any]], out: Path) -> None:
+def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> None:
+    """Token hit rates, a table for each trace, a column for each policy; of several seeds the mean."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"hit rates: {out}", box=box.SIMPLE, padding=(0, 0, 0, 1))
-    has_rejected = any(row.get("rejected_requests") for row in rows)  # rare, and 80 columns are soon full
-    columns = ["trace", "policy", "B", "capacity", "token", "block", "request", "evicted"]
-    columns += ["rejected"] if has_rejected else []
-    for name in columns:
-        wide = name == "trace"
-        justify: Any = "left" if name in columns[:2] else "right"
-        table.add_column(name, justify=justify, no_wrap=not wide, overflow="fold", min_width=12 if wide else None)
+    console = Console()
+    for trace, cells in _grouped(rows, "trace").items():
+        policies = sorted(_grouped(cells, "policy"), key=order.index)
+        table = Table(title=f"token hit rate: {trace}", box=box.SIMPLE, padding=(0, 0, 0, 1))
+        for name in ("B", "capacity", *policies):
+            table.add_column(name, justify="right", no_wrap=True)
+        for (size, capacity), same in _grouped(cells, "block_size", "capacity_blocks").items():
+            rates = _grouped(same, "policy")
+            shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
+            table.add_row(str(size), shown, *(_rate(rates.get(policy, [])) for policy in policies))
+        # Rather longer lines than columns that are cut.
+        console.width = max(
+            console.width, console.measure(table, options=console.options.update(max_width=999)).maximum
+        )
+        console.print(table)
+    rejected = sum(row.get("rejected_requests", 0) > 0 for row in rows)
+    if rejected:
+        console.print(f"{rejected:,} runs had requests that need more blocks than there are")
+    console.print(f"{len(rows):,} rows with all counts: {out}", soft_wrap=True, highlight=False)
+
+
+def _grouped(rows: list[dict[str, Any]], *names: str) -> dict[Any, list[dict[str, Any]]]:
+    """Rows by the values of some fields (by the value where it is one), as they come first."""
+    groups: dict[Any, list[dict[str, Any]]] = {}
     for row in rows:
-        capacity = row["capacity_blocks"]
-        shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
-        head = (row["trace"].split(".jsonl")[0], row["policy"], str(row["block_size"]), shown)
-        if "curve" in row:
-            table.add_row(*head, "curve")
-            continue
-        rates = (f"{row[f'{name}_hit_rate']:.4f}" for name in ("token", "block", "request"))
-        counts = (f"{row['evicted_blocks']:,}", f"{row['rejected_requests']:,}")
-        table.add_row(*head, *rates, *counts[: len(columns) - 7])
-    Console().print(table)
+        values = tuple(row[name] for name in names)
+        groups.setdefault(values if len(names) > 1 else values[0], []).append(row)
+    return groups
+
+
+def _rate(rows: list[dict[str, Any]]) -> str:
+    if any("curve" in row for row in rows):
+        return "curve"
+    return f"{sum(row['token_hit_rate'] for row in rows) / len(rows):.4f}" if rows else ""
