@@ -63,7 +63,7 @@ def run_tasks(
         How many points were computed.
 
     Raises:
-        ValueError: another run writes into the folder.
+        ValueError: another run writes into the folder, or what a point raised; what was finished is written first.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
@@ -100,14 +100,29 @@ def run_tasks(
 def _run(
     groups: Sequence[list[Task]], rows_of: Callable[[Any], Sequence[Row]], jobs: int
 ) -> Iterator[list[tuple[Task, list[Row]]]]:
-    """Groups as they are finished. (Joblib's workers end when they have grown, and read their traces again then.)"""
+    """Groups as they are finished. (Joblib's workers end when they have grown, and read their traces again then.)
+
+    After an error no more groups are begun; those under way are finished and given before it is raised.
+    """
     workers = min(len(groups), jobs if jobs > 0 else os.cpu_count() or 1)
     if workers <= 1:
         yield from (_rows(group, rows_of) for group in groups)
         return
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent) as pool:
-        for future in as_completed([pool.submit(_rows, group, rows_of) for group in groups]):
+    error: BaseException | None = None
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
+    try:
+        left = [pool.submit(_rows, group, rows_of) for group in groups]
+        for future in as_completed(left):
+            left.remove(future)
+            error = future.exception()
+            if error is not None:
+                break
             yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+    if error is not None:
+        yield from (future.result() for future in left if not future.cancelled() and future.exception() is None)
+        raise error
 
 
 def _end_with_parent() -> None:
