@@ -22,12 +22,13 @@ def only_writer(path: Path) -> Iterator[None]:
             path.touch()
         handle = os.open(path, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ValueError(f"{path} is being written by another run; allowed: one at a time") from None
             # Whoever held the lock may have put another file into its place since this one was opened.
             if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
                 yield
                 return
-        except BlockingIOError:
-            raise ValueError(f"{path} is being written by another run; allowed: one at a time") from None
         finally:
             os.close(handle)
