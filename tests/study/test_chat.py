@@ -16,7 +16,7 @@ from vllm_sim.replay.settings import Settings
 from vllm_sim.study.chat.cell import _busy
 from vllm_sim.study.chat.ends import rows_with_ends
 from vllm_sim.study.chat.reuse import Uses, find_uses
-from vllm_sim.study.chat.spread import numbers, quantiles, rate_intervals, share_of_top
+from vllm_sim.study.chat.spread import numbers, quantiles, rate_intervals, share_of_top, time_intervals
 from vllm_sim.study.chat.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
@@ -114,6 +114,16 @@ def test_quantiles_are_values_that_occur_and_those_of_alike_sessions_have_no_spr
     assert pairs["0.99"] == [3.0, 5.0]
     middle, pairs = quantiles(np.repeat([1.0, 2.0, 4.0], 30), np.tile(np.arange(30), 3), 30, (0.5,))
     assert (middle, pairs) == ({"0.50": 2.0}, {"0.50": [2.0, 2.0]})
+
+
+def test_rejected_requests_have_no_times_and_change_none():
+    times = {"status": "ok", "arrival_ms": 0.0, "first_token_ms": 5.0, "end_ms": 14.0, "output_tokens": 10}
+    none = {"status": "rejected", "arrival_ms": 0.0, "first_token_ms": None, "end_ms": None, "output_tokens": 0}
+    served = [{"session_id": session} | times for session in range(5)]
+    found = time_intervals(served)
+    assert found["ttft_ms_p50_95"] == [5.0, 5.0]
+    assert time_intervals([{"session_id": 9} | none, *served]) == found
+    assert time_intervals([{"session_id": 9} | none]) == {}
 
 
 def test_the_top_block_has_its_share():

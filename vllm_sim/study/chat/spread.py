@@ -79,7 +79,13 @@ def gain(rows: Sequence[Row], base: Sequence[Row]) -> dict[str, Any]:
 
 
 def time_intervals(rows: Sequence[Row]) -> dict[str, Any]:
-    """Of the latencies' percentiles, and of the generated tokens a second (of those drawn, in the time of the run)."""
+    """Of the latencies' percentiles, and of the generated tokens a second (of those drawn, in the time of the run).
+
+    Rejected requests have no times and are left out, as in a summary.
+    """
+    rows = [row for row in rows if row["status"] == "ok"]
+    if not rows:
+        return {}
     of, tokens = numbers(rows), _column(rows, "output_tokens")
     sessions = int(of.max()) + 1
     arrival, first, end = (_column(rows, name) for name in ("arrival_ms", "first_token_ms", "end_ms"))
