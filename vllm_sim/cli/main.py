@@ -5,11 +5,13 @@ Parsers are built from the modules' own text, so a command module imports what i
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
 from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
+from vllm_sim.engine.compat import VersionError
 
 COMMANDS = (calibrate, model, plot, record, replay, report, sweep, trace, workload)
 
@@ -27,11 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code: 0, or 1 after an error, or 2 for wrong arguments."""
     options = build_parser().parse_args(arguments)
     try:
-        return options.run(options) or 0
-    except (ValueError, OSError) as error:
+        code = options.run(options) or 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read has left, as `head` does; what is still buffered would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ValueError, OSError, VersionError) as error:
         print(f"vllm-sim: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        return 0

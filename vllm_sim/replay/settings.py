@@ -37,7 +37,8 @@ class Settings:
     """Where to write a trace for Perfetto; `engine` only."""
 
     def __post_init__(self) -> None:
-        for name in ("capacity_blocks", "block_size", "concurrency", "max_num_seqs", "max_num_batched_tokens"):
+        counts = ("capacity_blocks", "block_size", "concurrency", "max_num_seqs", "max_num_batched_tokens")
+        for name in (*counts, "max_model_len"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; allowed: 1 or more")

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from vllm_sim.engine.compat import installed_version
 from vllm_sim.eviction.chains import link
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
@@ -36,6 +37,7 @@ def run_engine(
     model = model_config(settings.model)
     latency = make_latency(settings.latency_model, model, settings.device, settings.latency_file)
     planned = list(_arrivals(path, trace, records, settings))
+    installed_version()
     os.environ["VLLM_SIM_TRACE_PATH"] = str(path)  # vLLM chooses its platform when it is imported
     from vllm_sim.engine import driver as engine
 
@@ -164,7 +166,7 @@ def _setup(engine: Any, trace: TokenisedTrace, settings: Settings) -> Any:
     return engine.Setup(
         capacity_blocks=capacity,
         block_size=settings.block_size,
-        max_model_len=settings.max_model_len or max(lengths) + 1,
+        max_model_len=max(lengths) + 1 if settings.max_model_len is None else settings.max_model_len,
         model_positions=model_config(settings.model).get("max_position_embeddings", 0),
         max_num_seqs=settings.max_num_seqs,
         max_num_batched_tokens=max(settings.max_num_batched_tokens, settings.max_num_seqs),
