@@ -67,6 +67,19 @@ def test_the_table_has_a_column_a_policy_as_asked_and_the_mean_of_seeds(tmp_path
     assert ["4", "20", *(f"{rate:.4f}" for rate in both)] in lines
 
 
+def test_two_traces_of_one_file_name_have_a_table_each(tmp_path: Path) -> None:
+    first, second = small_trace(tmp_path), tmp_path / "other" / "small.jsonl"
+    second.parent.mkdir()
+    second.write_bytes(b"".join(first.read_bytes().splitlines(keepends=True)[:30]))
+    given = command(first, tmp_path / "out.jsonl", "--policies", "lru", "--capacities", "20", "--block-size", "4")
+    given.insert(3, str(second))
+    done = subprocess.run(given, capture_output=True, text=True, timeout=300, check=True)
+    lines = [line.split() for line in done.stdout.splitlines()]
+    rates = {row["trace_sha256"]: row["token_hit_rate"] for row in read_rows(tmp_path / "out.jsonl")}
+    assert len(set(rates.values())) == 2
+    assert all(["4", "20", f"{rate:.4f}"] in lines for rate in rates.values())
+
+
 def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     (tmp_path / "slowly.py").write_text(SLOW)
@@ -182,6 +195,12 @@ def test_capacity_that_is_none_is_an_error(text: str) -> None:
     [
         (("--policies", "best"), "policy is 'best'"),
         (("--policies", "arc", "--capacities", "all"), "needs the policy lru"),
+        (("--policies", "slru", "--policy-params", '{"slur": {}}'), "has 'slur'; allowed: slru"),
+        (
+            ("--policies", "slru,arc", "--policy-params", '{"slru": {}, "protected": 0.3}'),
+            "has 'protected'; allowed: slru, arc",
+        ),
+        (("--policies", "slru", "--policy-params", '{"slru": 0.3}'), "has 0.3 for slru; allowed: an object"),
         (("--block-sizes", "4;8"), "not a list of whole numbers"),
         (("--ray", "auto"), "--ray auto needs Ray"),
     ],

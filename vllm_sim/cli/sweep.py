@@ -83,7 +83,7 @@ def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> No
     from rich.table import Table
 
     console = Console()
-    for trace, cells in _grouped(rows, "trace").items():
+    for (trace, _), cells in _grouped(rows, "trace", "trace_sha256").items():
         policies = sorted(_grouped(cells, "policy"), key=order.index)
         table = Table(title=f"token hit rate: {trace}", box=box.SIMPLE, padding=(0, 0, 0, 1))
         for name in ("B", "capacity", *policies):

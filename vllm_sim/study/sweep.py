@@ -46,10 +46,15 @@ def make_cells(
         seeds: for policies that draw.
 
     Raises:
-        ValueError: a value is out of range, or `all` without `lru`.
+        ValueError: a value is out of range, `all` without `lru`, or parameters that are for no policy or no object.
     """
     for policy in policies:
         find_policy(policy)
+    for name, params in base.policy_params.items():
+        if name not in policies:
+            raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(policies)}, as in --policies")
+        if not isinstance(params, dict):
+            raise ValueError(f"--policy-params has {params!r} for {name}; allowed: an object of its parameters")
     if "all" in capacities and "lru" not in policies:
         raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(policies)}")
     cells: dict[str, Cell] = {}
