@@ -187,6 +187,13 @@ class BookMachine(RuleBasedStateMachine):
         offered = held if self.policy == "lru" else leaves
         plain = self.books[1]._book
         assert {block for block in range(1, BLOCKS + 1) if plain.offers(block)} == offered
+        for queue in range(plain.leaves.root.size if plain.both_ends else 0):
+            ranks = [
+                (plain.leaves.key[block], plain.leaves.tie[block], block)
+                for block in offered
+                if plain.leaves.queue[block] == queue
+            ]
+            assert plain.back.first(queue) == (max(ranks)[2] if ranks else -1)
 
 
 @pytest.mark.parametrize("policy", ONLINE)

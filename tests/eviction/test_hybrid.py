@@ -55,6 +55,25 @@ def test_a_scan_does_not_push_out_what_comes_again():
     assert hybrid > 0.8 * opt > 0.25
 
 
+def test_part_of_a_loop_that_is_longer_than_the_cache_is_kept():
+    chains = raw_chains([[10 * chain + i for i in range(4)] for _ in range(60) for chain in range(45)])
+    asked = chains.need.sum()
+    lru, opt = (simulate(chains, name, 120).hit.sum() / asked for name in ("lru", "opt"))
+    both, oldest = (simulate(chains, "hybrid", 120, {"ends": ends}).hit.sum() / asked for ends in (1, 0))
+    assert lru == 0
+    # What is worth least there is what was used last, at the end of the queue that LRU keeps.
+    assert both > 0.8 * opt > 0.5
+    assert oldest < 0.1
+
+
+@pytest.mark.parametrize(
+    ("part", "told_apart"), [("", (3, 25, 22)), ("uses", (0, 25, 22)), ("origins", (3, 5, 22)), ("ages", (3, 25, 0))]
+)
+def test_a_part_that_is_off_tells_nothing_apart(part: str, told_apart: tuple[int, int, int]):
+    policy = Hybrid(Room(4, 4), **{name: 0 for name in [part] if name})
+    assert (policy.bucket(9), policy.queues, policy.bin(2**11)) == told_apart
+
+
 def test_hits_that_lru_would_have_had_are_counted():
     random = np.random.default_rng(3)
     rows = [[int(chain) * 10 + i for i in range(1 + int(chain) % 5)] for chain in random.zipf(1.3, 800) % 90]
@@ -195,6 +214,9 @@ def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
         ({"margin": 1.5}, "allowed: 0 to 1"),
         ({"ghosts": float("inf")}, "ghosts is inf"),
         ({"origins": 2}, "allowed: 0, 1"),
+        ({"uses": -1}, "uses is -1; allowed: 0, 1"),
+        ({"ages": 2}, "ages is 2; allowed: 0, 1"),
+        ({"ends": 2}, "ends is 2; allowed: 0, 1"),
         ({"memory": 0}, "memory is 0"),
     ],
 )

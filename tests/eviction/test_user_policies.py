@@ -11,7 +11,8 @@ import pytest
 from tests.eviction.test_policies import random_requests
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.lru import Lru
-from vllm_sim.eviction.registry import find_policy
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import find_policy, make_policy
 from vllm_sim.eviction.simulate import simulate
 
 PLAIN, COMPILED = (f"tests.eviction.user_policies:{name}" for name in ("MostRecent", "CompiledMostRecent"))
@@ -70,6 +71,42 @@ def test_an_installed_package_registers_a_policy_by_name(package: Path) -> None:
 
 def test_an_installed_package_cannot_take_a_name_of_ours(package: Path) -> None:
     assert find_policy("lru") is Lru
+
+
+FAULTY = """
+from vllm_sim.eviction.policy import Policy
+
+class Typed(Policy):
+    def __init__(self, room, share=1):
+        super().__init__(room)
+        self.limit = share + room.blocks
+
+class Needy(Policy):
+    def __init__(self, room, share):
+        super().__init__(room)
+"""
+
+
+def test_an_error_says_where_in_a_user_s_code_it_was_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    files = {
+        name: tmp_path / f"{name}_policies.py" for name in ("without_import", "without_attribute", "faulty_parameter")
+    }
+    files["without_import"].write_text("\n\nimport nothing_of_the_name\n")
+    files["without_attribute"].write_text("import os\nos.nothing_of_the_name\n")
+    files["faulty_parameter"].write_text(FAULTY)
+    for name, line in (("without_import", 3), ("without_attribute", 2)):
+        with pytest.raises(ValueError, match=rf"nothing_of_the_name.* \({files[name]}, line {line}\)$"):
+            find_policy(f"{name}_policies:Mine")
+    room, here = Room(4, 9), "faulty_parameter_policies"
+    with pytest.raises(ValueError, match=rf"are {{'share': 'a'}}: .* \({files['faulty_parameter']}, line 7\)$"):
+        make_policy(f"{here}:Typed", room, {"share": "a"})
+    with pytest.raises(ValueError, match=r"are {}: missing a required argument: 'share'$"):
+        make_policy(f"{here}:Needy", room)
+    with pytest.raises(ValueError, match=r"cannot be loaded: No module named 'nowhere_at_all'$"):
+        find_policy("nowhere_at_all:Mine")
+    with pytest.raises(ValueError, match=r"cannot be loaded: module '.*' has no attribute 'Mine'$"):
+        find_policy(f"{here}:Mine")
 
 
 def test_a_compiled_policy_that_is_gone_leaves_the_compiler_s_cache_whole(tmp_path: Path) -> None:

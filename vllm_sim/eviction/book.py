@@ -32,6 +32,8 @@ class Book:
         counts: evicted blocks; most orphans at any time; orphans now; nodes forgotten since the caller looked.
         forgotten: those nodes (kept where numbers are used again); [nodes] or [0].
         leaves: the blocks that may be evicted, in the policy's queues.
+        back: the same blocks with keys and stamps negated, so that a queue's last one is first here; of a policy that
+            looks at `both_ends`.
         line: under a policy that is `in_order`, instead, all blocks that nobody uses: the one released first is
             a leaf, as a child is released before its parent.
 
@@ -55,6 +57,8 @@ class Book:
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
         self.leaves = Leaves(0 if policy.in_order else blocks, policy.queues)
+        self.back = Leaves(blocks if policy.both_ends else 0, policy.queues)
+        self.both_ends = policy.both_ends
         self.line = Order(blocks if policy.in_order else 0)
         self.in_order = policy.in_order
         self.ghost = Order(nodes if policy.ghosts else 0)
@@ -69,6 +73,8 @@ class Book:
         copies = 1 + self.extra[node] if self.is_copied(block) else 1
         queue, key = policy.rank(node, copies, self.stamp[block])
         self.leaves.push(block, queue, key, self.stamp[block])
+        if self.both_ends:
+            self.back.push(block, queue, -key, -self.stamp[block])
 
     def offers(self, block: int) -> bool:
         return self.line.holds(block) if self.in_order else self.leaves.queue[block] >= 0
@@ -80,6 +86,8 @@ class Book:
                 self.line.remove(block)
             else:
                 self.leaves.remove(block)
+                if self.both_ends:
+                    self.back.remove(block)
 
     def is_copied(self, block: int) -> bool:
         """Whether the node of a block is in another one too."""

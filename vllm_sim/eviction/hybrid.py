@@ -6,8 +6,9 @@ chance of a use in the next interval of age is estimated for each class, as in s
 of its use count and of all nodes where a class has seen little. Evicted nodes stay known as ghosts, so that what
 eviction hides is seen too; who still waits counts for as long as it has waited. A block's worth is its Gittins index:
 the highest ratio, over all times to give it up, of the chance of a use until then to the room (blocks times time) that
-it takes until then. Of the heads of the queues the one with the lowest worth goes, if that is clearly less than the
-worth of the one that was used the longest time ago, and else that one. Time counts computed blocks.
+it takes until then. Of the two ends of all queues the one with the lowest worth goes, if that is clearly less than the
+worth of the one that was used the longest time ago, and else that one. A class that is used again after a set time, as
+in a loop, is worth least right after a use: the end that LRU keeps. Time counts computed blocks.
 
 Guard. A list of nodes is kept as LRU would hold them, and the hits that LRU would have had are counted. What LRU holds
 and this cache does not may cost a hit each, with about the chance at which LRU's blocks are hit. The classes decide
@@ -46,7 +47,10 @@ class Hybrid(Policy):
         margin: by what share the worth of a block must be below that of the oldest one to go in its place.
         prior: for how many nodes the estimate of a wider class counts in a narrower one, as a multiple of the blocks.
         memory: computed blocks, as a multiple of the blocks, after which an observation counts half.
-        origins: 1: classes look at the chain that a node continues; 0: at its use count alone.
+        uses: 1; 0: classes do not look at use counts.
+        origins: 1; 0: classes do not look at the chain that a node continues.
+        ages: 1; 0: worth does not look at the age.
+        ends: 1; 0: of a queue only the node that was left alone the longest is looked at.
 
     Raises:
         ValueError: a value is out of range.
@@ -60,7 +64,10 @@ class Hybrid(Policy):
         margin: float = 0.05,
         prior: float = 0.05,
         memory: float = 16.0,
+        uses: int = 1,
         origins: int = 1,
+        ages: int = 1,
+        ends: int = 1,
     ):
         super().__init__(room)
         for name, value, low, high in (
@@ -72,14 +79,18 @@ class Hybrid(Policy):
         ):
             if not low <= value <= high:  # a NaN is in no range
                 raise ValueError(f"{name} is {value}; allowed: {low} to {high}")
-        if origins not in (0, 1):
-            raise ValueError(f"origins is {origins}; allowed: 0, 1")
+        for name, value in (("uses", uses), ("origins", origins), ("ages", ages), ("ends", ends)):
+            if value not in (0, 1):
+                raise ValueError(f"{name} is {value}; allowed: 0, 1")
         self.ghosts = int(ghosts * room.blocks)
         self.blocks = room.blocks
         self.slack = slack
         self.margin = margin
         self.prior = prior * room.blocks
+        self.uses = uses
         self.origins = origins
+        self.ages = ages
+        self.both_ends = ends == 1
         self.queues = USES * USES if origins else USES
         self.refresh_blocks = max(256, room.blocks // 8)
         self.keep = 0.5 ** (self.refresh_blocks / (memory * room.blocks))
@@ -107,11 +118,15 @@ class Hybrid(Policy):
         self.asked = 0
 
     def bucket(self, count: int) -> int:
+        if not self.uses:
+            return 0
         if count <= 2:
             return max(count, 1) - 1
         return 2 if count <= 4 else 3 if count <= 16 else 4
 
     def bin(self, age: int) -> int:
+        if not self.ages:
+            return 0
         if age < 2:
             return max(age, 0)
         # The exponent of the number and the first bit of its fraction.
@@ -189,12 +204,20 @@ class Hybrid(Policy):
             block = leaves.first(queue)
             if block < 0:
                 continue
-            worth = self.worth[queue, self.bin(self.time - self.left[book.node[block]])]
+            worth = self.worth_of(book, block, queue)
             if oldest < 0 or leaves.key[block] < leaves.key[oldest]:
                 oldest, limit = block, (1 - self.margin) * worth
             if best < 0 or worth < lowest or (worth == lowest and leaves.key[block] < leaves.key[best]):
                 best, lowest = block, worth
+            if self.both_ends:
+                block = book.back.first(queue)
+                worth = self.worth_of(book, block, queue)
+                if worth < lowest:
+                    best, lowest = block, worth
         return best if free and lowest < limit else oldest
+
+    def worth_of(self, book: Book, block: int, queue: int) -> float:
+        return self.worth[queue, self.bin(self.time - self.left[book.node[block]])]
 
     def dropped(self, node: int) -> None:
         if self.in_lru.holds(node):  # LRU would have lost it too

@@ -43,12 +43,14 @@ class Policy:
     Attributes:
         queues: number of queues.
         ghosts: evicted nodes that stay known, the oldest forgotten first.
+        both_ends: the book keeps `book.back` too, whose first block in a queue is the one with the highest key.
         in_order: blocks go as they were released, so that a list, `book.line`, does in place of heaps; without `rank`.
     """
 
     def __init__(self, room: Room):
         self.queues = 1
         self.ghosts = 0
+        self.both_ends = False
         self.in_order = False
 
     def serving(self, category: int) -> None:

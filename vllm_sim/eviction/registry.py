@@ -9,6 +9,7 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def find_policy(name: str) -> type[Policy]:
     try:
         found = getattr(importlib.import_module(module), cls)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"policy is {name!r}, which cannot be loaded: {error}") from None
+        raise ValueError(f"policy is {name!r}, which cannot be loaded: {error}{_place(error)}") from error
     if not (inspect.isclass(found) and issubclass(found, Policy)):
         raise ValueError(f"policy is {name!r}, which is not a subclass of vllm_sim.eviction.policy.Policy")
     return found
@@ -65,14 +66,25 @@ def make_policy(name: str, room: Room, params: dict[str, Any] | None = None) -> 
         ValueError: no such policy, parameter or value.
     """
     cls, params = find_policy(name), params or {}
-    allowed = [parameter for parameter in inspect.signature(cls).parameters if parameter != "room"]
+    signature = inspect.signature(cls)
+    allowed = [parameter for parameter in signature.parameters if parameter != "room"]
     for key in params:
         if key not in allowed:
             raise ValueError(f"policy {name} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
     try:
+        signature.bind(room, **params)
         policy = cls(room, **params)
     except TypeError as error:
-        raise ValueError(f"parameters of policy {name} are {params}: {error}") from None
+        raise ValueError(f"parameters of policy {name} are {params}: {error}{_place(error)}") from error
     if policy.in_order and cls.rank is not Policy.rank:
         raise ValueError(f"policy {name} is in_order and ranks blocks; allowed: one of the two")
     return policy
+
+
+def _place(error: Exception) -> str:
+    """Where in a policy's code an error was raised, for a message; nothing where none of it ran."""
+    ours = (__file__, importlib.__file__, inspect.__file__)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if frame.filename not in ours and not frame.filename.startswith("<frozen "):
+            return f" ({frame.filename}, line {frame.lineno})"
+    return ""
