@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.engine.conftest import MODEL
@@ -270,6 +271,37 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
     served = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
     assert sorted(one.row for one in served if one.rejected) == [0, 2]
     assert set(driver.executor.held_requests()) <= {"1"}
+
+
+@pytest.mark.usefixtures("trace")
+@pytest.mark.parametrize(
+    ("policy", "params", "is_known", "message"),
+    [
+        ("arc", {"share": 3}, True, "policy arc has no parameter 'share'; allowed: none"),
+        ("slru", {"protected": 3}, True, "protected is 3; allowed"),
+        ("opt", {}, True, "policy opt needs the future"),
+        ("lru", {"share": 3}, True, "policy lru has no parameter 'share'; allowed: none"),
+        ("arc", {}, False, "policy arc needs the rows' categories; allowed without them: lru"),
+    ],
+)
+def test_a_wrong_policy_is_refused_before_there_is_an_engine(
+    tmp_path: Path, policy: str, params: dict[str, Any], is_known: bool, message: str
+) -> None:
+    from vllm_sim.engine.driver import Known, Setup, make_core
+
+    setup = Setup(
+        capacity_blocks=10,
+        block_size=BLOCK,
+        max_model_len=1000,
+        model_positions=131072,
+        max_num_seqs=4,
+        max_num_batched_tokens=512,
+        policy=policy,
+        policy_params=params,
+    )
+    known = Known(np.zeros(1, np.int64), [None], None) if is_known else None
+    with pytest.raises(ValueError, match=message):
+        make_core(tmp_path / "none.jsonl", str(tmp_path / "no_model"), setup, known)
 
 
 BUSY = "while True: sum(range(10**6))"

@@ -23,6 +23,8 @@ from vllm.v1.request import Request
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import Chains
 from vllm_sim.eviction.live import LiveBook
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import Run, make_room
 
 _BLOCK_TOKENS = 2
@@ -46,8 +48,8 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
     if policy != "lru":
         book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _nodes)
         adopt(manager, book, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
-    elif params:
-        raise ValueError(f"policy lru has no parameter {next(iter(params))!r}; allowed: none")
+    else:
+        make_policy(policy, Room(capacity, nodes=1), params)
     return _serve(chains, capacity, manager)
 
 

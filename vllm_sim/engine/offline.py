@@ -28,6 +28,8 @@ from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import Array, Chains
 from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_room
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -110,6 +112,8 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
         raise RuntimeError(
             f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
         )
+    numbers: dict[BlockHash, int] = {}
+    book = _make_book(setup, known, numbers)
     os.environ[TRACE_VARIABLE] = str(trace)
     startable = min(setup.max_model_len, setup.capacity_blocks * setup.block_size)
     arguments = EngineArgs(
@@ -128,28 +132,42 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     )
     core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
     core.scheduler.max_model_len = setup.max_model_len
-    if setup.policy != "lru":
-        if known is None:
-            raise ValueError(f"policy {setup.policy} needs the rows' categories; allowed without them: lru")
-        _use_policy(core, setup, known)
-    elif setup.policy_params:
-        raise ValueError(f"policy lru has no parameter {next(iter(setup.policy_params))!r}; allowed: none")
+    if known is not None and book is not None:
+        if known.chains is not None:
+            assert isinstance(core.model_executor, RowExecutor)
+            numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
+        _adopt(core, book, known)
     return core
 
 
-def _use_policy(core: EngineCore, setup: Setup, known: Known) -> None:
-    """Puts the pool of an engine that has served nobody under a policy; `opt` knows the order of rows in advance."""
+def _make_book(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> LiveBook | None:
+    """The policy's book, before there is an engine that an error would leave behind; None for `lru`.
+
+    Args:
+        setup: The configuration.
+        known: What the policy may know.
+        numbers: Filled before the book is used: the node of each block hash, where the chains are known.
+
+    Raises:
+        ValueError: the policy or a parameter is not known, or needs what it is not told.
+    """
     policy, params, capacity = setup.policy, setup.policy_params, setup.capacity_blocks
+    if policy == "lru":
+        make_policy(policy, Room(capacity, nodes=1), params)
+        return None
+    if known is None:
+        raise ValueError(f"policy {policy} needs the rows' categories; allowed without them: lru")
+    if known.chains is None:
+        categories = int(known.category.max(initial=0)) + 1
+        return LiveBook(policy, live_room(policy, capacity, params, setup.seed)._replace(categories=categories), params)
+    room = make_room(known.chains, policy, capacity, setup.seed)
+    return LiveBook(policy, room, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
+
+
+def _adopt(core: EngineCore, book: LiveBook, known: Known) -> None:
+    """Puts the pool of an engine that has served nobody under a policy; `opt` knows the order of rows in advance."""
     category = known.category.tolist()
     started = itertools.count()
-    if known.chains is not None:
-        assert isinstance(core.model_executor, RowExecutor)
-        numbers = _number_hashes(core, core.model_executor.trace, known.chains, known.salts)
-        room = make_room(known.chains, policy, capacity, setup.seed)
-        book = LiveBook(policy, room, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
-    else:
-        room = live_room(policy, capacity, params, setup.seed)._replace(categories=max(category, default=0) + 1)
-        book = LiveBook(policy, room, params)
 
     def describe(request: Request) -> tuple[int, int]:
         row = int(request.request_id)
