@@ -93,3 +93,27 @@ def test_a_text_that_is_missing_is_got_by_the_command_of_its_source(tmp_path: Pa
     config.write_text('[sources.chat]\nkind = "trace"\npath = "../other"\nget = "true"\n')
     with pytest.raises(ValueError, match=r"no \.\./other, exit code 0 of: true"):
         fetch(config, tmp_path, said.append)
+
+
+def test_commands_of_sources_run_with_this_interpreter_and_say_python_as_they_like(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interpreter = tmp_path / "a folder" / "python"
+    interpreter.parent.mkdir()
+    interpreter.write_text(f'#!/bin/sh\necho "$@" > "{tmp_path}/given"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    config = tmp_path / "mixed.toml"
+    gets = ".venv/bin/pip download", "echo a python says > said"
+    config.write_text(
+        "".join(
+            f'[sources.{name}]\nkind = "trace"\npath = "{name}"\nget = "{get}"\n'
+            for name, get in zip(("given", "said"), gets, strict=True)
+        )
+    )
+    fetch(config, tmp_path, lambda text: None)
+    assert (tmp_path / "given").read_text() == "-m pip download\n"
+    assert (tmp_path / "said").read_text() == "a python says\n"
+    config.write_text('[sources.chat]\nkind = "trace"\npath = "other"\n')
+    with pytest.raises(ValueError, match="chat: no other, and no key get with a command that brings it"):
+        fetch(config, tmp_path, lambda text: None)

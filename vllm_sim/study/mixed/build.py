@@ -1,5 +1,6 @@
 """Gets what the mixes need and builds them."""
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -17,20 +18,22 @@ def fetch(commands: Path, top: Path, say: Callable[[str], None]) -> None:
 
     Args:
         commands: a configuration of a workload, whose sources say how to get their data.
-        top: folder in which commands run; `python` and `.venv/bin/pip` in them are this interpreter's.
+        top: folder in which commands run; `python` and `.venv/bin/pip` in them are those of this interpreter's folder.
         say: told each command.
 
     Raises:
-        ValueError: a command failed, or what it should get is missing still.
+        ValueError: a command failed or there is none, or what it should get is missing still.
     """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     for name, source in tomllib.loads(commands.read_text(encoding="utf-8"))["sources"].items():
         found = next((source[key] for key in PLACES if key in source), None)
         if found is None or (commands.parent / found).exists():
             continue
-        command = source["get"].replace("python ", f"{sys.executable} ")
-        command = command.replace(".venv/bin/pip ", f"{sys.executable} -m pip ")
+        if "get" not in source:
+            raise ValueError(f"{name}: no {found}, and no key get with a command that brings it, in {commands}")
+        command = source["get"].replace(".venv/bin/pip ", "python -m pip ")
         say(f"{name}: {command}")
-        code = subprocess.run(command, shell=True, cwd=top, check=False).returncode
+        code = subprocess.run(command, shell=True, cwd=top, env=os.environ | {"PATH": path}, check=False).returncode
         if code or not (commands.parent / found).exists():
             raise ValueError(f"{name}: no {found}, exit code {code} of: {command}")
 
