@@ -32,8 +32,12 @@ def main() -> int:
             print(f"error: no {study.trace(workload)}; first run preprocess_sharegpt.py", file=sys.stderr)
             return 1
     parts = {"cache": (CELLS,), "engine": (ENGINE_CELLS,), "all": (ENGINE_CELLS, CELLS)}[options.part]
-    with progress_bar("rows") as progress:
-        run_study(study, lambda text: print(text, file=sys.stderr), parts, options.jobs, progress)
+    try:
+        with progress_bar("rows") as progress:
+            run_study(study, lambda text: print(text, file=sys.stderr), parts, options.jobs, progress)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
 
 
