@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,18 @@ def serve(
             raise SystemExit(f"the server does not answer after {START_SECONDS} s: {log}")
         yield address, time.monotonic() - start
     finally:
+        end(process)
+
+
+def end(process: subprocess.Popen[bytes], patience_s: float = 60) -> None:
+    """Ends a server and what it started in its session, by force where it does not heed the signal to stop."""
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        try:
+            process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def ask_all(address: str) -> list[dict[str, Any]]:
