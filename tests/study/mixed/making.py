@@ -132,6 +132,13 @@ capacities = ["10%"]
 policies = ["hybrid"]
 
 [[grid]]
+experiment = "random"
+mixes = ["all"]
+capacities = ["10%", "50%"]
+policies = ["hybrid"]
+seeds = 2
+
+[[grid]]
 experiment = "hash_trace"
 capacities = ["20", "60"]
 policies = ["lru", "hybrid", "opt"]

@@ -8,13 +8,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from tests.study.mixed.making import ROOT, make_study
+from vllm_sim.eviction.chains import link
+from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.run import replay
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed.asked import View, asked, capacity_of, hit_tokens
+from vllm_sim.study.mixed.random_traffic import STREAMS, _Source, make_traffic
 from vllm_sim.study.mixed.run import row_again, run_study
 from vllm_sim.study.mixed.study import CELLS, HASH, MATRIX, Study
 from vllm_sim.study.points import Task, run_tasks
@@ -156,8 +160,9 @@ def test_rows_of_other_code_are_dropped(made):
 def test_every_row_says_where_its_data_comes_from(made, rows):
     study = made[1]
     for row in rows:
-        assert row["data"]["source"] == "built"
-        assert row["trace_sha256"] == study.sha256(row["mix"])
+        is_drawn = row["experiment"] == "random"
+        assert row["data"]["source"] == ("drawn by seed" if is_drawn else "built")
+        assert is_drawn or row["trace_sha256"] == study.sha256(row["mix"])
         assert row["quick"] is False
 
 
@@ -168,6 +173,39 @@ def test_a_stored_row_is_computed_again_from_its_key(made, rows):
         if row["mix"] != "all":
             assert again == {name: value for name, value in row.items() if name not in ("key", "code")}
     assert row_again(rows[0] | {"key": "none"}, study.trace("tiny"), study.model, plan) is None
+
+
+def test_random_traffic_is_a_seeds_own_and_has_every_policy_beside_lru(rows):
+    found = pick(rows, "random")
+    assert [(row["seed"], row["capacity"]) for row in found] == [(n, c) for n in (0, 1) for c in ("10%", "50%")]
+    assert found[0]["trace_sha256"] == found[1]["trace_sha256"] != found[2]["trace_sha256"]
+    requests = make_traffic(0, 16)
+    chains = link(requests, 16)
+    for row in found[:2]:
+        rates = {
+            policy: int(simulate(chains, policy, row["capacity_blocks"]).hit.sum()) * 16 / row["prompt_tokens"]
+            for policy in ("lru", "arc", "hybrid", "opt")
+        }
+        assert row["lru_hit_rate"] == pytest.approx(rates["lru"], abs=1e-6)
+        assert row["opt_hit_rate"] == pytest.approx(rates["opt"], abs=1e-6)
+        assert row["token_hit_rate"] == pytest.approx(rates["hybrid"], abs=2e-6)
+        assert row["gains_over_lru"]["arc"] == pytest.approx(rates["arc"] - rates["lru"], abs=1e-6)
+        assert max(row["gains_over_lru"].values()) <= rates["opt"] - rates["lru"] + 1e-6
+    assert int(requests.prompt_tokens.sum()) == found[0]["prompt_tokens"]
+
+
+def test_random_traffic_is_the_same_again_and_its_streams_reuse_what_they_should():
+    one, two = make_traffic(0, 16), make_traffic(0, 16)
+    assert (one.ids == two.ids).all()
+    assert (np.diff(one.begins) * 16 == one.prompt_tokens).all()
+    for stream in STREAMS:
+        prompts = list(stream(_Source(1), 100.0, 9000.0))
+        assert len(prompts) >= 5
+        assert min(time for time, _ in prompts) >= 100
+        lengths = [blocks.size for _, blocks in prompts]
+        assert min(lengths) > 0
+        distinct = len(np.unique(np.concatenate([blocks for _, blocks in prompts])))
+        assert (distinct == sum(lengths)) == (stream.__name__ == "_one_off")
 
 
 def test_two_runs_of_a_study_do_not_write_into_one_folder(tmp_path):

@@ -15,7 +15,8 @@ capacity_tokens, block_size, raw_blocks, seed), and
     workload            the workload that runs alone; null: the whole mix
     capacity            as the TOML file says it: "2%" ... "100%" of the working set at this block size, "largest" (what
                         the largest request needs, the least everywhere), "unlimited"; of the mix unless said otherwise
-    data                source "built", the mix's config_sha256, and of ShareGPT source, sha256, whole
+    data                source "built", the mix's config_sha256, and of ShareGPT source, sha256, whole; source "drawn by
+                        seed" for `random`
     quick               true: a quick run, no result
 
 `NAME_95` beside a number is its 95 % interval, by resampling sessions (of few-shot: batches). Rates are token hit rates
@@ -50,6 +51,9 @@ unless named. Gains compare the same requests in two runs, each draw taking the 
     bytes      policy hybrid: token_hit_rate; lru_blocks (LRU's least capacity with at least this rate, by its curve),
                lru_bytes, capacity_bytes, saved_bytes (lru - hybrid), saved_share (of lru_bytes); bytes of the model's
                cache at 16 bits. saved_bytes below 0: LRU needs less.
+    random     A row a traffic of random_traffic.py (seed) and capacity, in mix "all" though of no mix: lru_hit_rate,
+               opt_hit_rate, gains_over_lru: {policy, or "hybrid without NAME": token hit rate over LRU's}. No interval:
+               the traffics are the sample.
 
 mixed_matrix.jsonl:
 
@@ -81,6 +85,7 @@ from vllm_sim.trace.files import iter_records
 from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, Table, number, read_toml, whole
 
 SCALES = (("half", 0.5), ("double", 2.0))
+QUICK_SEEDS = 10
 LIST = Rule(lambda value: isinstance(value, list) and bool(value), "a list that is not empty")
 TABLES = Rule(lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value), "tables [[...]]")
 
@@ -117,6 +122,8 @@ def _grid(study: Study, grid: Table, quick: Table | None, variants: list[tuple[s
     policies = grid.need("policies", LIST)
     policies = _kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
     details = grid.get("details", LIST, [""])
+    if seeds := grid.get("seeds", whole(1), 0):
+        details = [str(seed) for seed in range(min(seeds, QUICK_SEEDS) if quick else seeds)]
     grid.close()
     if experiment == "gap":
         capacities, details = [""], [" ".join(capacities)]

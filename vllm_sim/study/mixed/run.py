@@ -15,6 +15,7 @@ from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
 from vllm_sim.study.mixed import cell, effects
 from vllm_sim.study.mixed.plan import mixes, points
+from vllm_sim.study.mixed.random_traffic import random_row
 from vllm_sim.study.mixed.study import CELLS, Point, Study
 from vllm_sim.study.points import Task, digest, run_tasks
 from vllm_sim.study.results import commit
@@ -35,8 +36,9 @@ EXPERIMENTS: dict[str, Callable[[Study, Point], Row]] = {
     "windows": effects.windows_row,
     "bytes": effects.bytes_row,
     "hash_trace": cell.hash_row,
+    "random": random_row,
 }
-OTHER_POLICIES = {"loss": {"opt", "hybrid"}, "gap": {"opt"}}
+OTHER_POLICIES = {"loss": {"opt", "hybrid"}, "gap": {"opt"}, "random": set(POLICIES)}
 """Beside a point's own and LRU, those that its rows hang on."""
 
 
@@ -94,7 +96,8 @@ def rows_of(study: Study, point: Point) -> list[Row]:
         rows = engine_rows(study, point)
     else:
         rows = [EXPERIMENTS[point.experiment](study, point)]
-    return [row | {"data": study.source(point.mix), "quick": study.quick} for row in rows]
+    data = {"source": "drawn by seed"} if point.experiment == "random" else study.source(point.mix)
+    return [row | {"data": data, "quick": study.quick} for row in rows]
 
 
 def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | None:
@@ -131,7 +134,10 @@ def code(experiment: str, policy: str) -> str:
     """A digest of the modules that rows come from; of the policies it holds those that the rows need."""
     used = {policy, "lru"} | OTHER_POLICIES.get(experiment, set())
     others = {path.partition(":")[0].rpartition(".")[2] for name, path in POLICIES.items() if name not in used}
-    files = [Path(__file__).with_name(f"{name}.py") for name in ("asked", "cell", "effects", "timed", "study")]
+    files = [
+        Path(__file__).with_name(f"{name}.py")
+        for name in ("asked", "cell", "effects", "random_traffic", "timed", "study")
+    ]
     files.append(PACKAGE / "study" / "chat" / "spread.py")
     for folder in ("eviction", "replay", *(["engine"] if experiment == "engine" else [])):
         found = sorted((PACKAGE / folder).glob("*.py"))
