@@ -12,7 +12,7 @@ import pytest
 
 from vllm_sim.cli import main
 from vllm_sim.study.report.build import collect, typeset
-from vllm_sim.study.report.mixes import COMMIT, MIXES
+from vllm_sim.study.report.mixes import COMMIT, MIXES, mixes_numbers
 from vllm_sim.study.report.rows import matches
 
 ROOT = Path(__file__).parents[3]
@@ -174,6 +174,16 @@ def test_no_punctuation_is_swallowed():
 
 def test_a_typed_rate_is_found():
     assert digits_in("The hybrid closes 21 % of the gap, #n.x.p50 of it `at 5`.") == ["21"]
+
+
+def test_a_mix_is_told_to_be_a_tuning_mix_again_only_if_its_sessions_begin_alike(tmp_path):
+    shutil.copytree(ROOT / MIXES, tmp_path / MIXES)
+    assert "even" in mixes_numbers(tmp_path)["same"]
+    tune = tmp_path / MIXES / "tune_even.toml"
+    tune.write_text(tune.read_text().replace("requests_per_s = 0.7", "requests_per_s = 0.8"))
+    assert "even" not in mixes_numbers(tmp_path)["same"]
+    tune.unlink()
+    assert "even" in mixes_numbers(tmp_path)["alone"]
 
 
 def test_the_mixes_are_those_of_the_commit_that_the_report_names():

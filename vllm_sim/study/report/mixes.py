@@ -22,7 +22,7 @@ def mixes_numbers(root: Path) -> dict[str, Any]:
         ValueError: a mix has a source that the table has no column for.
     """
     table, ends = [], set()
-    for path in sorted((root / MIXES).glob("report_*.toml")):
+    for name, path in _named(root / MIXES, "report"):
         text = path.read_text(encoding="utf-8")
         sources = tomllib.loads(text)["sources"]
         unknown = set(sources) - set(KINDS)
@@ -30,6 +30,25 @@ def mixes_numbers(root: Path) -> dict[str, Any]:
             raise ValueError(f"{path} has the source {sorted(unknown)[0]!r}; allowed: {', '.join(KINDS)}")
         what = text.splitlines()[0].lstrip("# ").rstrip(".")
         counts = [number(sources[kind]["sessions"]) if kind in sources else "" for kind in KINDS]
-        table.append([path.stem.removeprefix("report_"), what, *counts])
+        table.append([name, what, *counts])
         ends |= {source["end_s"] for source in sources.values()}
-    return {"table": table, "seconds": number(max(ends)), "commit": COMMIT[:7]}
+    return {"table": table, "seconds": number(max(ends)), "commit": COMMIT[:7], **_tuned(root / MIXES)}
+
+
+def _tuned(folder: Path) -> dict[str, list[str]]:
+    """Mixes of the report that begin sessions as the tuning mix of their name does, and those without such a mix."""
+    report, tune = ({name: _traffic(path) for name, path in _named(folder, part)} for part in ("report", "tune"))
+    return {
+        "same": [name for name, traffic in report.items() if traffic == tune.get(name)],
+        "alone": [name for name in report if name not in tune],
+    }
+
+
+def _named(folder: Path, part: str) -> list[tuple[str, Path]]:
+    return [(path.stem.removeprefix(f"{part}_"), path) for path in sorted(folder.glob(f"{part}_*.toml"))]
+
+
+def _traffic(path: Path) -> dict[str, Any]:
+    """How many sessions of each source begin, and how."""
+    sources = tomllib.loads(path.read_text(encoding="utf-8"))["sources"]
+    return {name: (source["sessions"], source["arrivals"], source["end_s"]) for name, source in sources.items()}
