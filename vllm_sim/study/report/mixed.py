@@ -14,6 +14,7 @@ MAIN = "10%"
 RANGE = ("5%", "10%", "20%", "50%")
 MATRIX_MIX = "even"
 BLOCK = 16
+GIB = 2**30
 
 
 def mixed_numbers(results: Path) -> Numbers:
@@ -28,6 +29,7 @@ def mixed_numbers(results: Path) -> Numbers:
         "block_size": str(BLOCK),
         "capacity": spaced(MAIN),
         "matrix_mix": MATRIX_MIX,
+        "working_sets_gib": {mix: _working_set_gib(rows, mix) for mix in names},
         "alone": _alone(rows, names),
         "matrix": _matrix(Rows(results / "mixed_matrix.jsonl", MAKER)),
         "loss": _loss(rows, names),
@@ -37,6 +39,13 @@ def mixed_numbers(results: Path) -> Numbers:
 
 def _cell(rows: Rows, mix: str, policy: str) -> Row:
     return rows.one("mix", mix=mix, capacity=MAIN, policy=policy, block_size=BLOCK)
+
+
+def _working_set_gib(rows: Rows, mix: str) -> str:
+    """All distinct blocks of a mix in the model's cache; the row of bytes knows how large a block is there."""
+    sized = rows.pick("bytes", mix=mix, capacity=MAIN, block_size=BLOCK)[0]
+    block_bytes = sized["capacity_bytes"] / sized["capacity_blocks"]
+    return number(_cell(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
 
 
 def _alone(rows: Rows, names: list[str]) -> Numbers:
