@@ -16,6 +16,8 @@ Numbers = dict[str, Any]
 MAKER = "make study"
 MIDDLE = 0.35
 """A share of the working set that the text speaks of beside SMALL."""
+LITTLE = 0.05
+"""A hit rate below which the text says that there is next to nothing to reuse."""
 
 
 def chat_numbers(results: Path) -> Numbers:
@@ -40,6 +42,7 @@ def chat_numbers(results: Path) -> Numbers:
         "think_s": f"{unlimited['multi']['think_s']:g}",
         "orphans": number(max(row.get("orphan_blocks", 0) for row in (*rows.rows, *engine.rows))),
         **{name: _workload(rows, name, unlimited[name]) for name in WORKLOADS},
+        "definitions": _definitions(rows),
         "main_table": _main_table(rows),
         "policies": _policies(rows),
         "arrivals": _arrivals(rows),
@@ -50,20 +53,28 @@ def chat_numbers(results: Path) -> Numbers:
 
 def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
     small = rows.one("capacity", workload=name, capacity_share=SMALL)
-    reuse = rows.one("reuse", workload=name, system_prompt=False)
+    reuse, told = (rows.one("reuse", workload=name, system_prompt=system_prompt) for system_prompt in (False, True))
     sources = reuse["hits_by_source_tokens"]
+    system, system_small = (rows.one("system_prompt", workload=name, capacity_share=share) for share in (None, SMALL))
+    generated = unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])
     found = {
         "requests": number(unlimited["requests"]),
         "working_set": number(unlimited["working_set_blocks"]),
         "unlimited": percent(unlimited["token_hit_rate"]),
         "small": percent(small["token_hit_rate"]),
         "small_opt": percent(_policy(rows, name, SMALL, "opt")["token_hit_rate"]),
-        "with_system_prompt": percent(rows.one("system_prompt", workload=name, capacity_share=None)["token_hit_rate"]),
+        "little": unlimited["token_hit_rate"] < LITTLE,
+        "knee": _has_knee(rows, name),
+        "with_system_prompt": percent(system["token_hit_rate"]),
+        "system_gain": points(system["token_hit_rate"] - unlimited["token_hit_rate"], 1),
+        "system_gain_small": points(system_small["token_hit_rate"] - small["token_hit_rate"], 1),
+        "system_share": percent(told["hits_by_source_share"]["system"]),
         "same_session": percent(sources["same_session"] / max(1, sum(sources.values()))),
         "never_hit": percent(reuse["blocks_never_hit"] / reuse["blocks"]),
         "gap_p50_s": number(reuse["reuse_gap_s"]["0.50"]),
         "gap_p90_s": number(reuse["reuse_gap_s"]["0.90"]),
-        "generated": percent(unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])),
+        "generated": percent(generated),
+        "generated_most": generated > 0.5,
     }
     if "busy_token_hit_rate" in small:
         found["busy"] = percent(small["busy_token_hit_rate"])
@@ -71,6 +82,24 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
     first = unlimited["by_turn"]["0"]["token_hit_rate"]
     second = unlimited["by_turn"].get("1")
     return found | {"first_turn": percent(first), "second_turn": percent(second["token_hit_rate"]) if second else ""}
+
+
+def _has_knee(rows: Rows, workload: str) -> bool:
+    """Whether the hit rate rises at least ten times as steeply up to MIDDLE as beyond it."""
+    curve = {row["capacity_share"]: row["token_hit_rate"] for row in rows.pick("capacity", workload=workload)}
+    shares = sorted(set(curve) - {None})
+    first, last = shares[0], shares[-1]
+    below, above = ((curve[b] - curve[a]) / (b - a) for a, b in ((first, MIDDLE), (MIDDLE, last)))
+    return below > 10 * above
+
+
+def _definitions(rows: Rows) -> Numbers:
+    """How far the other two hit rates are from the token hit rate, at most; multi-turn, over all capacities."""
+    chosen = rows.pick("capacity", workload="multi")
+    return {
+        name: points(max(abs(row[f"{name}_hit_rate"] - row["token_hit_rate"]) for row in chosen), 1).lstrip("+")
+        for name in ("block", "request")
+    }
 
 
 def _main_table(rows: Rows) -> list[list[str]]:
@@ -105,6 +134,7 @@ def _policies(rows: Rows) -> Numbers:
     online = [name for name in names if name not in ("lru", "opt", ENDS)]
     large = [share for share in shares if share >= SMALL]
     best = max(online, key=lambda name: gains[name][SMALL])
+    near, far = max(max(gains[name].values()) for name in online), max(gains["opt"].values())
     winners = [name for name in online if any(gains[name][share] > 0 for share in large)]
     clear = [row for row in chosen if row["policy"] in online and row["capacity_share"] in large and _is_clear(row)]
     return {
@@ -114,6 +144,9 @@ def _policies(rows: Rows) -> Numbers:
         "clear": list(dict.fromkeys(row["policy"] for row in clear)),
         "winners": winners,
         "largest_win": points(max(gains[name][share] for name in online for share in large)),
+        "online_near": far > 10 * near,
+        "online_gain": points(near, 1).lstrip("+"),
+        "opt_gain_most": points(far, 1).lstrip("+"),
         "best": best,
         "best_gain": _gain(_policy(rows, "multi", SMALL, best)),
         "least": share_name(min(shares)),
@@ -162,6 +195,7 @@ def _arrivals(rows: Rows) -> Numbers:
     thinks = sorted(key for key in groups if key[0] == main[0])
     return {
         "seeds": number(max(map(len, groups.values()))),
+        "time_matters": mean[rates[0]] > mean[rates[-1]] and mean[thinks[0]] > mean[thinks[-1]],
         "slow": f"{rates[0][0]:g}",
         "slow_rate": percent(mean[rates[0]]),
         "fast": f"{rates[-1][0]:g}",

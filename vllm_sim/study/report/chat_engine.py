@@ -57,6 +57,8 @@ def _closed(engine: Rows) -> Numbers:
         "flight": number(in_flight(small)),
         "small_ms": number(small["ttft_ms_p99"], 1),
         "unlimited_ms": number(large["ttft_ms_p99"], 1),
+        "better": large["ttft_ms_p99"] < small["ttft_ms_p99"]
+        and large["output_tokens_per_s"] > small["output_tokens_per_s"],
         "faster": percent(large["output_tokens_per_s"] / small["output_tokens_per_s"] - 1, 0),
     }
 
