@@ -15,6 +15,8 @@ RANGE = ("5%", "10%", "20%", "50%")
 MATRIX_MIX = "even"
 BLOCK = 16
 GIB = 2**30
+NEAR = 0.005
+"""A difference of hit rates that no plot shows."""
 
 
 def mixed_numbers(results: Path) -> Numbers:
@@ -34,6 +36,7 @@ def mixed_numbers(results: Path) -> Numbers:
         "matrix": _matrix(Rows(results / "mixed_matrix.jsonl", MAKER)),
         "loss": _loss(rows, names),
         "isolation": _isolation(rows),
+        "fifo": _fifo(rows),
     }
 
 
@@ -46,6 +49,13 @@ def _working_set_gib(rows: Rows, mix: str) -> str:
     sized = rows.pick("bytes", mix=mix, capacity=MAIN, block_size=BLOCK)[0]
     block_bytes = sized["capacity_bytes"] / sized["capacity_blocks"]
     return number(_cell(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
+
+
+def _fifo(rows: Rows) -> Numbers:
+    """How far fifo is from LRU, at most, over all mixes and capacities."""
+    chosen = rows.pick("mix", policy="fifo", block_size=BLOCK)
+    most = max(abs(row["gain_over_lru"]) for row in chosen)
+    return {"most": points(most).lstrip("+"), "near": most < NEAR}
 
 
 def _alone(rows: Rows, names: list[str]) -> Numbers:
@@ -144,13 +154,17 @@ def _isolation(rows: Rows) -> Numbers:
             rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=capacity, tenants=kind)
             for capacity in capacities
         ]
-        costs = [f"{signed(row['cost'] * 100)} ({between(row['cost_95'], digits=2)})" for row in cells]
-        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *costs])
+        told = [f"{signed(row['cost'] * 100)} ({between(row['cost_95'], digits=2)})" for row in cells]
+        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *told])
+    dealt = [kind for kind in kinds if kind not in KINDS]
+    costs = {kind: {row["capacity"]: row["cost"] for row in chosen if row["tenants"] == kind} for kind in dealt}
     last = rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=MAIN, tenants=kinds[-1])
     return {
         "head": ["salt", "salts", *(f"cost at {spaced(capacity)}" for capacity in capacities)],
         "table": table,
         "session_cost": points(last["cost"], 1).lstrip("+"),
+        "own_prompts_free": all(row["cost"] == 0 for row in chosen if row["tenants"] == "tenant"),
+        "paid_twice": all(0 < costs[kind]["unlimited"] < costs[kind][MAIN] for kind in dealt),
     }
 
 
