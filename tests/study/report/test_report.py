@@ -144,6 +144,40 @@ def test_what_the_rows_do_not_show_is_not_claimed(results):
         typeset(collect(results, ROOT), ROOT)
 
 
+@pytest.mark.parametrize(
+    ("file", "wanted", "values", "claimed"),
+    [
+        ("mixed.jsonl", {"experiment": "isolation", "tenants": "tenant"}, {"cost": 0.01}, "it costs them nothing"),
+        ("mixed.jsonl", {"experiment": "isolation", "tenants": "2"}, {"cost": 0.01}, "the price is paid twice"),
+        ("mixed.jsonl", {"experiment": "mix", "policy": "fifo"}, {"gain_over_lru": 0.02}, "and that is no mistake"),
+        (
+            "chat.jsonl",
+            {"experiment": "capacity", "workload": "multi"},
+            {"hit_generated_tokens": 1},
+            "misses most of it",
+        ),
+    ],
+)
+def test_a_sentence_that_rows_do_not_show_is_left_out(results, file, wanted, values, claimed):
+    assert claimed in " ".join(text_of(results).split())
+    change(results / file, lambda row: matches(row, wanted), **values)
+    assert claimed not in " ".join(text_of(results).split())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values"),
+    [
+        ({"experiment": "capacity", "workload": "single", "capacity_share": None}, {"token_hit_rate": 0.3}),
+        ({"experiment": "capacity", "workload": "multi"}, {"token_hit_rate": 0.5}),
+        ({"experiment": "arrival", "sessions_per_s": 16.0}, {"token_hit_rate": 0.99}),
+    ],
+)
+def test_a_report_whose_main_claims_do_not_hold_is_not_built(results, wanted, values):
+    change(results / "chat.jsonl", lambda row: matches(row, wanted), **values)
+    with pytest.raises(ValueError, match="the rows no longer show what the report claims"):
+        text_of(results)
+
+
 def test_no_digit_of_a_chapter_is_typed():
     typed = [f"{path.name}: {word}" for path in CHAPTERS for word in digits_in(path.read_text(encoding="utf-8"))]
     assert not typed
