@@ -42,7 +42,8 @@ def parity_numbers(results: Path) -> Numbers:
 
 def _case(row: dict[str, Any]) -> list[str]:
     scheduling = "asynchronous" if row["async_scheduling"] else "synchronous"
-    return [f"`{row['policy']}`", scheduling, "one by one" if row["concurrency"] == 1 else "as they arrive"]
+    arrivals = "one by one" if row["concurrency"] == 1 else "as they arrive"
+    return [f"`{row['policy']}`", scheduling, arrivals, str(row["seed"])]
 
 
 def upstream_numbers(results: Path) -> Numbers:
