@@ -49,6 +49,23 @@ def test_a_policy_in_order_that_ranks_is_refused() -> None:
         simulate(link(random_requests(0), 4), f"{__name__}:Ranked", 9)
 
 
+@pytest.mark.parametrize("kind", ["Astray", "CompiledAstray"])
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"block": 10**6}, "must return a block that book.leaves holds"),
+        ({"block": -(10**6)}, "must return a block that book.leaves holds"),
+        ({"queue": 10**6}, "must return a queue below policy.queues"),
+        ({"queue": -1}, "must return a queue below policy.queues"),
+        ({"fraction": 1}, "must return a key that is a whole number"),
+    ],
+)
+def test_an_answer_out_of_range_is_an_error_and_no_crash(kind: str, params: dict[str, int], message: str) -> None:
+    chains = link(random_requests(0), 4)
+    with pytest.raises(ValueError, match=message):
+        simulate(chains, f"tests.eviction.user_policies:{kind}", 9, params)
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An installed package that registers a policy, and one by a name that is taken."""
@@ -127,3 +144,40 @@ def test_a_compiled_policy_that_is_gone_leaves_the_compiler_s_cache_whole(tmp_pa
     assert misses_and_hits("lru", "") == ["1", "0"]
     assert misses_and_hits("gone:Mine", f":{tmp_path}") == ["0", "1"]
     assert misses_and_hits("lru", "") == ["0", "1"]
+
+
+HELPED = """
+from helper import SIGN
+from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.policy import Policy
+
+@compiled
+class Mine(Policy):
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
+        return 0, SIGN * stamp
+"""
+
+
+def test_what_was_compiled_before_an_edit_or_a_new_name_is_not_used(tmp_path: Path) -> None:
+    script = (
+        "import sys; from tests.eviction.test_policies import random_requests;"
+        "from vllm_sim.eviction.chains import link; from vllm_sim.eviction.simulate import simulate;"
+        "print(simulate(link(random_requests(0), 4), sys.argv[1], 9).hit.sum())"
+    )
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = f"{Path(__file__).parents[2]}:{tmp_path}"
+
+    def hits(policy: str) -> int:
+        command = [sys.executable, "-c", script, policy]
+        return int(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+
+    chains = link(random_requests(0), 4)
+    lru, most_recent = (int(simulate(chains, policy, 9).hit.sum()) for policy in ("lru", PLAIN))
+    assert lru != most_recent
+    (tmp_path / "mine.py").write_text(HELPED)
+    (tmp_path / "helper.py").write_text("SIGN = 1\n")
+    assert hits("mine:Mine") == lru
+    (tmp_path / "helper.py").write_text("SIGN = -1\n")
+    assert hits("mine:Mine") == most_recent
+    (tmp_path / "mine.py").write_text(HELPED.replace("class Mine", "class Other"))
+    assert hits("mine:Other") == most_recent

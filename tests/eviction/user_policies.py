@@ -1,7 +1,8 @@
 """Policies as a user writes them: in plain Python, and declared for the compiler."""
 
+from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy
+from vllm_sim.eviction.policy import Policy, Room
 
 
 class MostRecent(Policy):
@@ -13,4 +14,25 @@ class MostRecent(Policy):
 
 @compiled
 class CompiledMostRecent(MostRecent):
+    """The same, compiled."""
+
+
+class Astray(Policy):
+    """Answers with what is out of range, by its parameter."""
+
+    def __init__(self, room: Room, block: int = 0, queue: int = 0, fraction: int = 0):
+        super().__init__(room)
+        self.block = block
+        self.queue = queue
+        self.fraction = fraction
+
+    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, float]:
+        return self.queue, stamp + self.fraction / 2
+
+    def victim(self, book: Book) -> int:
+        return self.block if self.block else book.leaves.first(0)
+
+
+@compiled
+class CompiledAstray(Astray):
     """The same, compiled."""

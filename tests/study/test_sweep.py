@@ -104,6 +104,15 @@ def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path)
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_a_policy_that_was_edited_is_run_again(tmp_path: Path) -> None:
+    trace, out, environment = small_trace(tmp_path), tmp_path / "out.jsonl", os.environ | {"PYTHONPATH": str(tmp_path)}
+    line = command(trace, out, "--policies", "slowly:Slow,lru", "--capacities", "20", "--jobs", "1")
+    for source, ran in ((SLOW, 2), (SLOW, 0), (SLOW.replace("0.01", "0.02"), 1)):
+        (tmp_path / "slowly.py").write_text(source)
+        subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
+        assert json.loads((tmp_path / "out.run.json").read_text())["cells"] == ran
+
+
 def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> None:
     cells = make_cells([small_trace(tmp_path)], settings(), ["lru", "arc"], ["20", "40"], [4], [0])
     out = tmp_path / "out.jsonl"

@@ -72,6 +72,10 @@ class Book:
         node = self.node[block]
         copies = 1 + self.extra[node] if self.is_copied(block) else 1
         queue, key = policy.rank(node, copies, self.stamp[block])
+        if not 0 <= queue < self.leaves.root.size:
+            raise ValueError("rank() must return a queue below policy.queues")
+        if key != int(key):
+            raise ValueError("rank() must return a key that is a whole number")
         self.leaves.push(block, queue, key, self.stamp[block])
         if self.both_ends:
             self.back.push(block, queue, -key, -self.stamp[block])
@@ -180,8 +184,8 @@ class Book:
             ValueError: the policy named a block that is not offered.
         """
         block = policy.victim(self)
-        if block < 0 or not self.offers(block):
-            raise ValueError("victim() must return a block that book.leaves holds")
+        if not 0 <= block < self.node.size or not self.offers(block):
+            raise ValueError("victim() must return a block that book.leaves holds (book.line, where in_order is set)")
         self.counts[EVICTED] += 1
         self.drop(policy, block)
         return block

@@ -2,7 +2,8 @@
 
 `@compiled` leaves a class as it is, so that a test can step through it, and lets `native(instance)` copy an instance
 into a numba structure with the same fields and methods. Such a class holds whole numbers, floats, truth values, numpy
-arrays and other compiled objects, all set in `__init__`; its methods use what numba knows, and set numbers alone.
+arrays and other compiled objects, all set in `__init__`; its methods use what numba knows, and set numbers alone. A
+field keeps the type that it has in `__init__`: compiled code cuts a fraction off where Python would turn it to a float.
 Arrays are shared with the copy, numbers are not: what Python wants to read afterwards belongs in an array.
 
 A compiled function takes structures and reads them through `view(structure)`, a bare pointer. Through numba's own
@@ -10,15 +11,15 @@ structref each access of an array counts references, which took more than half o
 which the caller holds, keeps the arrays alive. A jitclass cannot be cached: every process would compile it again.
 
 numba's cache looks at the file of the compiled function alone and would serve a kernel with an old policy in it. The
-name of a structure therefore carries a digest of its class's sources: a change in any of them is another type. And it
-reads the types of all that was ever compiled: those of a class that this process has not imported stay unread.
+name of a structure therefore carries a digest of its class's sources, and of what those import: a change in any of them
+is another type. And it reads the types of all that was ever compiled: those of a class that this process has not
+imported, or that is no more, stay unread.
 """
 
 import hashlib
 import inspect
 import pickle
 import sys
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numba
@@ -37,6 +38,8 @@ from numba.core.extending import (
 from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
 
+from vllm_sim.eviction.sources import source_digest
+
 _T = TypeVar("_T")
 _STRUCTS: dict[type, type[types.StructRef]] = {}
 _VIEWS: dict[type, type["View"]] = {}
@@ -54,15 +57,9 @@ class View(types.Type):
         super().__init__(f"{type(self).__name__}({struct.name})")
 
 
-def _digest(cls: type) -> str:
-    files = {inspect.getsourcefile(base) for base in cls.__mro__ if base is not object}
-    text = b"".join(Path(file).read_bytes() for file in sorted(file for file in files if file))
-    return hashlib.sha256(text).hexdigest()[:12]
-
-
 def compiled(cls: type[_T]) -> type[_T]:
     """Declares that numba can compile the methods of this class."""
-    digest = _digest(cls)
+    digest = source_digest(cls)
 
     def __init__(self: Any, fields: Any) -> None:
         types.StructRef.__init__(self, fields)
@@ -98,7 +95,10 @@ def _reduce(self: Any) -> Any:
 def _revive(module: str, pickled: bytes) -> Any:
     if module not in sys.modules:
         return Unread(module, pickled)
-    revive, arguments = pickle.loads(pickled)
+    try:
+        revive, arguments = pickle.loads(pickled)
+    except AttributeError:
+        return Unread(module, pickled)
     return revive(*arguments)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.registry import find_policy
+from vllm_sim.eviction.sources import source_digest
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import head, serve_cache, summarise
@@ -67,12 +69,14 @@ def run_cell(cell: Cell) -> Row:
 
 
 def cell_key(cell: Cell) -> str:
-    """16 hexadecimal digits that stand for everything that decides a cell's row: the trace's bytes and the settings.
+    """16 hexadecimal digits that stand for what decides a row: the trace's bytes, the settings, and the code of the
+    policy and the cache.
 
     Of the model the folder's name counts and not where it is; of a latency table what is in it.
     """
     values = asdict(cell.settings) | {"whole_curve": cell.whole_curve}
     values["trace"] = load(cell.trace, cell.settings.model).trace.sha256
+    values["code"] = source_digest(find_policy(cell.settings.policy), "vllm_sim.eviction.simulate")
     values["model"] = Path(cell.settings.model).name
     table = cell.settings.latency_file
     values["latency_file"] = table and hashlib.sha256(table.read_bytes()).hexdigest()
