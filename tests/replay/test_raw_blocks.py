@@ -63,3 +63,14 @@ def test_trace_without_hash_ids_or_of_another_size_names_the_line(tmp_path: Path
     trace = write_trace(tmp_path / "u.jsonl", [row([1], 4), row([1], 5, hash_block_size=8)])
     with pytest.raises(TraceError, match="line 2: hash_block_size is 8, --block-size 4"):
         replay(trace, tmp_path / "out", settings())
+
+
+@pytest.mark.parametrize("backend", ["fast", "blockpool", "engine"])
+def test_a_row_of_hash_ids_says_that_generated_blocks_are_never_hit(tmp_path: Path, backend: str) -> None:
+    hashes = write_trace(tmp_path / "hashes.jsonl", [row([1, 2], 8), row([1, 2, 3], 10)])
+    texts = write_trace(tmp_path / "texts.jsonl", [{"prompt": "hehe", "response": "hahaha!"}])
+    how = {"backend": backend, "raw_blocks": False, "concurrency": 1, "capacity_blocks": 100}
+    assert replay(hashes, tmp_path / "out", settings(**how))["generated_blocks"] == "never hit"
+    assert "generated_blocks" not in replay(texts, tmp_path / "out", settings(**how))
+    if backend == "fast":
+        assert "generated_blocks" not in replay(hashes, tmp_path / "out", settings())

@@ -139,3 +139,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     with open_output(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def generated_blocks(records: Iterable[Record]) -> Row:
+    """What a summary says of a trace with hash ids, whose generated tokens are fresh: their blocks are never hit."""
+    return {"generated_blocks": "never hit"} if any(record.hash_ids is not None for record in records) else {}

@@ -25,7 +25,7 @@ from vllm_sim.engine.compat import found_version, installed_version
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
-from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, request_row, write_rows
+from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, generated_blocks, request_row, write_rows
 from vllm_sim.replay.settings import Settings
 from vllm_sim.replay.summary import session_rows, summary_row
 from vllm_sim.replay.virtual import run_engine
@@ -142,6 +142,8 @@ def serve_cache(requests: Requests, chains: Chains, records: Sequence[Record], s
         "evicted_blocks": run.evicted_blocks,
         "orphan_blocks": run.orphan_blocks,
     }
+    if not settings.raw_blocks:
+        tail |= generated_blocks(records)
     return Outcome(rows, tail, {})
 
 

@@ -13,6 +13,7 @@ the backends count themselves. A summary row has, beside what ran (run.py) and t
     working_set_blocks        distinct blocks that were ever cached
     evicted_blocks            blocks whose hash was removed so that they could be used again
     orphan_blocks             most cached blocks at any time whose parent's hash is in no block
+    generated_blocks          "never hit": the trace has hash ids, whose generated tokens are fresh; else not there
     slots_allocated           tokens that fit into the blocks taken beside the hits
     slots_filled              tokens computed into them at a first try: prompt - hits + generated - 1 of each request
     engine: preemptions, readmission_prompt_tokens, readmission_hit_tokens

@@ -18,7 +18,7 @@ from vllm_sim.eviction.chains import link
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.requests import cache_requests, categories
-from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, engine_fields, request_row
+from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, engine_fields, generated_blocks, request_row
 from vllm_sim.replay.settings import Settings
 from vllm_sim.replay.timeline import open_timeline
 from vllm_sim.trace.record import Record, TraceError
@@ -62,7 +62,7 @@ def run_engine(
             if timeline is not None:
                 timeline.request(row)
     rows.sort(key=lambda row: row["row"])
-    tail = _tail(setup, settings)
+    tail = _tail(setup, settings) | generated_blocks(records)
     ledger = driver.ledger
     if ledger is None:
         return Outcome(rows, tail, {})
