@@ -126,6 +126,65 @@ def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> No
     assert [row["policy"] for row in rows] == ["arc", "arc", "lru", "lru"]
 
 
+ROW = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": "lru", "capacity_blocks": 1, "block_size": 4}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"my notes", "line 1: not the beginning of a row"),
+        (b"my\nnotes", "line 1: not a JSON object"),
+        (b"{", "line 1: not the beginning of a row"),
+        (b"\x1f\x8b\xff\n\x00", "line 1: not a JSON object"),
+        (b'{"trace": "mine.jsonl"}', "line 1: the row has no trace_sha256"),
+        (b'{"prompt": "a"}\n{"prompt": "b"}', "line 1: the row has no trace"),
+        (json.dumps(ROW).encode() + b"\n" + json.dumps(ROW).encode()[:20], "line 1: the row has no cell"),
+        (json.dumps(ROW | {"cell": "0"}).encode() + b"\nmy notes", "line 2: not the beginning of a row"),
+    ],
+)
+def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
+    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    out = tmp_path / "notes.txt"
+    out.write_bytes(content)
+    with pytest.raises(ValueError, match=re.escape(f"{out}, {reason}")):
+        sweep(cells, out, jobs=1)
+    assert out.read_bytes() == content
+
+
+@pytest.mark.parametrize("tail", ["", "{", '{"trace": "sma'])
+def test_whatever_a_kill_leaves_of_a_row_is_cut_off(tmp_path: Path, tail: str) -> None:
+    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    out = tmp_path / "out.jsonl"
+    sweep(cells, out, jobs=1)
+    whole = out.read_text()
+    out.write_text(whole + tail)
+    sweep(cells, out, jobs=1)
+    assert out.read_text() == whole
+
+
+def test_a_trace_is_not_taken_for_the_file_of_rows(tmp_path: Path) -> None:
+    trace, other = small_trace(tmp_path), tmp_path / "other.jsonl"
+    trace.write_bytes(trace.read_bytes().rstrip(b"\n"))
+    other.symlink_to(trace)
+    content = trace.read_bytes()
+    for out in (trace, other):
+        done = run(trace, out)
+        assert done.returncode == 1
+        assert done.stderr == (
+            f"vllm-sim: error: --out is {out}, which is the trace {trace}; allowed: a file of its own for the rows\n"
+        )
+    assert trace.read_bytes() == content
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".zst"])
+def test_rows_are_not_packed(tmp_path: Path, suffix: str) -> None:
+    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    out = tmp_path / f"rows.jsonl{suffix}"
+    with pytest.raises(ValueError, match="allowed: a file that is not packed"):
+        sweep(cells, out, jobs=1)
+    assert not out.exists()
+
+
 def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: Path) -> None:
     cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
     out = tmp_path / "new" / "out.jsonl"

@@ -20,6 +20,8 @@ CONDITIONS = (
     *("point", "part", "quick"),
 )
 """Fields of studies and of the engine that tell apart what must not be compared in one plot."""
+_BEGINNINGS = (b'{"trace": ', b'{"key": ')
+"""Of a sweep's row, and of a study's."""
 
 
 def conditions(row: Row) -> dict[str, Any]:
@@ -40,17 +42,44 @@ def commit() -> str | None:
     return f"{head}-dirty" if changes else head
 
 
-def cut_torn_line(path: Path) -> bool:
-    """Cuts off a last line that has no end, which a killed writer left; returns whether there was one."""
+def cut_torn_line(path: Path, mark: str | None = None) -> bool:
+    """Cuts off a last line that has no end, which a killed writer left; returns whether there was one.
+
+    Raises:
+        ValueError: as `whole_bytes`; the file is left as it is.
+    """
     if not path.exists():
         return False
-    content = path.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole == len(content):
+    whole = whole_bytes(path, mark)
+    if whole == path.stat().st_size:
         return False
     with path.open("r+b") as file:
         file.truncate(whole)
     return True
+
+
+def whole_bytes(path: Path, mark: str | None = None) -> int:
+    """How many bytes of a file are whole rows; behind them may be the beginning of one more, and nothing else.
+
+    Args:
+        path: the file.
+        mark: a field that its rows must have beside those that all rows have.
+
+    Raises:
+        ValueError: a line is no such row, so that the file is another one's, with file and line.
+    """
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    lines = content[:whole].splitlines()
+    for number, line in enumerate(lines, 1):
+        _parse(line, f"{path}, line {number}", mark)
+    torn, where = content[whole:], f"{path}, line {len(lines) + 1}"
+    if torn and not torn.startswith(_BEGINNINGS):
+        if not (lines and any(beginning.startswith(torn) for beginning in _BEGINNINGS)):
+            raise ValueError(f"{where}: not the beginning of a row; allowed: rows of replay or sweep")
+    elif torn and _value(torn) is not None:
+        _parse(torn, where, mark)
+    return whole
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -59,20 +88,26 @@ def read_rows(path: Path) -> list[Row]:
     Raises:
         ValueError: a line is not a row, with file and line.
     """
-    rows = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                row = json.loads(line)
-                missing = [name for name in NEEDED if name not in row]
-            except (ValueError, TypeError):
-                raise ValueError(
-                    f"{path}, line {number}: not a JSON object; allowed: rows of replay or sweep"
-                ) from None
-            if missing:
-                raise ValueError(f"{path}, line {number}: the row has no {', '.join(missing)}")
-            rows.append(row)
-    return rows
+    with path.open("rb") as file:
+        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+
+
+def _parse(line: bytes, where: str, mark: str | None = None) -> Row:
+    row = _value(line)
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: not a JSON object; allowed: rows of replay or sweep")
+    missing = [name for name in (*NEEDED, *([mark] if mark else [])) if name not in row]
+    if missing:
+        raise ValueError(f"{where}: the row has no {', '.join(missing)}")
+    return row
+
+
+def _value(text: bytes) -> Any:
+    """What JSON holds; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def read_made_rows(path: Path, maker: str) -> list[Row]:

@@ -19,12 +19,32 @@ from vllm_sim.replay.settings import Settings
 from vllm_sim.study.capacity import capacity_blocks
 from vllm_sim.study.cells import Cell, blocks, cell_key, run_cell
 from vllm_sim.study.lock import only_writer
-from vllm_sim.study.results import commit, cut_torn_line, in_order, read_rows
+from vllm_sim.study.results import commit, cut_torn_line, in_order, read_rows, whole_bytes
 from vllm_sim.trace.files import open_output
 
 Progress = Callable[[int, int], None]
 _CELLS_A_CORE = 4
 """In a batch for Ray, whose joblib backend gives results back only when a batch is done."""
+_MARK = "cell"
+"""A field that tells a sweep's rows from all others."""
+
+
+def check_out(out: Path, traces: Iterable[Path]) -> None:
+    """Whether a sweep may write its rows into this file; it is not changed.
+
+    Raises:
+        ValueError: it is one of the traces, is packed, or holds something else than a sweep's rows.
+    """
+    if out.suffix in (".gz", ".zst"):
+        raise ValueError(f"--out is {out}; allowed: a file that is not packed, since rows are appended to it")
+    if not out.exists():
+        return
+    for trace in traces:
+        if trace.exists() and out.samefile(trace):
+            raise ValueError(f"--out is {out}, which is the trace {trace}; allowed: a file of its own for the rows")
+    if not out.is_file():
+        raise ValueError(f"--out is {out}, which is no file; allowed: a file of a sweep's rows, or a new one")
+    whole_bytes(out, _MARK)
 
 
 def make_cells(
@@ -103,12 +123,13 @@ def sweep(
         The rows of these cells, in the file's order.
 
     Raises:
-        ValueError: `out` holds something else than rows or is being written by another run, or a cell cannot be run;
-            finished rows stay in the file.
+        ValueError: `out` may not be written (see `check_out`) or is being written by another run, or a cell cannot be
+            run; finished rows stay in the file.
     """
     start = time.monotonic()
+    check_out(out, [cell.trace for cell in cells])
     with only_writer(out):
-        cut_torn_line(out)
+        cut_torn_line(out, _MARK)
         there = read_rows(out)
         known = {row.get("cell") for row in there}
         wanted = {cell_key(cell): cell for cell in cells}
