@@ -162,6 +162,14 @@ def test_request_that_cannot_fit_is_rejected_and_counted(trace: Path, tmp_path: 
     assert all(row["hit_tokens"] == 0 and row["end_ms"] is None for row in rejected)
 
 
+def test_a_row_of_hash_ids_says_that_generated_blocks_are_never_hit(trace: Path, tmp_path: Path) -> None:
+    hashes = tmp_path / "hashes.jsonl"
+    hashes.write_text(json.dumps({"hash_ids": [1, 2], "input_length": 20, "hash_block_size": 16, "output_length": 3}))
+    options = {"capacity_blocks": 40, "concurrency": 1}
+    assert replay(hashes, tmp_path / "out", settings(**options))["generated_blocks"] == "never hit"
+    assert "generated_blocks" not in replay(trace, tmp_path / "out", settings(**options))
+
+
 def test_open_loop_without_timestamps_names_the_line(tmp_path: Path) -> None:
     trace = tmp_path / "untimed.jsonl"
     trace.write_text('{"prompt": "a", "response": "b", "timestamp": 1}\n{"prompt": "a", "response": "b"}\n')

@@ -65,7 +65,7 @@ def test_trace_without_hash_ids_or_of_another_size_names_the_line(tmp_path: Path
         replay(trace, tmp_path / "out", settings())
 
 
-@pytest.mark.parametrize("backend", ["fast", "blockpool", "engine"])
+@pytest.mark.parametrize("backend", ["fast", "blockpool"])
 def test_a_row_of_hash_ids_says_that_generated_blocks_are_never_hit(tmp_path: Path, backend: str) -> None:
     hashes = write_trace(tmp_path / "hashes.jsonl", [row([1, 2], 8), row([1, 2, 3], 10)])
     texts = write_trace(tmp_path / "texts.jsonl", [{"prompt": "hehe", "response": "hahaha!"}])
