@@ -1,13 +1,16 @@
 """Plots of a sweep: which ones the rows allow, the same bytes again, and the share of the gap."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.study.making import settings, small_trace
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.plot import draw_all, gap_closed
-from vllm_sim.study.style import LOOKS, line_styles
+from vllm_sim.study.style import LOOKS, line_styles, save
 from vllm_sim.study.sweep import make_cells, sweep
 
 
@@ -25,6 +28,38 @@ def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> N
     parts += [f"block-size-{tokens}" for tokens in (80, 160, 320, "unlimited")]
     expected = {f"x-small-{part}.{suffix}" for part in parts for suffix in ("png", "pdf")}
     assert names == expected | {"x-gap.png", "x-gap.pdf"}
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The figures that are drawn, by name."""
+    drawn: dict[str, Any] = {}
+
+    def keep(figure: Any, folder: Path, name: str, caption: Sequence[str]) -> list[Path]:
+        drawn[name] = figure
+        return save(figure, folder, name, caption)
+
+    monkeypatch.setattr("vllm_sim.study.plot.save", keep)
+    return drawn
+
+
+def lines_of(figure: Any) -> dict[str, Any]:
+    return {line.get_label(): line for line in figure.axes[0].lines}
+
+
+def test_the_whole_curve_is_drawn_in_steps_through_every_run_of_lru(
+    rows: list[Row], tmp_path: Path, figures: dict[str, Any]
+) -> None:
+    unlimited = next(row for row in rows if row["capacity_blocks"] is None and row["policy"] == "lru")
+    draw_all([*rows, unlimited | {"capacity_blocks": 300, "capacity_tokens": 1200}], tmp_path, "x")
+    lines = lines_of(figures["x-small-capacity-b4"])
+    curve, dots = lines["lru, every capacity"], lines["lru"]
+    steps, rates = curve.get_xdata(), curve.get_ydata()
+    assert curve.get_drawstyle() == "steps-post"
+    assert not set(dots.get_xdata()) <= set(steps[:-1])
+    for capacity, rate in dots.get_xydata():
+        assert rates[np.searchsorted(steps, capacity, side="right") - 1] == pytest.approx(rate, abs=2e-6)
+    assert steps[-1] == 300
 
 
 def test_the_same_rows_give_the_same_bytes(rows: list[Row], tmp_path: Path) -> None:

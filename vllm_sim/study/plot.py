@@ -72,7 +72,7 @@ def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
     cells: dict[Any, dict[str, int]] = {}
     for row in rows:
         if row["capacity_blocks"] is not None and "hit_tokens" in row:
-            key = (_group(row), row["block_size"], row["capacity_blocks"], row["seed"])
+            key = (_group(row), row["block_size"], row["capacity_blocks"], row.get("seed"))
             cells.setdefault(key, {})[_label(row)] = row["hit_tokens"]
     gains: dict[str, int] = {}
     gaps: dict[str, int] = {}
@@ -140,13 +140,14 @@ def _over_capacity(
 ) -> list[Path]:
     limited = [row for row in rows if isinstance(row["capacity_blocks"], int)]
     lines = _points(limited, lambda row: row["capacity_blocks"], rate)
-    curves = [row["curve"] for row in rows if "curve" in row]
-    if not curves and len({row["capacity_blocks"] for row in limited}) < 2:
+    curves = [row["curve"] for row in rows if rate in row.get("curve", {})]
+    if not curves and len({at for points in lines.values() for at, _ in points}) < 2:
         return []
     figure, axes = new_figure(f"{RATES[rate].capitalize()} over capacity" + (f": {workload}" if workload else ""))
+    drawn = [at for points in lines.values() for at, _ in points] + [curve["capacity_blocks"][-1] for curve in curves]
     for curve in curves:
-        color = look("lru").color
-        axes.plot(curve["capacity_blocks"], curve[rate], color=color, linewidth=0.8, label="lru, every capacity")
+        steps, rates = [*curve["capacity_blocks"], max(drawn)], [*curve[rate], curve[rate][-1]]
+        axes.step(steps, rates, where="post", color=look("lru").color, linewidth=0.8, label="lru, every capacity")
     styles = line_styles(lines)
     for policy, points in lines.items():
         dots_alone = {"linestyle": ""} if curves and policy == "lru" else {}
