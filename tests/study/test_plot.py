@@ -87,6 +87,30 @@ def test_rows_with_nothing_to_compare_are_an_error(rows: list[Row], tmp_path: Pa
         draw_all(rows, tmp_path, "x", "best")
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_plot_of_rows_without_a_rate_is_left_out(
+    rows: list[Row], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = [
+        {name: value for name, value in row.items() if name not in ("token_hit_rate", "by_workload", "curve")}
+        for row in rows
+        if row["block_size"] == 8
+    ]
+    with pytest.raises(ValueError, match="no row has token_hit_rate; allowed: rows of sweep or replay"):
+        draw_all([row for row in without if row["policy"] == "lru"], tmp_path, "x")
+    assert not list(tmp_path.iterdir())
+    others = [row for row in rows if row["block_size"] == 4]
+    names = {path.name for path in draw_all(others + without, tmp_path, "x") if "capacity" in path.name}
+    assert {name for name in names if "b8" in name} == set()
+    assert "x-small-capacity-b4.png" in names
+    assert "x-small-capacity-b8: left out, no row of it has token_hit_rate" in caplog.messages
+
+
+def test_rows_need_no_seed(rows: list[Row]) -> None:
+    some = [row for row in rows if row["capacity_blocks"] == 20]
+    assert gap_closed([{key: row[key] for key in row if key != "seed"} for row in some]) == gap_closed(some) != {}
+
+
 def test_no_two_policies_look_alike_in_black_and_white() -> None:
     assert len({(look.marker, str(look.line)) for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.color for look in LOOKS.values()}) == len(LOOKS)

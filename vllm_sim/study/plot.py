@@ -1,5 +1,6 @@
 """Plots of a sweep's rows: they read rows and nothing else."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from vllm_sim.replay.rows import Row
 from vllm_sim.study.results import RATES, conditions
 from vllm_sim.study.style import CEILING, legend_beside, line_styles, look, new_figure, save
+
+logger = logging.getLogger(__name__)
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "||", "++", "**")
 
@@ -38,7 +41,7 @@ def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_r
         The files.
 
     Raises:
-        ValueError: no such rate, or nothing to draw.
+        ValueError: no such rate, or nothing to draw; a plot whose rows have no rate is left out with a warning.
     """
     if rate not in RATES:
         raise ValueError(f"rate is {rate!r}; allowed: {', '.join(RATES)}")
@@ -59,6 +62,8 @@ def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_r
         paths += _over_block_size(members, group, out, f"{stem}-block-size", rate)
     paths += _gap(groups, out, f"{name}-gap")
     if not paths:
+        if not any(rate in row or rate in row.get("curve", {}) for row in rows):
+            raise ValueError(f"nothing to draw: no row has {rate}; allowed: rows of sweep or replay")
         raise ValueError("nothing to draw: one policy at two capacities, or at two block sizes, is the least")
     return paths
 
@@ -138,6 +143,9 @@ def _points(rows: Iterable[Row], x: Callable[[Row], int], rate: str) -> dict[str
 def _over_capacity(
     rows: Sequence[Row], group: Group, out: Path, name: str, rate: str, workload: str | None = None
 ) -> list[Path]:
+    if not any(rate in row or rate in row.get("curve", {}) for row in rows):
+        logger.warning("%s: left out, no row of it has %s", name, rate)
+        return []
     limited = [row for row in rows if isinstance(row["capacity_blocks"], int)]
     lines = _points(limited, lambda row: row["capacity_blocks"], rate)
     curves = [row["curve"] for row in rows if rate in row.get("curve", {})]
