@@ -111,6 +111,35 @@ def test_rows_need_no_seed(rows: list[Row]) -> None:
     assert gap_closed([{key: row[key] for key in row if key != "seed"} for row in some]) == gap_closed(some) != {}
 
 
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("max_num_seqs", (8, 256)),
+        ("max_num_batched_tokens", (512, 8192)),
+        ("max_model_len", (128, 4096)),
+        ("async_scheduling", (False, True)),
+        ("latency_file_sha256", ("0" * 64, "1" * 64)),
+    ],
+)
+def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
+    rows: list[Row], tmp_path: Path, figures: dict[str, Any], field: str, values: tuple[Any, Any]
+) -> None:
+    some = [row for row in rows if row["block_size"] == 4 and isinstance(row["capacity_blocks"], int)]
+    made = []
+    for value, rate in zip(values, (0.2, 0.4), strict=True):
+        made += [row | {field: value, "token_hit_rate": rate, "by_workload": {}} for row in some]
+    made += [row | {"token_hit_rate": 0.6, "by_workload": {}} for row in some if field != "async_scheduling"]
+    draw_all(made, tmp_path, "x")
+    drawn = [lines_of(figure)["lru"].get_ydata() for name, figure in figures.items() if name.endswith("capacity-b4")]
+    assert [set(rates) for rates in drawn] == [{rate} for rate in (0.2, 0.4, 0.6)[: len(drawn)]]
+    assert len(drawn) == len({row.get(field) for row in made})
+    bars = [label.get_text() for label in figures["x-gap"].axes[0].get_xticklabels()]
+    assert len(set(bars)) == len(bars) == len(drawn) + 1
+    most = [row | {"hit_tokens": 2 * row["hit_tokens"]} if row["policy"] == "opt" else row for row in some]
+    unlike = [row | {field: values[0]} for row in some] + [row | {field: values[1]} for row in most]
+    assert gap_closed(unlike) not in (gap_closed(some), gap_closed(most))
+
+
 def test_no_two_policies_look_alike_in_black_and_white() -> None:
     assert len({(look.marker, str(look.line)) for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.color for look in LOOKS.values()}) == len(LOOKS)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -11,6 +12,8 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.study.results import RATES, conditions
 from vllm_sim.study.style import CEILING, legend_beside, line_styles, look, new_figure, save
 
+_CAPTION_LETTERS = 110
+"""In a line below a plot."""
 logger = logging.getLogger(__name__)
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "||", "++", "**")
@@ -60,7 +63,7 @@ def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_r
                 where = f"{stem}-capacity-b{size}-{_file_name(workload)}"
                 paths += _over_capacity(parts, group, out, where, rate, workload)
         paths += _over_block_size(members, group, out, f"{stem}-block-size", rate)
-    paths += _gap(groups, out, f"{name}-gap")
+    paths += _gap(groups, names, out, f"{name}-gap")
     if not paths:
         if not any(rate in row or rate in row.get("curve", {}) for row in rows):
             raise ValueError(f"nothing to draw: no row has {rate}; allowed: rows of sweep or replay")
@@ -201,14 +204,16 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
     return paths
 
 
-def _gap(groups: dict[Group, list[Row]], out: Path, name: str) -> list[Path]:
+def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, name: str) -> list[Path]:
     shares = {group: found for group, rows in groups.items() if (found := gap_closed(rows))}
     if not shares:
         return []
     if len(shares) > 1:
         total = gap_closed(row for group in shares for row in groups[group])
     policies = sorted({policy for found in shares.values() for policy in found})
-    bars = [(group.trace.split(".jsonl")[0], found) for group, found in shares.items()]
+    traces = [group.trace.split(".jsonl")[0] for group in shares]
+    labels = traces if len(set(traces)) == len(traces) else [names[group] for group in shares]
+    bars = list(zip(labels, shares.values(), strict=True))
     bars += [("all", total)] if len(shares) > 1 else []
     figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
     styles = line_styles(policies)
@@ -247,7 +252,7 @@ def _caption(group: Group, workload: str | None = None) -> list[str]:
     )
     part = f", those of workload {workload} counted" if workload else ""
     lines = [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
-    return lines + [", ".join(f"{key} {value}" for key, value in group.conditions)] * bool(group.conditions)
+    return lines + wrap(", ".join(f"{key} {value}" for key, value in group.conditions), _CAPTION_LETTERS)
 
 
 def _seeds(rows: Iterable[Row]) -> str:

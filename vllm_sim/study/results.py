@@ -18,6 +18,7 @@ NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "bloc
 CONDITIONS = (
     *("workload", "system_prompt", "sessions_per_s", "think_s", "arrival_seed", "arrival", "latency_model", "device"),
     *("point", "part", "quick"),
+    *("max_num_seqs", "max_num_batched_tokens", "max_model_len", "async_scheduling", "latency_file_sha256"),
 )
 """Fields of studies and of the engine that tell apart what must not be compared in one plot."""
 _BEGINNINGS = (b'{"trace": ', b'{"key": ')
@@ -25,8 +26,9 @@ _BEGINNINGS = (b'{"trace": ', b'{"key": ')
 
 
 def conditions(row: Row) -> dict[str, Any]:
-    """Those of a row that are set."""
-    return {name: row[name] for name in CONDITIONS if row.get(name) not in (None, False)}
+    """Those of a row that are set; of a hash the first 12 digits."""
+    values = {name: row[name] for name in CONDITIONS if row.get(name) not in (None, False)}
+    return {name: value[:12] if name.endswith("sha256") else value for name, value in values.items()}
 
 
 def commit() -> str | None:
