@@ -113,6 +113,49 @@ def test_a_policy_that_was_edited_is_run_again(tmp_path: Path) -> None:
         assert json.loads((tmp_path / "out.run.json").read_text())["cells"] == ran
 
 
+BROKEN = """from vllm_sim.eviction.policy import Policy
+
+
+class Broken(Policy):
+    def __init__(self, room, least: int = 0):
+        super().__init__(room)
+        self.least = least if room.blocks < 30 else 0
+
+    def released(self, node):
+        if self.least:
+            raise KeyError(node)
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_error_in_a_policy_names_the_cell_and_costs_no_finished_row(tmp_path: Path, jobs: str) -> None:
+    trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
+    (tmp_path / "broken.py").write_text(BROKEN)
+    options = ("--policies", "broken:Broken", "--capacities", "40,20", "--block-size", "4", "--jobs", jobs)
+    line = command(trace, out, *options, "--policy-params", '{"broken:Broken": {"least": 1}}')
+    assert run(trace, out, "--capacities", "20", "--block-size", "4").returncode == 0
+    done = subprocess.run(
+        line, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1
+    (error,) = [text for text in done.stderr.splitlines() if text.startswith("vllm-sim: error:")]
+    where = "policy broken:Broken, parameters {'least': 1}, capacity_blocks 20, block size 4, seed 0"
+    assert error.startswith(f"vllm-sim: error: {where}, trace {trace}: KeyError: ")
+    assert error.endswith(f"({tmp_path / 'broken.py'}, line 11)")
+    assert "Traceback" not in done.stderr
+    assert {row["policy"] for row in read_rows(out)} >= {"lru"} | ({"broken:Broken"} if jobs == "1" else set())
+
+
+def test_error_in_a_policy_has_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    monkeypatch.syspath_prepend(tmp_path)
+    params = {"broken:Broken": {"least": 1}}
+    cells = make_cells([small_trace(tmp_path)], settings(policy_params=params), [*params], ["20"], [4], [0])
+    with pytest.raises(ValueError, match="policy broken:Broken") as caught:
+        sweep(cells, tmp_path / "out.jsonl", jobs=1)
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
 def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> None:
     cells = make_cells([small_trace(tmp_path)], settings(), ["lru", "arc"], ["20", "40"], [4], [0])
     out = tmp_path / "out.jsonl"

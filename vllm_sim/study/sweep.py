@@ -6,12 +6,14 @@ is cut off. When all cells are done the file is sorted, so that two sweeps of th
 
 import json
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from joblib import Parallel, delayed, parallel_config
 
+from vllm_sim.engine.compat import VersionError
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.replay.run import about
@@ -149,8 +151,37 @@ def sweep(
     return [row for row in rows if row.get("cell") in wanted]
 
 
+def _run_named(cell: Cell) -> Row:
+    """The row of a cell.
+
+    Raises:
+        ValueError: it cannot be run, with what tells it from the others.
+        VersionError: as `run_cell`; it holds for all cells.
+    """
+    try:
+        return run_cell(cell)
+    except VersionError:
+        raise
+    except Exception as error:
+        settings = cell.settings
+        blocks = "all" if cell.whole_curve else settings.capacity_blocks or "unlimited"
+        where = (
+            f"policy {settings.policy}, parameters {settings.policy_params}, capacity_blocks {blocks}, "
+            f"block size {settings.block_size}, seed {settings.seed}, trace {cell.trace}"
+        )
+        raise ValueError(f"{where}: {_told(error)}") from error
+
+
+def _told(error: Exception) -> str:
+    """An error in one line; one that is no ValueError has no message for users, so its kind and place are told too."""
+    if isinstance(error, ValueError):
+        return str(error)
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+
+
 def _here(cells: Sequence[Cell], jobs: int) -> Iterable[Row]:
-    return Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(run_cell)(cell) for cell in cells)
+    return Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_run_named)(cell) for cell in cells)
 
 
 def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
@@ -166,7 +197,7 @@ def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
         size = _CELLS_A_CORE * max(1, int(ray.cluster_resources().get("CPU", 1)))
         for first in range(0, len(cells), size):
             with parallel_config(backend="ray", n_jobs=-1):
-                yield from Parallel()(delayed(run_cell)(cell) for cell in cells[first : first + size])
+                yield from Parallel()(delayed(_run_named)(cell) for cell in cells[first : first + size])
     finally:
         ray.shutdown()
 
