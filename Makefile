@@ -20,7 +20,9 @@ serve: setup
 test: setup
 	$(PYTEST) -m "not slow and not bench"
 
+# Ray is there for the test of sweeps on a cluster alone.
 test-all: setup
+	@$(VENV)/bin/python -m pip install -q ray==2.60.0
 	$(PYTEST) -m "not bench"
 
 lint: setup
