@@ -302,6 +302,23 @@ def test_capacity_that_is_none_is_an_error(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "reason"), [("15tok", "fills no block"), ("0.01KiB", "fills no block"), ("9" * 400 + "GiB", "up to 2,147")]
+)
+def test_capacity_that_no_cache_has_is_an_error(text: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        capacity_blocks(text, 16, 300, str(MODEL))
+
+
+def test_error_in_a_policy_that_is_made_is_found_before_a_cell_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unmade.py").write_text(BROKEN.replace("super().__init__(room)", "raise KeyError(0)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"policy unmade:Broken, parameters {}: KeyError: 0 \(.*unmade.py, line 6\)"):
+        make_cells([small_trace(tmp_path)], settings(), ["lru", "unmade:Broken"], ["20"], [4], [0])
+
+
+@pytest.mark.parametrize(
     ("options", "reason"),
     [
         (("--policies", "best"), "policy is 'best'"),
@@ -312,14 +329,32 @@ def test_capacity_that_is_none_is_an_error(text: str) -> None:
             "has 'protected'; allowed: slru, arc",
         ),
         (("--policies", "slru", "--policy-params", '{"slru": 0.3}'), "has 0.3 for slru; allowed: an object"),
+        (
+            ("--policies", "lru,slru", "--policy-params", '{"slru": {"protected": 2}}'),
+            "protected is 2; allowed: a share",
+        ),
+        (("--policies", "opt,slru", "--policy-params", '{"slru": {"part": 2}}'), "no parameter 'part'; allowed: prot"),
+        (("--backend", "blockpool", "--capacities", "20,all"), "all needs the backend fast; --backend is blockpool"),
         (("--block-sizes", "4;8"), "not a list of whole numbers"),
+        (("--block-size", "0"), "--block-sizes has 0; allowed: 1 or more"),
+        (("--block-sizes", "16,-4"), "--block-sizes has -4; allowed: 1 or more"),
+        (("--block-sizes", ","), "--block-sizes is empty; allowed: one value or more"),
+        (("--policies", ""), "--policies is empty; allowed: one value or more"),
+        (("--capacities", ","), "--capacities is empty; allowed: one value or more"),
+        (("--seeds", ""), "--seeds is empty; allowed: one value or more"),
+        (("--capacities", "20," + "9" * 20), f"capacity is '{'9' * 20}'; allowed: up to 2,147,483,647 blocks"),
+        (("--capacities", "20,1KiB"), "capacity 1KiB fills no block of 16 tokens; allowed: one block or more"),
+        (("--jobs", "0"), "--jobs is 0; allowed: 1 or more, or -1"),
+        (("--jobs", "-2"), "--jobs is -2; allowed: 1 or more, or -1"),
         (("--ray", "auto"), "--ray auto needs Ray"),
     ],
 )
 def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:
     if "--ray" in options and has_ray():
         pytest.skip("Ray is installed")
-    done = run(small_trace(tmp_path), tmp_path / "out.jsonl", *options)
+    out = tmp_path / "out.jsonl"
+    done = run(small_trace(tmp_path), out, *options)
+    assert not (out.exists() and out.read_bytes())
     assert done.returncode != 0
     assert reason in done.stderr
     assert "Traceback" not in done.stderr

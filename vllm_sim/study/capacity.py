@@ -9,11 +9,13 @@ _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%|Ktok|Mtok|tok|KiB|MiB|GiB|TiB|)")
 _TOKENS = {"tok": 1, "Ktok": 1000, "Mtok": 1_000_000}
 _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1}
+MOST_BLOCKS = 2**31 - 1
+"""vLLM's block tables hold numbers of 32 bits."""
 ALLOWED = "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%), bytes (16GiB), unlimited, all"
 
 
 def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: str) -> int | None:
-    """Usable blocks, rounded down but to one at least; None for `unlimited`.
+    """Usable blocks, rounded down; of a share one at least; None for `unlimited`.
 
     Args:
         text: one of ALLOWED but `all`, which is no number of blocks. K is 1,000 tokens, Ki, Mi, Gi powers of 1,024.
@@ -22,7 +24,7 @@ def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: 
         model: folder with config.json, for bytes.
 
     Raises:
-        ValueError: none of them.
+        ValueError: none of them, tokens or bytes that fill no block, or more than MOST_BLOCKS.
     """
     if text == "unlimited":
         return None
@@ -38,7 +40,12 @@ def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: 
         blocks = number * _BYTES[unit] / (block_size * kv_bytes_a_token(model))
     else:
         blocks = number
-    return max(1, int(blocks + 1e-9))  # 10 % of 30 is 3, though 0.1 * 30 may be a little less
+    if blocks > MOST_BLOCKS:
+        raise ValueError(f"capacity is {text!r}; allowed: up to {MOST_BLOCKS:,} blocks, or unlimited")
+    whole = int(blocks + 1e-9)  # 10 % of 30 is 3, though 0.1 * 30 may be a little less
+    if whole < 1 and unit != "%":
+        raise ValueError(f"capacity {text} fills no block of {block_size:,} tokens; allowed: one block or more")
+    return max(1, whole)
 
 
 def kv_bytes_a_token(model: str) -> int:

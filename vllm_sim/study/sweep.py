@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
 from vllm_sim.engine.compat import VersionError
-from vllm_sim.eviction.registry import find_policy
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import make_policy
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.replay.run import about
 from vllm_sim.replay.settings import Settings
@@ -29,6 +31,9 @@ _CELLS_A_CORE = 4
 """In a batch for Ray, whose joblib backend gives results back only when a batch is done."""
 _MARK = "cell"
 """A field that tells a sweep's rows from all others."""
+
+_ROOM = Room(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zeros(1001, np.int64))
+"""For trying a policy's parameters before a trace is read."""
 
 
 def check_out(out: Path, traces: Iterable[Path]) -> None:
@@ -68,17 +73,9 @@ def make_cells(
         seeds: for policies that draw.
 
     Raises:
-        ValueError: a value is out of range, `all` without `lru`, or parameters that are for no policy or no object.
+        ValueError: a list is empty, a value is out of range or not for its policy, or `all` without `lru` or `fast`.
     """
-    for policy in policies:
-        find_policy(policy)
-    for name, params in base.policy_params.items():
-        if name not in policies:
-            raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(policies)}, as in --policies")
-        if not isinstance(params, dict):
-            raise ValueError(f"--policy-params has {params!r} for {name}; allowed: an object of its parameters")
-    if "all" in capacities and "lru" not in policies:
-        raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(policies)}")
+    _check_grid(base, policies, capacities, block_sizes, seeds)
     cells: dict[str, Cell] = {}
     for trace in traces:
         for size in block_sizes:
@@ -105,6 +102,39 @@ def make_cells(
     return list(cells.values())
 
 
+def _check_grid(
+    base: Settings,
+    policies: Sequence[str],
+    capacities: Sequence[str],
+    block_sizes: Sequence[int],
+    seeds: Sequence[int],
+) -> None:
+    lists = {"policies": policies, "capacities": capacities, "block-sizes": block_sizes, "seeds": seeds}
+    for name, values in lists.items():
+        if not values:
+            raise ValueError(f"--{name} is empty; allowed: one value or more, separated by commas")
+    for size in block_sizes:
+        if size < 1:
+            raise ValueError(f"--block-sizes has {size}; allowed: 1 or more")
+    for name, params in base.policy_params.items():
+        if name not in policies:
+            raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(policies)}, as in --policies")
+        if not isinstance(params, dict):
+            raise ValueError(f"--policy-params has {params!r} for {name}; allowed: an object of its parameters")
+    for policy in policies:
+        params = base.policy_params.get(policy, {})
+        try:
+            make_policy(policy, _ROOM, params)
+        except ValueError:
+            raise
+        except Exception as error:
+            raise ValueError(f"policy {policy}, parameters {params}: {_told(error)}") from error
+    if "all" in capacities and "lru" not in policies:
+        raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(policies)}")
+    if "all" in capacities and base.backend != "fast":
+        raise ValueError(f"capacity all needs the backend fast; --backend is {base.backend}")
+
+
 def sweep(
     cells: Sequence[Cell],
     out: Path,
@@ -125,10 +155,12 @@ def sweep(
         The rows of these cells, in the file's order.
 
     Raises:
-        ValueError: `out` may not be written (see `check_out`) or is being written by another run, or a cell cannot be
-            run; finished rows stay in the file.
+        ValueError: jobs is out of range, `out` may not be written (see `check_out`) or is being written by another
+            run, or a cell cannot be run; finished rows stay in the file.
     """
     start = time.monotonic()
+    if jobs < 1 and jobs != -1:
+        raise ValueError(f"--jobs is {jobs}; allowed: 1 or more, or -1 for one a core")
     check_out(out, [cell.trace for cell in cells])
     with only_writer(out):
         cut_torn_line(out, _MARK)
