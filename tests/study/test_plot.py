@@ -140,6 +140,32 @@ def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
     assert gap_closed(unlike) not in (gap_closed(some), gap_closed(most))
 
 
+@pytest.mark.parametrize(
+    ("asked", "name", "title"),
+    [
+        ("100tok", "100tok", "100tok"),
+        ("10%", "10-percent-of-the-working-set", "10% of the working set"),
+        (None, "", ""),
+    ],
+)
+def test_block_sizes_that_do_not_divide_a_capacity_are_in_one_plot(
+    rows: list[Row], tmp_path: Path, figures: dict[str, Any], asked: str | None, name: str, title: str
+) -> None:
+    made = []
+    for row in rows:
+        if row["policy"] == "lru" and row["capacity_blocks"] in (40, 20):
+            blocks = {4: 25, 8: 12}[row["block_size"]]
+            asked_for = {} if asked is None else {"capacity": asked}
+            made.append(row | {"capacity_blocks": blocks, "capacity_tokens": blocks * row["block_size"]} | asked_for)
+    some = [row for row in rows if row["policy"] == "lru" and row["block_size"] == 4 and "curve" not in row]
+    draw_all(made + some, tmp_path, "x")
+    drawn = {name: figure for name, figure in figures.items() if "block-size" in name}
+    assert list(drawn) == ([] if asked is None else [f"x-small-block-size-{name}"])
+    for figure in drawn.values():
+        assert figure.axes[0].get_title().endswith(f"capacity {title}")
+        assert set(lines_of(figure)["lru"].get_xdata()) == {4, 8}
+
+
 def test_no_two_policies_look_alike_in_black_and_white() -> None:
     assert len({(look.marker, str(look.line)) for look in LOOKS.values()}) == len(LOOKS)
     assert len({look.color for look in LOOKS.values()}) == len(LOOKS)

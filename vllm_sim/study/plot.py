@@ -179,17 +179,16 @@ def _over_capacity(
 
 
 def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, rate: str) -> list[Path]:
-    """A plot for each capacity in tokens at which several block sizes ran."""
+    """A plot for each capacity at which several block sizes ran."""
     paths = []
-    by_tokens: dict[int | None, list[Row]] = {}
+    by_capacity: dict[str, list[Row]] = {}
     for row in rows:
         if rate in row:
-            by_tokens.setdefault(row["capacity_tokens"], []).append(row)
-    for tokens, same in by_tokens.items():
+            by_capacity.setdefault(_capacity(row), []).append(row)
+    for shown, same in by_capacity.items():
         sizes = sorted({row["block_size"] for row in same})
         if len(sizes) < 2:
             continue
-        shown = "unlimited" if tokens is None else f"{tokens:,} tokens"
         figure, axes = new_figure(f"{RATES[rate].capitalize()} over block size, capacity {shown}")
         lines = _points(same, lambda row: row["block_size"], rate)
         styles = line_styles(lines)
@@ -200,8 +199,19 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
         axes.set_xlabel("block size (tokens)")
         _finish(axes, rate)
         caption = [*_caption(group), f"Capacity: {shown} at every block size.{_seeds(same)}"]
-        paths += save(figure, out, f"{name}-{tokens or 'unlimited'}", caption)
+        where = shown.removesuffix(" tokens").replace(",", "").replace("%", " percent")
+        paths += save(figure, out, f"{name}-{_file_name(where)}", caption)
     return paths
+
+
+def _capacity(row: Row) -> str:
+    """As it was asked for where the row says so, since not every block size divides it; else in tokens."""
+    if row["capacity_blocks"] is None:
+        return "unlimited"
+    asked = row.get("capacity")
+    if asked is None:
+        return f"{row['capacity_blocks'] * row['block_size']:,} tokens"
+    return f"{asked} of the working set" if str(asked).endswith("%") else str(asked)
 
 
 def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, name: str) -> list[Path]:
