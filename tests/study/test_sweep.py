@@ -309,6 +309,11 @@ def test_capacity_that_no_cache_has_is_an_error(text: str, reason: str) -> None:
         capacity_blocks(text, 16, 300, str(MODEL))
 
 
+def test_processes_and_file_are_checked_before_a_trace_is_read(tmp_path: Path) -> None:
+    for options, reason in ((("--jobs", "0"), "--jobs is 0"), (("--out", "rows.jsonl.gz"), "--out is rows.jsonl.gz")):
+        assert reason in run(tmp_path / "none.jsonl", tmp_path / "out.jsonl", *options).stderr
+
+
 def test_error_in_a_policy_that_is_made_is_found_before_a_cell_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

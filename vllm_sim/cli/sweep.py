@@ -62,9 +62,9 @@ def _numbers(text: str) -> list[int]:
 def run_sweep(options: argparse.Namespace) -> int:
     quieten_vllm()
     from vllm_sim.replay.settings import Settings
-    from vllm_sim.study.sweep import check_out, make_cells, sweep
+    from vllm_sim.study.sweep import check_run, make_cells, sweep
 
-    check_out(options.out, options.traces)
+    check_run(options.out, options.traces, options.jobs)
     base = Settings(**shared_settings(options))
     cells = make_cells(options.traces, base, options.policies, options.capacities, options.block_sizes, options.seeds)
     with progress_bar("runs") as progress:

@@ -36,12 +36,15 @@ _ROOM = Room(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zeros(1001, np
 """For trying a policy's parameters before a trace is read."""
 
 
-def check_out(out: Path, traces: Iterable[Path]) -> None:
-    """Whether a sweep may write its rows into this file; it is not changed.
+def check_run(out: Path, traces: Iterable[Path], jobs: int) -> None:
+    """What can be told before a trace is read; nothing is changed.
 
     Raises:
-        ValueError: it is one of the traces, is packed, or holds something else than a sweep's rows.
+        ValueError: jobs is out of range; or `out` is one of the traces, is packed, or holds something else than a
+            sweep's rows.
     """
+    if jobs < 1 and jobs != -1:
+        raise ValueError(f"--jobs is {jobs}; allowed: 1 or more, or -1 for one a core")
     if out.suffix in (".gz", ".zst"):
         raise ValueError(f"--out is {out}; allowed: a file that is not packed, since rows are appended to it")
     if not out.exists():
@@ -155,13 +158,11 @@ def sweep(
         The rows of these cells, in the file's order.
 
     Raises:
-        ValueError: jobs is out of range, `out` may not be written (see `check_out`) or is being written by another
-            run, or a cell cannot be run; finished rows stay in the file.
+        ValueError: as `check_run`, or `out` is being written by another run, or a cell cannot be run; finished rows
+            stay in the file.
     """
     start = time.monotonic()
-    if jobs < 1 and jobs != -1:
-        raise ValueError(f"--jobs is {jobs}; allowed: 1 or more, or -1 for one a core")
-    check_out(out, [cell.trace for cell in cells])
+    check_run(out, [cell.trace for cell in cells], jobs)
     with only_writer(out):
         cut_torn_line(out, _MARK)
         there = read_rows(out)
