@@ -25,7 +25,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> None:
     names = {path.name for path in draw_all(rows, tmp_path, "x")}
     parts = [f"capacity-b{size}{workload}" for size in (4, 8) for workload in ("", "-agent", "-chat")]
-    parts += [f"block-size-{tokens}" for tokens in (80, 160, 320, "unlimited")]
+    parts += [f"block-size-{tokens}" for tokens in ("80tok", "160tok", "320tok", "unlimited")]
     expected = {f"x-small-{part}.{suffix}" for part in parts for suffix in ("png", "pdf")}
     assert names == expected | {"x-gap.png", "x-gap.pdf"}
 
@@ -155,8 +155,8 @@ def test_block_sizes_that_do_not_divide_a_capacity_are_in_one_plot(
     for row in rows:
         if row["policy"] == "lru" and row["capacity_blocks"] in (40, 20):
             blocks = {4: 25, 8: 12}[row["block_size"]]
-            asked_for = {} if asked is None else {"capacity": asked}
-            made.append(row | {"capacity_blocks": blocks, "capacity_tokens": blocks * row["block_size"]} | asked_for)
+            other = row | {"capacity_blocks": blocks, "capacity_tokens": blocks * row["block_size"], "capacity": asked}
+            made.append({field: value for field, value in other.items() if (field, value) != ("capacity", None)})
     some = [row for row in rows if row["policy"] == "lru" and row["block_size"] == 4 and "curve" not in row]
     draw_all(made + some, tmp_path, "x")
     drawn = {name: figure for name, figure in figures.items() if "block-size" in name}

@@ -263,6 +263,7 @@ def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) 
     assert replayed.returncode == 0, replayed.stderr
     row = json.loads(swept.stdout)
     assert row.pop("cell")
+    assert row.pop("capacity") == "60"
     assert row == json.loads(replayed.stdout)
     assert (row["max_model_len"], row["async_scheduling"], row["latency_model"]) == (128, True, "table")
     table.write_text(table.read_text().replace('"base_ms": 2', '"base_ms": 9'))

@@ -31,6 +31,8 @@ class Cell(NamedTuple):
     settings: Settings
     whole_curve: bool = False
     """LRU at every capacity that rejects no request, in one row; the settings' capacity counts for nothing then."""
+    asked: str | None = None
+    """The capacity as it was asked for, which the row repeats."""
 
 
 class Loaded(NamedTuple):
@@ -45,15 +47,15 @@ def run_cell(cell: Cell) -> Row:
     """The row of a cell.
 
     Returns:
-        The fields of summary.jsonl, and `cell`, the key of the cell (see `cell_key`). For a whole curve the fields that
-        say what ran, with "all" for the capacity, and `curve` (see `curve_fields`).
+        The fields of summary.jsonl; `cell`, the key of the cell (see `cell_key`); and `capacity`, as it was asked for.
+        For a whole curve the fields that say what ran, with "all" for the capacity, and `curve` (see `curve_fields`).
 
     Raises:
         ValueError: the trace cannot be read, or does not go with the settings.
     """
     path, settings = cell.trace, cell.settings
     loaded = load(path, settings.model)
-    key = {"cell": cell_key(cell)}
+    key = {"cell": cell_key(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
     if cell.whole_curve:
         return head(path, loaded.trace, settings) | curve_fields(cell) | key
     if settings.backend == "engine":

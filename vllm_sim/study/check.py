@@ -138,7 +138,7 @@ def settings_of(row: Row, model: str) -> Settings:
 
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "cell" in row:
-        return run_cell(Cell(trace, settings_of(row, model), whole_curve=row["capacity_blocks"] == "all"))
+        return run_cell(Cell(trace, settings_of(row, model), row["capacity_blocks"] == "all", row.get("capacity")))
     if "mix" in row:
         from vllm_sim.study.mixed import run as mixed
 

@@ -205,11 +205,11 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
 
 
 def _capacity(row: Row) -> str:
-    """As it was asked for where the row says so, since not every block size divides it; else in tokens."""
+    """A share or a size as it was asked for, where the row says so: not every block size divides it. Else in tokens."""
     if row["capacity_blocks"] is None:
         return "unlimited"
     asked = row.get("capacity")
-    if asked is None:
+    if asked is None or str(asked).isdigit():
         return f"{row['capacity_blocks'] * row['block_size']:,} tokens"
     return f"{asked} of the working set" if str(asked).endswith("%") else str(asked)
 

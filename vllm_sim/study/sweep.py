@@ -100,7 +100,7 @@ def make_cells(
                         for policy in policies
                         for seed in seeds
                     ]
-                made = [Cell(trace, settings, whole_curve=text == "all") for settings in how]
+                made = [Cell(trace, settings, text == "all", asked=text) for settings in how]
                 cells |= {cell_key(cell): cell for cell in made}
     return list(cells.values())
 

@@ -8,6 +8,8 @@ from vllm_sim.study.mixed.study import MAIN_BLOCK
 from vllm_sim.study.results import read_rows
 
 MAIN_SHARE = "10%"
+GAP_SHARES = ("5%", "10%", "20%", "50%")
+FLOOR = -0.005
 
 
 def section(results: Path) -> str:
@@ -19,7 +21,8 @@ def section(results: Path) -> str:
     rows = read_rows(results / "mixed.jsonl")
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_policies.py without --quick")
-    return "\n\n".join((_gaps(rows), _mixes(rows), _worst(rows)))
+    engine = read_rows(results / "mixed_engine.jsonl")
+    return "\n\n".join((_gaps(rows), _mixes(rows), _worst(rows), _random(rows), _loser(rows), _engine(engine)))
 
 
 def _gaps(rows: Sequence[Row]) -> str:
@@ -64,10 +67,61 @@ def _worst(rows: Sequence[Row]) -> str:
         f"Of {len(cells):,} cells (each mix and each of its workloads alone; the largest request to all of the working "
         f"set; blocks of {min(row['block_size'] for row in cells)} to {max(row['block_size'] for row in cells)}; with "
         f"tags, without, shuffled) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
-        f"rate against LRU: {what}, blocks of {worst['block_size']}, {worst['capacity_blocks']:,} of them."
+        f"rate against LRU: {what}, {worst['capacity_blocks']:,} blocks of {worst['block_size']}."
+    )
+
+
+def _random(rows: Sequence[Row]) -> str:
+    cells = [row for row in rows if row["experiment"] == "random"]
+    gains = {name: [row["gains_over_lru"][name] for row in cells] for name in ("hybrid", "hybrid without guard", "arc")}
+    least = {name: 100 * min(found) for name, found in gains.items()}
+    below = {name: sum(gain < FLOOR for gain in found) for name, found in gains.items()}
+    return (
+        f"On {len({row['seed'] for row in cells})} random traffics that are harder (loops longer than the cache, "
+        f"streams that stop) {below['hybrid']} of {len(cells):,} cells are more than half a point under LRU, the worst "
+        f"{least['hybrid']:+.2f}; without its guard {below['hybrid without guard']} "
+        f"({least['hybrid without guard']:+.2f}), "
+        f"under `arc` {below['arc']} ({least['arc']:+.2f})."
+    )
+
+
+def _loser(rows: Sequence[Row]) -> str:
+    """The workload that loses most in a mix, at any capacity of the gap."""
+    chosen = [row for row in rows if row["experiment"] == "mix" and row["policy"] == "hybrid"]
+    chosen = [row for row in chosen if row["block_size"] == MAIN_BLOCK and row["capacity"] in GAP_SHARES]
+    gain, name, row = min(
+        ((part["gain_over_lru"], name, row) for row in chosen for name, part in row["by_workload"].items()),
+        key=lambda found: found[0],
+    )
+    whole = 100 * row["gain_over_lru"]
+    return (
+        f"The workload that loses most is {name} in `{row['mix']}` at {row['capacity']}: {100 * gain:+.1f} points, "
+        f"while the whole mix gains {whole:+.1f}."
+    )
+
+
+def _engine(rows: Sequence[Row]) -> str:
+    """What is left under vLLM's scheduler, where requests overlap."""
+    by_point: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        by_point.setdefault(row["point"], {})[row["policy"]] = row
+    gains, changes = [], []
+    for point, found in by_point.items():
+        gain = found["hybrid"]["token_hit_rate"] - found["lru"]["token_hit_rate"]
+        gains.append(f"{100 * gain:+.1f} ({point})")
+        changes.append(100 * (found["hybrid"]["ttft_ms_p50"] / found["lru"]["ttft_ms_p50"] - 1))
+    return (
+        "Under vLLM's scheduler in virtual time, where requests overlap, the gains of `hybrid` over LRU are "
+        f"{', '.join(gains)} points, and the median time to first token changes by {min(changes):+.1f} to "
+        f"{max(changes):+.1f} %."
     )
 
 
 def _percent(row: Row, field: str) -> str:
     low, high = row[f"{field}_95"]
-    return f"{100 * row[field]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{_one(row[field])} % ({_one(low)} to {_one(high)})"
+
+
+def _one(share: float) -> str:
+    """Per cent with one digit; what rounds to 0 has no sign."""
+    return f"{round(100 * share, 1) + 0.0:.1f}"

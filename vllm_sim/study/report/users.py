@@ -9,6 +9,8 @@ from vllm_sim.study.report.rows import Rows, values
 from vllm_sim.study.report.texts import number, percent, rate, signed, spaced, timed, with_interval
 
 Numbers = dict[str, Any]
+NEAR = 0.0005
+"""Token hit rates nearer than this are called equal."""
 HASH_MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
 
 
@@ -44,6 +46,7 @@ def engine_numbers(results: Path) -> Numbers:
         "gains": gains,
         "gain_range": f"{signed(min(extremes), 1)} to {signed(max(extremes), 1)} points",
         "sequential": _sequential(Rows(results / "mixed.jsonl", MAKER), chosen),
+        "closed": _closed(rows, values(chosen, "point")),
         "opt_below_lru": _below(rows, values(chosen, "point")),
         "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
         "least": percent(min(changes)),
@@ -70,6 +73,18 @@ def _below(rows: Rows, names: list[str]) -> list[str]:
         for name in names
     }
     return [name for name, (opt, lru) in found.items() if opt < lru]
+
+
+def _closed(rows: Rows, names: list[str]) -> list[str]:
+    """The share of the gap that the hybrid closes, where `opt` hits more than LRU."""
+    found = []
+    for name in names:
+        lru, hybrid, opt = (
+            rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("lru", "hybrid", "opt")
+        )
+        if opt > lru:
+            found.append(f"{percent((hybrid - lru) / (opt - lru))} ({name})")
+    return found
 
 
 def _first(chosen: list[Row]) -> list[Row]:
@@ -108,22 +123,33 @@ def hash_numbers(results: Path) -> Numbers:
     """
     rows = Rows(results / "mixed_hash.jsonl", HASH_MAKER)
     chosen = rows.pick("hash_trace")
-    capacities = values(chosen, "capacity_blocks")
-    parts = [part for part in values(chosen, "part") if part != "first"]
-    traces = values(chosen, "mix")
+    return {"traces": [_hash_trace(name, [r for r in chosen if r["mix"] == name]) for name in values(chosen, "mix")]}
+
+
+def _hash_trace(name: str, rows: list[Row]) -> Numbers:
+    capacities = values(rows, "capacity_blocks")
+    parts = [part for part in values(rows, "part") if part != "first"]
     table = []
-    for mix, policy in dict.fromkeys((row["mix"], row["policy"]) for row in chosen):
-        own = [row for row in chosen if (row["mix"], row["policy"]) == (mix, policy)]
-        rates = {(row["part"], row["capacity_blocks"]): number(row["block_hit_rate"], 4).lstrip("0") for row in own}
-        name = f"`{policy}`" if len(traces) == 1 else f"{mix}, {policy}"
-        table.append([name, *(rates.get((part, size), "") for part in parts for size in capacities)])
-    gains = [row for row in chosen if row["part"] == "second" and row["policy"] == "hybrid"]
-    requests = max(row["requests"] for row in chosen)
+    for policy in values(rows, "policy"):
+        rates = {
+            (row["part"], row["capacity_blocks"]): number(row["block_hit_rate"], 4).lstrip("0")
+            for row in rows
+            if row["policy"] == policy
+        }
+        table.append([f"`{policy}`", *(rates[part, size] for part in parts for size in capacities)])
+    second = [row for row in rows if row["part"] == "second"]
+    hybrid = {row["capacity_blocks"]: row for row in second if row["policy"] == "hybrid"}
     return {
-        "traces": traces,
+        "name": name,
         "head": ["policy", *(f"{part}, {number(size)}" for part in parts for size in capacities)],
         "table": table,
-        "requests": number(requests),
-        "block_size": number(chosen[0]["block_size"]),
-        "gains": [f"{signed(row['gain_over_lru'] * 100)} at {number(row['capacity_blocks'])}" for row in gains],
+        "requests": number(max(row["requests"] for row in rows)),
+        "block_size": number(rows[0]["block_size"]),
+        "gains": [f"{signed(row['gain_over_lru'] * 100)} at {number(size)}" for size, row in hybrid.items()],
+        "others": [
+            f"{row['policy']} at {number(row['capacity_blocks'])}"
+            for row in second
+            if row["policy"] not in ("opt", "lru", "hybrid")
+            and row["token_hit_rate"] > max(hybrid[row["capacity_blocks"]]["token_hit_rate"], 0) + NEAR
+        ],
     }
