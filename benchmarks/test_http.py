@@ -13,7 +13,7 @@ from tests.serving import NAME, Server, serve
 
 pytestmark = pytest.mark.bench
 
-CONCURRENCY, REQUESTS, ROUNDS, OUTPUT_TOKENS = 64, 384, 4, 32
+CONCURRENCY, REQUESTS, ROUNDS, OUTPUT_TOKENS = 64, 384, 12, 32
 CUT = {"output_length": OUTPUT_TOKENS, "finish_reason": "length"}
 ROWS = [{"prompt": f"{i} what is it", **CUT} for i in range(REQUESTS)]
 OPTIONS = ("--max-model-len", "1024", "--max-num-seqs", "64", "--block-size", "16")

@@ -158,6 +158,7 @@ class Mine(Policy):
 """
 
 
+@pytest.mark.slow
 def test_what_was_compiled_before_an_edit_or_a_new_name_is_not_used(tmp_path: Path) -> None:
     script = (
         "import sys; from tests.eviction.test_policies import random_requests;"
