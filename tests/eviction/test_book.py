@@ -58,6 +58,7 @@ class BookMachine(RuleBasedStateMachine):
         self.running: list[Running] = []
         self.started = self.evicted = 0
         self.orphans = 0
+        self.has_dropped = False
 
     def tell(self, act: Callable[[LiveBook], Any]) -> Any:
         """Both books do it, with the same result."""
@@ -76,7 +77,8 @@ class BookMachine(RuleBasedStateMachine):
             return self.blank.pop()
         leaves = {block for block, users in self.users.items() if not users and self.is_leaf(block)}
         block = self.tell(lambda book: book.evict(1))[0]
-        assert block in leaves
+        # What is dropped from outside may leave LRU's list, as vLLM's, with the older copy of a node that has a child.
+        assert block in leaves or (self.policy == "lru" and self.has_dropped)
         self.evicted += 1
         self.forget(block)
         return int(block)
@@ -161,6 +163,7 @@ class BookMachine(RuleBasedStateMachine):
         """A held block loses its hash from outside, whether it is a leaf or not."""
         block = data.draw(st.sampled_from(sorted(block for block, users in self.users.items() if not users)))
         self.tell(lambda book: book.drop(block))
+        self.has_dropped = True
         self.forget(block)
         self.blank.append(block)
 

@@ -7,7 +7,10 @@ from vllm_sim.eviction.policy import Policy, Room
 
 @compiled
 class Lru(Policy):
-    """As the base says. Safe for chains by construction: a parent is released after its child."""
+    """As the base says. Safe for chains by construction: a parent is released after its child.
+
+    But for what is dropped from outside: if the newer copy of a node goes so, its child is left with the older copy.
+    """
 
     def __init__(self, room: Room):
         super().__init__(room)
