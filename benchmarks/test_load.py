@@ -77,5 +77,5 @@ def test_a_hundred_thousand_records_load_as_fast_as_they_are_tokenised(tmp_path:
         print(f" in {seconds:.1f} s ({seconds / alone:.2f} x tokenizer), {memory:,.0f} MiB of its own", end="")
     assert first[3] >= PROMPT_TOKENS * 0.9
     assert first[4] >= RESPONSE_TOKENS * 0.9
-    assert first[0] < 2 * alone
-    assert again[0] < 0.2 * alone
+    assert first[0] < min(60, 2 * alone)
+    assert again[0] < min(10, 0.2 * alone)

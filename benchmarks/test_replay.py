@@ -58,7 +58,7 @@ def run_driver(driver: Any) -> float:
     return seconds
 
 
-def test_driver_keeps_nine_tenths_of_a_bare_loops_speed_without_attribution(trace: Path) -> None:  # noqa: F811
+def test_driver_keeps_95_percent_of_a_bare_loops_speed_without_attribution(trace: Path) -> None:  # noqa: F811
     bare = make_core(constant=True, async_scheduling=False)
     from vllm_sim.engine.answers import load_answers
 
@@ -74,7 +74,7 @@ def test_driver_keeps_nine_tenths_of_a_bare_loops_speed_without_attribution(trac
     for name, seconds in best.items():
         rate, ratio = REQUESTS * OUTPUT_TOKENS / seconds, best["bare loop"] / seconds
         print(f"\n{name}: {rate:,.0f} output tokens/s, {REQUESTS / seconds:,.0f} requests/s, ratio {ratio:.3f}", end="")
-    assert best["bare loop"] / best["driver"] >= 0.9
+    assert best["bare loop"] / best["driver"] >= 0.95
 
 
 @pytest.fixture(scope="module")

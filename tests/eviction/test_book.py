@@ -59,6 +59,7 @@ class BookMachine(RuleBasedStateMachine):
         self.started = self.evicted = 0
         self.orphans = 0
         self.has_dropped = False
+        self.released: list[int] = []
 
     def tell(self, act: Callable[[LiveBook], Any]) -> Any:
         """Both books do it, with the same result."""
@@ -79,6 +80,8 @@ class BookMachine(RuleBasedStateMachine):
         block = self.tell(lambda book: book.evict(1))[0]
         # What is dropped from outside may leave LRU's list, as vLLM's, with the older copy of a node that has a child.
         assert block in leaves or (self.policy == "lru" and self.has_dropped)
+        if self.policy == "lru":
+            assert block == next(old for old in self.released if self.users.get(old) == 0)
         self.evicted += 1
         self.forget(block)
         return int(block)
@@ -147,6 +150,7 @@ class BookMachine(RuleBasedStateMachine):
             self.users[block] -= 1
         free = [block for block in reversed(request.blocks[: request.cached]) if not self.users[block]]
         self.tell(lambda book: book.release(free))
+        self.released = [block for block in self.released if block not in free] + free
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), comes_back=st.booleans())

@@ -150,6 +150,6 @@ def _hash_trace(name: str, rows: list[Row]) -> Numbers:
             f"{row['policy']} at {number(row['capacity_blocks'])}"
             for row in second
             if row["policy"] not in ("opt", "lru", "hybrid")
-            and row["token_hit_rate"] > max(hybrid[row["capacity_blocks"]]["token_hit_rate"], 0) + NEAR
+            and row["token_hit_rate"] > hybrid[row["capacity_blocks"]]["token_hit_rate"] + NEAR
         ],
     }
