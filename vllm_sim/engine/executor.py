@@ -96,14 +96,18 @@ class ReplayExecutor(Executor):
         self._running[request_id] = answer
 
     def _continue(self, answer: _Answer, params: SamplingParams) -> None:
-        """Lets an answer go on behind its recorded end where the request asks for it."""
+        """Lets an answer go on after its recorded end where the request asks for it.
+
+        A recorded end token keeps its place under ignore_eos; min_tokens forbids it before so many tokens, as upstream.
+        """
         ends = self._answers.vocabulary.end_token_ids
         end = answer.tokens[-1] if answer.tokens[-1] in ends else None
         text = answer.tokens if end is None else answer.tokens[:-1]
-        if params.ignore_eos:
+        is_too_short = len(text) < params.min_tokens
+        answer.goes_on = params.ignore_eos
+        if is_too_short and params.ignore_eos:
             answer.tokens = text
-            answer.goes_on = True
-        elif len(text) < params.min_tokens:
+        elif is_too_short:
             fresh = self._answers.vocabulary.filler.fresh(answer.stream, len(text), params.min_tokens - len(text))
             answer.tokens = text + fresh.tolist() + ([] if end is None else [end])
 
@@ -138,8 +142,10 @@ class ReplayExecutor(Executor):
     def _step(self, output: SchedulerOutput) -> ModelRunnerOutput | None:
         """The tokens of a step.
 
-        A request's next token is the one at computed + scheduled - prompt tokens, where that is not negative; the
-        executor counts nothing itself, because a preemption sets the count back.
+        A request samples where the step computes the last of its known tokens: prompt and output so far, which a
+        request that returns from a preemption computes again, maybe in chunks that end inside the output. The token is
+        the one at computed + scheduled - prompt tokens; the executor counts nothing itself, because a preemption sets
+        the count back.
         """
         running = self._running
         for request_id in output.finished_req_ids:
@@ -147,22 +153,27 @@ class ReplayExecutor(Executor):
         scheduled = output.num_scheduled_tokens
         if not scheduled:
             return None
+        cached = output.scheduled_cached_reqs
         request_ids: list[str] = []
         computed: list[int] = []
+        generated: list[int] = []
         for new in output.scheduled_new_reqs:
+            assert new.prompt_token_ids is not None
             if new.req_id not in running:
-                assert new.prompt_token_ids is not None
                 assert new.sampling_params is not None
                 self._choose(new.req_id, new.prompt_token_ids, new.sampling_params)
             request_ids.append(new.req_id)
             computed.append(new.num_computed_tokens)
-        request_ids += output.scheduled_cached_reqs.req_ids
-        computed += output.scheduled_cached_reqs.num_computed_tokens
+            # Model runner V2: a request that returns comes as a new one, with its output in prefill_token_ids.
+            generated.append(len(new.prefill_token_ids or new.prompt_token_ids) - len(new.prompt_token_ids))
+        request_ids += cached.req_ids
+        computed += cached.num_computed_tokens
+        generated += cached.num_output_tokens  # placeholders of tokens that are still computed included
         sampled: list[list[int]] = []
-        for request_id, start in zip(request_ids, computed, strict=True):
+        for request_id, start, output_tokens in zip(request_ids, computed, generated, strict=True):
             answer = running[request_id]
             position = start + scheduled[request_id] - answer.prompt_tokens
-            if position < 0:
+            if position < output_tokens:
                 sampled.append([])
                 continue
             try:
