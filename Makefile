@@ -63,13 +63,13 @@ study: setup
 ifdef QUICK
 	@echo "8/8 no table and no report: they take no rows of a quick run"
 else
-	@echo "8/8 table and report"; $(VENV)/bin/python -m vllm_sim.study.readme
+	@echo "8/8 table and report"; $(VENV)/bin/python -m report.readme
 	@$(MAKE) report
 endif
 
 # The technical report from the rows and figures that are there.
 report: setup
-	$(VENV)/bin/vllm-sim report --pdf report.pdf
+	$(VENV)/bin/python -m report --pdf report.pdf
 
 clean:
 	rm -rf $(VENV) $(VENV)-parity build *.egg-info

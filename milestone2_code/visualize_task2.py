@@ -9,8 +9,8 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> int:
-    from vllm_sim.study.chat.command import draw
-    from vllm_sim.study.chat.plots import draw_main
+    from milestone2_code.study.plots import draw_main
+    from vllm_sim.plots.script import draw
 
     return draw(__doc__, draw_main, ROOT, "compare_multi_vs_single_turn.py")
 

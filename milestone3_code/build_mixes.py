@@ -8,7 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from vllm_sim.study.mixed.build import build_mixes, fetch  # noqa: E402
+from milestone3_code.study.build import build_mixes, fetch  # noqa: E402
 
 
 def main() -> int:

@@ -25,10 +25,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
     parser.add_argument("--quick", action="store_true", help="a few points, with rows that are marked as quick")
     options = parser.parse_args()
+    from milestone3_code.study.plan import mixes
+    from milestone3_code.study.run import run_study
+    from milestone3_code.study.study import Study
     from vllm_sim.cli.progress import progress_bar
-    from vllm_sim.study.mixed.plan import mixes
-    from vllm_sim.study.mixed.run import run_study
-    from vllm_sim.study.mixed.study import Study
 
     try:
         study = Study(

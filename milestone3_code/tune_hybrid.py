@@ -26,7 +26,7 @@ def main() -> int:
     )
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
     options = parser.parse_args()
-    from vllm_sim.study.mixed.tune import tune, tuning_views
+    from milestone3_code.study.tune import tune, tuning_views
 
     try:
         views = tuning_views(options.plan, options.data, options.model, options.hash_trace)

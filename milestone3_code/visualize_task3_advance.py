@@ -9,8 +9,8 @@ sys.path.insert(0, str(ROOT))
 
 
 def main() -> int:
-    from vllm_sim.study.chat.command import draw
-    from vllm_sim.study.mixed.plots_deep import draw_deep
+    from milestone3_code.study.plots_deep import draw_deep
+    from vllm_sim.plots.script import draw
 
     return draw(__doc__, draw_deep, ROOT, "compare_policies.py")
 

@@ -62,7 +62,7 @@ def _numbers(text: str) -> list[int]:
 def run_sweep(options: argparse.Namespace) -> int:
     quieten_vllm()
     from vllm_sim.replay.settings import Settings
-    from vllm_sim.study.sweep import check_run, make_cells, sweep
+    from vllm_sim.sweep.grid import check_run, make_cells, sweep
 
     check_run(options.out, options.traces, options.jobs)
     base = Settings(**shared_settings(options))

@@ -1,0 +1,94 @@
+"""What study one runs, as data."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from milestone2_code.study.workload import Pattern
+
+WORKLOADS = ("single", "multi")
+SHARES = (0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, None)
+"""Capacities as shares of the working set; None: unlimited."""
+BLOCK_SIZES = (8, 16, 32, 64, 128, 256, 512)
+SEEDS = (0, 1, 2)
+PATTERNS = tuple(
+    Pattern(rate, think_s, seed) for rate in (0.25, 1.0, 4.0, 16.0) for think_s in (10.0, 60.0, 300.0) for seed in SEEDS
+)
+QUICK_POLICIES = ("lru", "arc", "hybrid", "opt")
+"""Each is compiled once on a machine, which takes longer than a quick run's rows."""
+POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
+MAIN_BLOCK = 16
+ENDS = "lru+ends"
+"""No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
+
+
+class Point(NamedTuple):
+    """One cell of the fast backend."""
+
+    experiment: str
+    workload: str
+    block_size: int = MAIN_BLOCK
+    share: float | None = None
+    """Capacity in tokens: this share of the working set at block size MAIN_BLOCK; None: unlimited."""
+    policy: str = "lru"
+    pattern: Pattern = Pattern()
+    system_prompt: bool = False
+    backend: str = "fast"
+
+
+def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
+    """All cells but those of the engine, those that share their blocks beside each other.
+
+    Args:
+        policies: names of eviction policies.
+        quick: fewer of everything.
+    """
+    shares = (0.1, 0.5, None) if quick else SHARES
+    for workload in WORKLOADS:
+        for share in shares:
+            yield Point("capacity", workload, share=share)
+        for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
+            for policy in policies:
+                yield Point("policy", workload, share=share, policy=policy)
+            yield Point("policy", workload, share=share, policy=ENDS)
+        yield Point("reuse", workload)
+        if workload == "multi":  # the order of single requests is the same in all patterns
+            for pattern in PATTERNS[3:5] if quick else PATTERNS:
+                yield Point("arrival", workload, share=0.1, pattern=pattern)
+                if pattern.seed == SEEDS[0]:
+                    yield Point("survival", workload, pattern=pattern)
+        for block_size in BLOCK_SIZES[1::3] if quick else BLOCK_SIZES:
+            for share in shares:
+                yield Point("block_size", workload, block_size, share)
+        for share in (0.1, None):
+            yield Point("system_prompt", workload, share=share, system_prompt=True)
+        yield Point("reuse", workload, system_prompt=True)
+    for workload in WORKLOADS:
+        for backend in ("fast", "blockpool"):
+            yield Point("agree", workload, share=0.1, backend=backend)
+
+
+class EnginePoint(NamedTuple):
+    """One cell of the engine, in virtual time on a stated device."""
+
+    workload: str
+    share: float | None
+    concurrency: int | None
+    """None: requests arrive by ENGINE_PATTERN."""
+
+
+ENGINE = (
+    EnginePoint("multi", 0.1, 64),
+    EnginePoint("multi", None, 64),
+    EnginePoint("multi", 0.1, None),
+    EnginePoint("multi", None, None),
+    EnginePoint("single", 0.1, 64),
+    EnginePoint("single", None, 64),
+    EnginePoint("single", 0.1, None),
+    EnginePoint("single", None, None),
+    EnginePoint("single", 0.1, 1),
+)
+"""The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
+with arrivals they are how much was asked for."""
+QUICK_ENGINE = (ENGINE[0], ENGINE[-1])
+ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
+"""Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""

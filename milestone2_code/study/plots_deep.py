@@ -1,0 +1,201 @@
+"""The deeper plots of study one: reuse gaps, capacity by block size, where hits come from, policies, arrivals."""
+
+from pathlib import Path
+from typing import Any
+
+from milestone2_code.study.plan import MAIN_BLOCK, SHARES, WORKLOADS
+from milestone2_code.study.plots import LOOKS, caption, errors, load, style
+from milestone2_code.study.reuse import SOURCES
+from vllm_sim.plots.style import line_style, new_figure, new_panels, save
+from vllm_sim.replay.rows import Row
+from vllm_sim.sweep.results import pick
+
+THINKING = {10.0: ("#009E73", "^", ":"), 60.0: ("#0072B2", "o", "-"), 300.0: ("#D55E00", "s", "--")}
+"""Looks of median think times in seconds."""
+HATCHES = {"system": ("#999999", "xx"), "same_session": ("#0072B2", ""), "other_session": ("#E69F00", "//")}
+
+
+def draw_deep(results: Path, figures: Path) -> list[Path]:
+    """Writes the deeper plots; returns their files."""
+    rows = load(results)
+    draws = (_reuse_gaps, _blocks, _heat_map, _sources, _policies, _arrivals)
+    return [path for draw in draws for path in draw(rows, figures)]
+
+
+def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
+    panels = {
+        "reuse_gap_s": "seconds",
+        "reuse_gap_requests": "requests",
+        "reuse_gap_tokens": "tokens, prompts and answers",
+    }
+    figure = _distributions(rows, "How far a hit lies behind the use before it", panels, "share of hits up to here")
+    return save(figure, figures, "chat_reuse_gaps", caption(rows, _unlimited(rows)))
+
+
+def _blocks(rows: list[Row], figures: Path) -> list[Path]:
+    panels = {
+        "shared_prefix_tokens": "tokens found cached, by request",
+        "lifetime_s": "seconds from first to last use, by hit block",
+        "uses_of_hit_blocks": "hits, by hit block",
+    }
+    figure = _distributions(rows, "Shared prefixes, lifetimes and uses of blocks", panels, "share up to here")
+    never = " and ".join(f"{row['share_never_hit']:.0%} ({LOOKS[row['workload']].label})" for row in _plain(rows))
+    more = f"{_unlimited(rows)}\nNever hit: {never} of the blocks."
+    return save(figure, figures, "chat_blocks", caption(rows, more))
+
+
+def _plain(rows: list[Row]) -> list[Row]:
+    return [pick(rows, "reuse", workload=workload, system_prompt=False)[0] for workload in WORKLOADS]
+
+
+def _unlimited(rows: list[Row]) -> str:
+    row = _plain(rows)[0]
+    return (
+        f"Unlimited cache, blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time "
+        f"{row['think_s']:g} s (assumed). Bands: 95 %, sessions resampled."
+    )
+
+
+def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of_what: str) -> Any:
+    """A panel a field: its quantiles for both workloads."""
+    figure, plots = new_panels(title, len(panels))
+    for axes, (field, words) in zip(plots, panels.items(), strict=True):
+        for row in _plain(rows):
+            if not row[field]:  # no hit at all
+                continue
+            shares = [float(share) for share in row[field]]
+            axes.plot(list(row[field].values()), shares, **style(row["workload"]) | {"markersize": 3.5})
+            low, high = zip(*row[f"{field}_95"].values(), strict=True)
+            axes.fill_betweenx(shares, low, high, color=LOOKS[row["workload"]].color, alpha=0.2, linewidth=0)
+        if any(value == 0 for row in _plain(rows) for value in row[field].values()):
+            axes.set_xscale("symlog", linthresh=1)
+            axes.set_xlim(left=0)
+        else:
+            axes.set_xscale("log")
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel(words, fontsize=9)
+    plots[0].set_ylabel(share_of_what)
+    plots[1].legend(frameon=False, fontsize=8, loc="upper left")
+    return figure
+
+
+def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "block_size", workload="multi")
+    sizes = sorted({row["block_size"] for row in chosen})
+    shares = [share for share in SHARES if any(row["capacity_share"] == share for row in chosen)]
+    value = {(row["block_size"], row["capacity_share"]): row["token_hit_rate"] for row in chosen}
+    table = [[value[size, share] for share in shares] for size in sizes]
+    figure, axes = new_figure("Token hit rate of multi-turn chat over capacity and block size")
+    axes.grid(False)
+    image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
+    for i, line in enumerate(table):
+        for j, rate in enumerate(line):
+            axes.text(
+                j, i, f"{rate:.2f}", ha="center", va="center", fontsize=8, color="black" if rate > 0.6 else "white"
+            )
+    axes.set_xticks(range(len(shares)), ["no limit" if share is None else f"{share * 100:g}%" for share in shares])
+    axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])
+    axes.set_xlabel("capacity, share of the working set")
+    axes.set_ylabel("block size (tokens)")
+    figure.colorbar(image, label="token hit rate")
+    more = f"LRU; a column holds the same tokens of capacity (working set at {MAIN_BLOCK} tokens a block)."
+    return save(figure, figures, "chat_heat_map", caption(rows, more))
+
+
+def _sources(rows: list[Row], figures: Path) -> list[Path]:
+    figure, axes = new_figure("Where hits come from, unlimited cache")
+    names: list[str] = []
+    for prompt in (False, True):
+        for workload in WORKLOADS:
+            row = pick(rows, "reuse", workload=workload, system_prompt=prompt)[0]
+            tokens = row["hits_by_source_tokens"]
+            total = sum(tokens.values()) or 1
+            left = 0.0
+            for source in SOURCES:
+                color, hatch = HATCHES[source]
+                label = source.replace("_", " ") if not names else None
+                width = tokens[source] / total
+                axes.barh(len(names), width, 0.6, left, color=color, hatch=hatch, edgecolor="black", label=label)
+                left += width
+            axes.text(1.01, len(names), f"{total / 1e6:.2f} M", va="center", fontsize=8)
+            names.append(f"{LOOKS[workload].label}\n{'with' if prompt else 'without'} system prompt")
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.12)
+    axes.set_xlabel("share of hit tokens (right: hit tokens)")
+    figure.legend(frameon=False, loc="outside upper center", ncol=3, fontsize=8)
+    system_tokens = pick(rows, "reuse", system_prompt=True)[0]["system_tokens"]
+    more = f"Blocks of {MAIN_BLOCK}; the system prompt with the template around it has {system_tokens} tokens."
+    return save(figure, figures, "chat_sources", caption(rows, more))
+
+
+def _policies(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "policy", workload="multi")
+    figure, (rates, gains) = new_panels("Eviction policies and the optimum, multi-turn", 2)
+    names = list(dict.fromkeys(row["policy"] for row in chosen))
+    for place, policy in enumerate(names):
+        mine = [row for row in chosen if row["policy"] == policy]
+        shares = [row["capacity_share"] * 100 for row in mine]
+        rates.plot(shares, [row["token_hit_rate"] for row in mine], **line_style(policy))
+        if policy in ("lru", "opt"):
+            continue
+        points = [row["gain_over_lru"] * 100 for row in mine]
+        ends = [[end * 100 for end in row["gain_over_lru_95"]] for row in mine]
+        moved = [share * 1.025 ** (place - len(names) / 2) for share in shares]  # or the bars lie on each other
+        gains.errorbar(moved, points, errors(points, ends), capsize=2, **line_style(policy) | {"markersize": 4})
+    gains.axhline(0, color="black", linewidth=1)
+    rates.set_ylim(0, 1.02)
+    gains.set_yscale("symlog", linthresh=1)
+    gains.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10], ["-30", "-10", "-3", "-1", "0", "1", "3", "10"])
+    ticks = sorted({row["capacity_share"] * 100 for row in chosen})
+    for axes, words in ((rates, "token hit rate"), (gains, "points of token hit rate over LRU")):
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("capacity (% of the working set)")
+        axes.set_ylabel(words)
+    rates.legend(frameon=False, ncol=2, loc="lower right", fontsize=8)
+    row = chosen[0]
+    more = (
+        f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
+        "knows the future, lru+ends which sessions are over.\n"
+        "Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
+    )
+    return save(figure, figures, "chat_policies", caption(rows, more))
+
+
+def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
+    chosen = pick(rows, "arrival", workload="multi")
+    seeds: dict[tuple[float, float], list[float]] = {}
+    for row in chosen:
+        seeds.setdefault((row["think_s"], row["sessions_per_s"]), []).append(row["token_hit_rate"])
+    figure, (hits, gaps) = new_panels("Multi-turn chat by arrival rate and think time, a tenth of the working set", 2)
+    for think_s, (color, marker, line) in THINKING.items():
+        rates = sorted(rate for think, rate in seeds if think == think_s)
+        if not rates:
+            continue
+        look = {"color": color, "marker": marker, "linestyle": line, "capsize": 4, "markersize": 5}
+        values = [seeds[think_s, rate] for rate in rates]
+        means = [sum(found) / len(found) for found in values]
+        ends = [(min(found), max(found)) for found in values]
+        hits.errorbar(rates, means, errors(means, ends), label=f"{think_s:g} s", **look)
+        found = [pick(rows, "survival", think_s=think_s, sessions_per_s=rate)[0] for rate in rates]
+        tokens = [row["reuse_gap_tokens"]["0.90"] for row in found]
+        ends = [tuple(row["reuse_gap_tokens_95"]["0.90"]) for row in found]
+        gaps.errorbar(rates, tokens, errors(tokens, ends), **look)
+    for axes in (hits, gaps):
+        axes.set_xscale("log", base=2)
+        ticks = sorted({rate for _, rate in seeds})
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xlabel("sessions per second (Poisson)")
+    hits.set_ylim(0, 1.02)
+    hits.set_ylabel("token hit rate")
+    gaps.set_yscale("log")
+    gaps.set_ylabel("tokens between uses (90th percentile)")
+    hits.legend(frameon=False, title="median think time", fontsize=8, title_fontsize=8, loc="lower left")
+    count = max(map(len, seeds.values()))
+    more = (
+        f"LRU, blocks of {MAIN_BLOCK}; left: mean and range of {count} arrival seeds. Right: an unlimited "
+        "cache; prompts and answers\nof others between a hit and the use before; bars: 95 %, sessions resampled."
+    )
+    return save(figure, figures, "chat_arrivals", caption(rows, more))

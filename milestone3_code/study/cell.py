@@ -1,0 +1,201 @@
+"""Rows on the fast backend: hit rates alone and in the mix, what is lost to capacity and policy, and who costs whom."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from milestone3_code.study.asked import View, asked, capacity_of, group_numbers, hit_tokens, served
+from milestone3_code.study.study import Point, Study
+from vllm_sim.eviction.chains import Array
+from vllm_sim.replay.rows import Row
+from vllm_sim.replay.run import head
+from vllm_sim.replay.settings import Settings
+from vllm_sim.sweep.bootstrap import ratio_intervals
+from vllm_sim.sweep.runs import load
+
+Mask = npt.NDArray[np.bool_]
+Values = dict[str, npt.NDArray[Any]]
+
+
+def ratios(
+    parts: Values, whole: npt.NDArray[Any], sessions: Array, where: Mapping[str, Mask] | None = None
+) -> dict[str, Row]:
+    """Sums over requests, as shares of the sum of `whole`, each with its interval.
+
+    Args:
+        parts: by name of the field, a value for each request.
+        whole: of each request.
+        sessions: of each request.
+        where: the requests that count, by name of the result.
+
+    Returns:
+        Fields by name; of all requests under "".
+    """
+    masks = {"": np.ones(len(whole), np.bool_), **(where or {})}
+    names = [(name, field) for name in masks for field in parts]
+    tops = np.array([parts[field] * masks[name] for name, field in names], np.float64)
+    below = np.array([whole * masks[name] for name, _ in names], np.float64)
+    rows: dict[str, Row] = {name: {} for name in masks}
+    pairs = ratio_intervals(tops, below, sessions)
+    for (name, field), top, total, pair in zip(names, tops.sum(axis=1), below.sum(axis=1), pairs, strict=True):
+        rows[name] |= {field: round(float(top / max(1.0, total)), 6), f"{field}_95": pair}
+    return rows
+
+
+def shares(view: View, parts: Values, by_workload: bool = False) -> Row:
+    """`ratios` of the prompt tokens, and of each workload's if asked for."""
+    found = asked(view)
+    masks = found.tagged("workload") if by_workload else {}
+    rows = ratios(parts, found.requests.prompt_tokens, found.sessions, masks)
+    return rows[""] | ({"by_workload": {name: rows[name] for name in masks}} if by_workload else {})
+
+
+def settings(study: Study, point: Point, view: View, capacity: int | None) -> Settings:
+    """As a replay would be told."""
+    return Settings(
+        model=study.model,
+        backend="fast",
+        capacity_blocks=capacity,
+        block_size=view.block_size,
+        raw_blocks=view.raw_blocks,
+        policy=point.policy,
+        policy_params=dict(point.params),
+    )
+
+
+def begin(study: Study, point: Point, view: View, capacity: int | None) -> Row:
+    """The fields that say what ran."""
+    what: Row = {
+        "experiment": point.experiment,
+        "mix": point.mix,
+        "workload": point.workload,
+        "capacity": point.capacity or None,
+    }
+    trace = load(view.path, view.model).trace
+    return what | head(view.path, trace, settings(study, point, view, capacity))
+
+
+def mix_row(study: Study, point: Point) -> Row:
+    """`mix` and `alone`."""
+    whole = study.view(point)
+    view = whole._replace(workload=point.workload)
+    capacity = capacity_of(point.capacity, whole)
+    row = begin(study, point, view, capacity) | counts(view, point, capacity)
+    hits = hit_tokens(view, point.policy, capacity)
+    parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
+    row |= shares(view, parts, by_workload=point.workload is None)
+    for name, mask in asked(view).tagged("workload").items():
+        if point.workload is None:
+            row["by_workload"][name] = counts(view, point, capacity, mask) | row["by_workload"][name]
+    return row
+
+
+def counts(view: View, point: Point, capacity: int | None, where: Mask | None = None) -> Row:
+    """Fields of a summary row, as replay/rows.py and replay/summary.py have them, in arrays: of a run, or of a part."""
+    run, (requests, chains, records, _) = served(view, point.policy, point.params, capacity), asked(view)
+    chosen = np.ones(len(records), np.bool_) if where is None else where
+    size, prompt, rejected = view.block_size, requests.prompt_tokens[chosen], run.rejected[chosen]
+    blocks = np.cumsum([run.hit[chosen], run.missed[chosen], run.cold[chosen]], axis=0)
+    hit, seen, named = np.minimum(blocks * size, prompt)
+    partial = prompt - named if view.raw_blocks else prompt % size
+    row: Row = {
+        "requests": len(prompt),
+        "prompt_tokens": int(prompt.sum()),
+        "output_tokens": int(requests.output_tokens[chosen][~rejected].sum()),
+        "hit_tokens": int(hit.sum()),
+        "hit_generated_tokens": int(run.hit_generated[chosen].sum()) * size,
+        "token_hit_rate": round(int(hit.sum()) / int(prompt.sum()), 6),
+        "block_hit_rate": round(int((-(-hit // size)).sum()) / max(1, int((-(-(prompt - partial) // size)).sum())), 6),
+        "request_hit_rate": round(float((hit / prompt).mean()), 6),
+    }
+    if where is not None:
+        return row
+    row |= {
+        "miss_cold_tokens": int((named - seen).sum()),
+        "miss_evicted_tokens": int((seen - hit).sum()),
+        "miss_partial_tokens": int(partial.sum()),
+        "miss_last_tokens": int((prompt - named - partial).sum()),
+        "rejected_requests": int(rejected.sum()),
+        "sessions": len({record.session_id for record in records} - {None}),
+        "working_set_blocks": chains.working_set,
+        "evicted_blocks": run.evicted_blocks,
+        "orphan_blocks": run.orphan_blocks,
+    }
+    return row
+
+
+def loss_row(study: Study, point: Point) -> Row:
+    """What is lost to capacity and to the policy."""
+    view = study.view(point)
+    capacity = capacity_of(point.capacity, view)
+    unlimited = hit_tokens(view, "lru", None)
+    opt, lru, hybrid = (hit_tokens(view, policy, capacity) for policy in ("opt", "lru", "hybrid"))
+    parts = {
+        "unlimited_hit_rate": unlimited,
+        "opt_hit_rate": opt,
+        "lru_hit_rate": lru,
+        "hybrid_hit_rate": hybrid,
+        "lost_to_capacity": unlimited - opt,
+        "lost_to_policy": opt - lru,
+        "gained_by_hybrid": hybrid - lru,
+    }
+    return begin(study, point, view, capacity) | shares(view, parts, by_workload=True)
+
+
+def gap_row(study: Study, point: Point) -> Row:
+    """Sum of gains over LRU / sum of gaps to the optimum, over capacities, and over mixes for `all`."""
+    gains, gaps, sessions = [], [], []
+    for mix in study.mixes if point.mix == "all" else [point.mix]:
+        view = study.view(point._replace(mix=mix))
+        capacities = [capacity_of(text, view) for text in point.detail.split()]
+        lru = sum(hit_tokens(view, "lru", capacity) for capacity in capacities)
+        gains.append(sum(hit_tokens(view, point.policy, capacity) for capacity in capacities) - lru)
+        gaps.append(sum(hit_tokens(view, "opt", capacity) for capacity in capacities) - lru)
+        sessions += [(mix, number) for number in asked(view).sessions]
+    gain, gap = np.concatenate(gains), np.concatenate(gaps)
+    row = begin(study, point, view, None) | {"capacities": point.detail.split()}
+    if point.mix == "all":
+        row |= {"trace": "all", "trace_sha256": study.sha256("all")}
+    sums = {"gain_tokens": int(gain.sum()), "gap_tokens": int(gap.sum())}
+    return row | sums | ratios({"gap_closed": gain}, gap, group_numbers(sessions))[""]
+
+
+def lost_row(study: Study, point: Point) -> Row:
+    """Who costs whom: tokens missed since they had been evicted, by who evicted the first of them."""
+    view = study.view(point)
+    capacity = capacity_of(point.capacity, view)
+    run, found = served(view, point.policy, point.params, capacity), asked(view)
+    row = begin(study, point, view, capacity) | {"lost_tokens": {}, "share_of_prompt": {}}
+    for name in ("workload", "tenant"):
+        masks = found.tagged(name)
+        evictors = np.array([str(getattr(record, name)) for record in found.records])
+        culprit = np.where(run.evicted_by >= 0, evictors[run.evicted_by], "")
+        lost = run.missed * view.block_size
+        tokens = {
+            owner: {
+                evictor: count
+                for evictor in ("", *masks)
+                if (count := int(lost[mask & (culprit == evictor)].sum())) or evictor
+            }
+            for owner, mask in masks.items()
+        }
+        row["lost_tokens"][name] = tokens
+        row["share_of_prompt"][name] = {
+            owner: {
+                key: round(count / int(found.requests.prompt_tokens[masks[owner]].sum()), 6)
+                for key, count in of.items()
+            }
+            for owner, of in tokens.items()
+        }
+    return row
+
+
+def hash_row(study: Study, point: Point) -> Row:
+    """A trace of hash ids, raw blocks."""
+    view = study.view(point)._replace(part=point.detail, raw_blocks=True)
+    capacity = capacity_of(point.capacity, view)
+    row = begin(study, point, view, capacity) | {"part": point.detail} | counts(view, point, capacity)
+    hits = hit_tokens(view, point.policy, capacity)
+    return row | shares(view, {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)})

@@ -1,0 +1,1 @@
+"""The technical report: `python -m report --pdf report.pdf` and `--check`."""

@@ -1,0 +1,168 @@
+"""A sample of the stored rows, computed again.
+
+A row names its trace by sha256. A sweep's row holds every setting that decided it, a row of a study the key of its
+cell in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vllm_sim.replay.rows import Row
+from vllm_sim.replay.settings import Settings
+from vllm_sim.sweep.runs import Cell, run_cell
+
+TRACE_SUFFIXES = (".jsonl", ".gz", ".zst")
+MAKERS = {
+    "timed": "python milestone2_code/compare_multi_vs_single_turn.py",
+    "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
+    "single": "python milestone2_code/preprocess_sharegpt.py",
+    "multi": "python milestone2_code/preprocess_sharegpt.py",
+    "report_": "python milestone3_code/build_mixes.py",
+    "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
+}
+"""What makes a trace, by a word in its name."""
+MARKS = ("key", "code", "data", "quick")
+"""What a study writes beside the fields of a row."""
+
+
+class Report(NamedTuple):
+    """What a check found."""
+
+    checked: int
+    skipped: int
+    differences: list[str]
+    missing: list[str]
+
+
+def check(
+    files: Mapping[Path, Sequence[Row]],
+    traces: Sequence[Path],
+    model: str,
+    sample: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Computes rows again and compares every field of them.
+
+    Args:
+        files: the stored rows, by file.
+        traces: trace files, or folders that hold them.
+        model: the model's folder.
+        sample: rows to compute, drawn from those whose trace is there; all of them if they are fewer.
+        seed: of the draw.
+        progress: called with the numbers of finished and of all rows.
+
+    Raises:
+        ValueError: sample is out of range.
+    """
+    if sample < 1:
+        raise ValueError(f"sample is {sample}; allowed: 1 or more")
+    found = _by_hash(traces)
+    missing: dict[str, int] = {}
+    ready: list[tuple[Path, Row, Path]] = []
+    for path, rows in files.items():
+        for row in rows:
+            trace, reason = found.get(row["trace_sha256"]), _reason(row)
+            if trace is None or reason:
+                line = reason or f"no trace with the hash of {row['trace']}{_maker(row['trace'])}"
+                missing[f"{path.name}: {line}"] = missing.get(f"{path.name}: {line}", 0) + 1
+            else:
+                ready.append((path, row, trace))
+    chosen = ready if len(ready) <= sample else random.Random(seed).sample(ready, sample)
+    chosen.sort(key=lambda item: item[1]["backend"] != "engine")  # it chooses vLLM's platform, which blockpool does not
+    differences: list[str] = []
+    for done, (path, row, trace) in enumerate(chosen):
+        progress(done, len(chosen))
+        differences += [f"{path.name}: {text}" for text in _differences(row, _again(row, trace, model, path.parent))]
+    progress(len(chosen), len(chosen))
+    told = [f"{line} ({count:,} rows)" for line, count in missing.items()]
+    return Report(len(chosen), sum(missing.values()), differences, told)
+
+
+def _by_hash(traces: Sequence[Path]) -> dict[str, Path]:
+    paths = []
+    for path in traces:
+        if path.is_dir():
+            paths += sorted(file for file in path.rglob("*") if file.suffix in TRACE_SUFFIXES)
+        elif path.is_file():
+            paths.append(path)
+    found = {}
+    for path in paths:
+        with path.open("rb") as file:
+            found[hashlib.file_digest(file, "sha256").hexdigest()] = path
+    return found
+
+
+def _maker(trace: str) -> str:
+    for word, command in MAKERS.items():
+        if word in trace:
+            return f"; `{command}` makes it"
+    return "; --traces PATH says where it is"
+
+
+def _reason(row: Row) -> str | None:
+    """Why a row cannot be computed from its fields alone; None if it can."""
+    if row.get("cell") is None and "experiment" not in row:
+        return "rows that neither `vllm-sim sweep` nor a study made"
+    if row["backend"] == "engine" and row.get("latency_model") == "table":
+        return "rows of a latency table"
+    return None
+
+
+def settings_of(row: Row, model: str) -> Settings:
+    """The settings that made a row."""
+    capacity, skipped, requests = row["capacity_blocks"], row["warmup_requests"], row["requests"]
+    values: dict[str, Any] = {
+        "model": model,
+        "backend": row["backend"],
+        "capacity_blocks": None if capacity == "all" else capacity,
+        "block_size": row["block_size"],
+        "raw_blocks": row["raw_blocks"],
+        "policy": row["policy"],
+        "policy_params": row["policy_params"],
+        "seed": row["seed"],
+        # In the middle of the fractions that leave out so many, as the number is rounded down.
+        "warmup": (skipped + 0.5) / requests if skipped else 0.0,
+    }
+    if row["backend"] == "engine":
+        names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "async_scheduling", "latency_model")
+        values |= {name: row[name] for name in names}
+        values |= {"device": row["device"]} if row["device"] else {}
+        kind, _, number = row["arrival"].rpartition(" ")
+        values |= {"concurrency": int(number)} if kind.startswith("closed") else {"speedup": float(number)}
+    return Settings(**values)
+
+
+def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
+    if "cell" in row:
+        return run_cell(Cell(trace, settings_of(row, model), row["capacity_blocks"] == "all", row.get("capacity")))
+    if "mix" in row:
+        from milestone3_code.study import run as mixed
+
+        return mixed.row_again(row, trace, model) or {"key": "of no point of today's plan"}
+    from milestone2_code.study.cell import Study
+    from milestone2_code.study.run import row_again
+
+    for quick in {row["quick"], False}:  # rows of few chats are marked as quick whatever the plan was
+        fresh = row_again(Study(data=trace.parent, model=model, results=results, quick=quick), row["key"])
+        if fresh is not None:
+            return fresh
+    return {"key": f"of no cell of today's plan over {trace.parent}"}
+
+
+def _differences(stored: Row, fresh: Row) -> list[str]:
+    """Fields that differ or are gone, but for a study's marks. The trace's name, and a sweep's key of the cell, which
+    holds the exact warm-up, are no result."""
+    capacity = stored["capacity_blocks"]
+    where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
+    names = [name for name in stored if name in fresh and name not in ("trace", "cell", *MARKS)]
+    lost = [name for name in stored if name not in fresh and name not in MARKS]
+    for name in names:
+        if isinstance(stored[name], dict) and isinstance(fresh[name], dict):  # a study keeps a part of some tables
+            fresh[name] = {key: fresh[name].get(key) for key in stored[name]}
+    texts = [f"{name} is {stored[name]!r}, now {fresh[name]!r}" for name in names if stored[name] != fresh[name]]
+    texts += [f"{name} is {stored[name]!r}, now there is none" for name in lost]
+    return [f"{where}: {text[:200]}" for text in texts]

@@ -1,0 +1,138 @@
+"""The README's tables, made from rows: `python -m report.readme`, between two comments for each study."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from milestone2_code.study.plan import ENDS
+from milestone3_code.study import table as mixed
+from vllm_sim.replay.rows import Row
+from vllm_sim.sweep.results import read_rows
+
+BEGIN, END = "<!-- study one: begin -->", "<!-- study one: end -->"
+BEGIN_TWO, END_TWO = BEGIN.replace("one", "two"), END.replace("one", "two")
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The lines of the table, in Markdown.
+
+    Raises:
+        ValueError: a row comes from a quick run, or one that is needed is not there.
+    """
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_multi_vs_single_turn.py without --quick")
+    unlimited = [_row(rows, "capacity", name, capacity_share=None) for name in ("single", "multi")]
+    lines = [
+        "| | single-turn | multi-turn |",
+        "|---|---|---|",
+        _line("requests", [f"{row['requests']:,}" for row in unlimited]),
+        _line("working set, blocks of 16", [f"{row['working_set_blocks']:,}" for row in unlimited]),
+    ]
+    for name in ("token", "block", "request"):
+        rate = f"{name}_hit_rate"
+        lines.append(_line(f"{name} hit rate, unlimited cache", [_spread(row, rate) for row in unlimited]))
+    rest: list[tuple[str, str, dict[str, Any], str]] = [
+        (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share}, "token_hit_rate")
+        for share in (0.5, 0.2, 0.1)
+    ]
+    busy = "of it, while sessions still begin"
+    rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
+    for words, policy in (
+        ("the same under `hybrid`", "hybrid"),
+        ("the same under LRU, told what nobody asks for again (in chat: which sessions are over)", ENDS),
+        ("the same under the optimum (`opt`)", "opt"),
+    ):
+        rest.append((words, "policy", {"capacity_share": 0.1, "policy": policy}, "token_hit_rate"))
+    for size in (64, 512):
+        wanted = {"capacity_share": None, "block_size": size}
+        rest.append((f"token hit rate, blocks of {size}, unlimited", "block_size", wanted, "token_hit_rate"))
+    prompt = "token hit rate with a shared system prompt, unlimited"
+    rest.append((prompt, "system_prompt", {"capacity_share": None}, "token_hit_rate"))
+    for words, experiment, wanted, field in rest:
+        found = [_row(rows, experiment, name, **wanted) for name in ("single", "multi")]
+        lines.append(_line(words, [_spread(row, field) for row in found]))
+    return "\n".join(lines)
+
+
+def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
+    """The lines of a second table: what the backends say of the same cells, LRU, and the engine's times.
+
+    The first rows of a workload have one request after the other and are equal; else requests overlap.
+    """
+    lines = [
+        "| LRU | capacity | requests | hit tokens | token hit rate | TTFT p50, ms | TTFT p99, ms | output tokens/s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in ("single", "multi"):
+        chosen = [row for row in rows if row["experiment"] == "agree" and row["workload"] == name]
+        timed = [row for row in engine if row["workload"] == name]
+        timed.sort(key=lambda row: (not row["arrival"].endswith("concurrency 1"), row["arrival"]))
+        for row in (*chosen, *timed):
+            sent = row.get("arrival", "one after the other").removeprefix("closed, ")
+            if sent.startswith("open"):
+                sent = f"{row['sessions_per_s']:g} sessions/s"
+            share = "unlimited" if row["capacity_share"] is None else f"{row['capacity_share']:.0%}"
+            values = [share, sent, f"{row['hit_tokens']:,}", f"{row['token_hit_rate']:.4f}"]
+            values += [_spread(row, field, ".1f") for field in ("ttft_ms_p50", "ttft_ms_p99")]
+            values.append(_spread(row, "output_tokens_per_s", ",.0f"))
+            lines.append(_line(f"{name}-turn, `{row['backend']}`", values))
+    return "\n".join(lines)
+
+
+def _spread(row: Row, field: str, form: str = ".3f") -> str:
+    """A number and its interval; nothing where the row has none."""
+    if field not in row:
+        return ""
+    low, high = row[f"{field}_95"]
+    return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
+
+
+def section(results: Path) -> str:
+    """Both tables.
+
+    Raises:
+        ValueError: the rows are not results.
+    """
+    rows = read_rows(results / "chat.jsonl")
+    return f"{table(rows)}\n\n{backends(rows, read_rows(results / 'chat_engine.jsonl'))}"
+
+
+def rewrite(readme: Path, results: Path) -> None:
+    """Puts the tables between the comments.
+
+    Raises:
+        ValueError: a comment is missing, or the rows are not results.
+    """
+    text = readme.read_text(encoding="utf-8")
+    for begin, end, make in ((BEGIN, END, section), (BEGIN_TWO, END_TWO, mixed.section)):
+        before, found_begin, rest = text.partition(begin)
+        _, found_end, after = rest.partition(end)
+        if not (found_begin and found_end):
+            raise ValueError(f"{readme} lacks {begin} or {end}")
+        text = f"{before}{begin}\n{make(results)}\n{end}{after}"
+    readme.write_text(text, encoding="utf-8")
+
+
+def _row(rows: Sequence[Row], experiment: str, workload: str, **wanted: Any) -> Row:
+    for row in rows:
+        found = row["experiment"] == experiment and row["workload"] == workload
+        if found and all(row[name] == value for name, value in wanted.items()):
+            return row
+    raise ValueError(f"no row of {experiment}, {workload}, {wanted}; run compare_multi_vs_single_turn.py")
+
+
+def _line(name: str, values: Sequence[str]) -> str:
+    return f"| {name} | {' | '.join(values)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readme", type=Path, default=Path("README.md"))
+    parser.add_argument("--results", type=Path, default=Path("results"))
+    options = parser.parse_args()
+    rewrite(options.readme, options.results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The scripts of study one as a user meets them, and the README's table against results/."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from report.readme import rewrite, table
+from vllm_sim.sweep.lock import only_writer
+from vllm_sim.sweep.results import read_rows
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = (
+    "download_sharegpt.py",
+    "preprocess_sharegpt.py",
+    "compare_multi_vs_single_turn.py",
+    "visualize_task2.py",
+    "visualize_task2_advance.py",
+)
+
+
+def run(script: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_says_what_it_does_from_any_folder(script: str, tmp_path: Path) -> None:
+    done = run(script, "--help", folder=tmp_path)
+    assert done.returncode == 0
+    assert "usage" in done.stdout
+
+
+def test_a_missing_input_names_the_step_before(tmp_path: Path) -> None:
+    done = run("compare_multi_vs_single_turn.py", "--data", str(tmp_path))
+    assert (done.returncode, "first run preprocess_sharegpt.py" in done.stderr) == (1, True)
+    for script in SCRIPTS[3:]:
+        done = run(script, "--results", str(tmp_path))
+        assert (done.returncode, "compare_multi_vs_single_turn.py" in done.stderr) == (1, True)
+
+
+def test_a_second_run_into_one_folder_is_one_clear_error(tmp_path: Path) -> None:
+    for name in ("single_turn.jsonl", "multi_turn.jsonl"):
+        (tmp_path / name).write_text('{"prompt_token_ids": [1, 2], "output_length": 1, "session_id": "a"}\n')
+    with only_writer(tmp_path):
+        done = run("compare_multi_vs_single_turn.py", "--data", str(tmp_path), "--out", str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: {tmp_path} is being written by another run; allowed: one at a time"
+    assert "Traceback" not in done.stderr
+
+
+def test_the_readme_shows_what_the_results_say(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "README.md").write_text(text, encoding="utf-8")
+    rewrite(tmp_path / "README.md", ROOT / "results")
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+
+
+def test_quick_rows_make_no_table() -> None:
+    rows = read_rows(ROOT / "results" / "chat.jsonl")
+    rows[0]["quick"] = True
+    with pytest.raises(ValueError, match="quick run"):
+        table(rows)

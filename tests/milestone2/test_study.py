@@ -1,0 +1,193 @@
+"""Study one on chats that are made here: where hits come from, orders of arrival, and the chain of scripts."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from milestone2_code.study.cell import _busy
+from milestone2_code.study.ends import rows_with_ends
+from milestone2_code.study.reuse import Uses, find_uses
+from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
+from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.replay.requests import cache_requests
+from vllm_sim.replay.run import serve_cache
+from vllm_sim.replay.settings import Settings
+from vllm_sim.sweep.bootstrap import numbers, quantiles, rate_intervals, share_of_top, time_intervals
+from vllm_sim.trace.files import write_records
+from vllm_sim.trace.record import Record
+
+ROOT = Path(__file__).parents[2]
+WORDS = ("one", "two", "three", "red", "green", "blue", "up", "down")
+MODEL = str(ROOT / "exported_models" / "Llama-3.2-1B-Instruct")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """30 chats of 1 to 4 turns, the first turns alone and all."""
+    folder = tmp_path_factory.mktemp("chats")
+    draw = random.Random(5)
+    records = []
+    for chat in range(30):
+        messages: list[dict] = []
+        for turn in range(chat % 4 + 1):
+            text = " ".join(
+                draw.choice(["one", "two", "three", "red", "green", "blue", "up", "down"]) for _ in range(40)
+            )
+            messages.append({"role": "user", "content": f"{chat} {text}"})
+            answer = f"{text} {turn}"
+            records.append(Record(messages=[*messages], response=answer, session_id=f"c{chat}", turn=turn))
+            messages.append({"role": "assistant", "content": answer})
+    write_records(folder / "single_turn.jsonl", [record for record in records if record.turn == 0])
+    write_records(folder / "multi_turn.jsonl", records)
+    return folder
+
+
+def test_turns_keep_their_order_and_sessions_interleave(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    times, gaps_ms = arrival_times_ms(chats.records, Pattern(sessions_per_s=1.0, think_s=60.0))
+    for session in {record.session_id for record in chats.records}:
+        rows = [row for row, record in enumerate(chats.records) if record.session_id == session]
+        assert np.allclose(np.diff(times[rows]), gaps_ms[rows[1:]])
+    asked = ordered(chats, 16, Pattern())
+    assert (np.diff(asked.sessions) != 0).sum() > 40
+    assert (np.diff(asked.times_ms) >= 0).all()
+
+
+def test_reordered_requests_have_the_blocks_of_reordered_rows(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    requests = cache_requests(chats.trace, chats.records, 16)
+    order = np.random.default_rng(1).permutation(len(chats.records))
+    moved = reorder(requests, order)
+    for place, row in enumerate(order):
+        ids = requests.ids[requests.begins[row] : requests.begins[row + 1]]
+        assert (moved.ids[moved.begins[place] : moved.begins[place + 1]] == ids).all()
+        assert moved.prompt_tokens[place] == requests.prompt_tokens[row]
+
+
+def test_hits_are_told_apart_by_where_they_come_from():
+    # Blocks of 4: the first is the system prompt; session 0 comes back to [1, 2, 3]; session 1 finds [1, 2] of it.
+    rows = [[1, 2, 3], [1, 2, 3, 4], [1, 2, 9]]
+    lengths = np.array([len(row) for row in rows])
+    zeros = np.zeros(3, np.int64)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    requests = Requests(np.concatenate(rows), begins, lengths * 4 + 1, zeros + 1, zeros, zeros)
+    found = Uses(*find_uses(link(requests, 4), np.array([0, 0, 1]), 1))
+    assert list(found.hits) == [0, 3, 2]
+    assert list(np.bincount(found.source)) == [2, 2, 1]
+    assert list(found.after - found.before) == [1, 1, 1, 1, 1]
+    assert sorted(found.owner) == [0, 0, 0, 0, 1]
+
+
+def row_of(session: int, hit: int, turn: int = 0) -> dict:
+    return {"session_id": session, "turn": turn, "hit_tokens": hit, "prompt_tokens": 16}
+
+
+def test_an_interval_holds_the_rate_and_is_a_point_where_sessions_are_alike():
+    rows = [row_of(i, 8) for i in range(50)]
+    whole, first, second, *_ = rate_intervals(rows, 8)
+    assert whole == first == {f"{rate}_hit_rate_95": [0.5, 0.5] for rate in ("token", "request", "block")}
+    assert second["token_hit_rate_95"] == [0.0, 0.0]
+    rows[0]["hit_tokens"] = 0
+    low, high = rate_intervals(rows, 8)[0]["token_hit_rate_95"]
+    assert low < 0.49 < high
+
+
+def test_a_session_is_drawn_with_all_its_rows():
+    # One session has all hits in ten turns: the rate hangs on whether it is drawn, and so do those of its turns.
+    rows = [row_of(0, 16, turn) for turn in range(10)] + [row_of(i, 0) for i in range(1, 20)]
+    whole, _, second, *_ = rate_intervals(rows, 8)
+    assert whole["token_hit_rate_95"][0] == 0.0
+    assert whole["token_hit_rate_95"][1] > 0.5
+    assert second["token_hit_rate_95"] == [0.0, 1.0]
+    assert list(numbers(rows[8:12])) == [0, 0, 1, 2]
+
+
+def test_quantiles_are_values_that_occur_and_those_of_alike_sessions_have_no_spread():
+    values, of = np.array([5.0, 1.0, 3.0, 3.0]), np.array([0, 1, 0, 1])
+    middle, pairs = quantiles(values, of, 2, (0.25, 0.5, 0.99))
+    assert middle == {"0.25": 1.0, "0.50": 3.0, "0.99": 5.0}
+    assert pairs["0.99"] == [3.0, 5.0]
+    middle, pairs = quantiles(np.repeat([1.0, 2.0, 4.0], 30), np.tile(np.arange(30), 3), 30, (0.5,))
+    assert (middle, pairs) == ({"0.50": 2.0}, {"0.50": [2.0, 2.0]})
+
+
+def test_rejected_requests_have_no_times_and_change_none():
+    times = {"status": "ok", "arrival_ms": 0.0, "first_token_ms": 5.0, "end_ms": 14.0, "output_tokens": 10}
+    none = {"status": "rejected", "arrival_ms": 0.0, "first_token_ms": None, "end_ms": None, "output_tokens": 0}
+    served = [{"session_id": session} | times for session in range(5)]
+    found = time_intervals(served)
+    assert found["ttft_ms_p50_95"] == [5.0, 5.0]
+    assert time_intervals([{"session_id": 9} | none, *served]) == found
+    assert time_intervals([{"session_id": 9} | none]) == {}
+
+
+def test_the_top_block_has_its_share():
+    uses = np.array([1, 90, *[0] * 96, 5, 4])
+    share, (low, high) = share_of_top(uses, np.arange(100), 100, 0.01)
+    assert share == 0.9
+    assert low < 0.9 <= high
+
+
+def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
+    asked = ordered(chats, 16, Pattern())
+    hits = {}
+    for policy in ("lru", "opt"):
+        settings = Settings(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
+        rows = serve_cache(asked.requests, asked.chains, asked.records, settings).rows
+        hits[policy] = sum(row["hit_tokens"] for row in rows)
+    told = rows_with_ends(rows, asked.chains, 150, 16)
+    assert hits["lru"] < sum(row["hit_tokens"] for row in told) < hits["opt"]
+    fates = ("hit_tokens", "miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
+    assert all(sum(row[name] for name in fates) == row["prompt_tokens"] for row in told)
+
+
+def test_the_system_prompt_is_where_the_template_puts_it(data):
+    from milestone2_code.study.workload import SYSTEM_PROMPT
+    from vllm_sim.trace.vocabulary import Vocabulary
+
+    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", True)
+    vocabulary = Vocabulary(MODEL)
+    system = {"role": "system", "content": SYSTEM_PROMPT}
+    for row in (0, 7, 30):
+        text = vocabulary.render_chat([system, *chats.records[row].messages], None, None)
+        assert list(chats.trace.prompt(row)) == list(vocabulary.encode_chats([text])[0])
+    assert chats.system_tokens > 200
+
+
+def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
+    def run(script: str, *arguments: str) -> str:
+        command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True).stderr
+
+    compare = ("--data", str(data), "--out", str(tmp_path), "--quick", "--part", "cache")
+    run("compare_multi_vs_single_turn.py", *compare)
+    path = tmp_path / "chat.jsonl"
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    old = json.dumps(json.loads(lines[3]) | {"code": "of yesterday", "hit_tokens": -1}) + "\n"
+    path.write_text("".join(lines[:3]) + old + "".join(lines[4:-2]) + lines[-2][:30])
+    said = run("compare_multi_vs_single_turn.py", *compare, "--jobs", "1")
+    assert "1 rows of another plan, trace or code are dropped" in said
+    assert f"{len(lines) - 3} of {len(lines)} points are there already" in said
+    assert path.read_text() == whole
+    rows = [json.loads(line) for line in lines]
+    assert all(row["quick"] for row in rows)
+    agree = [row for row in rows if row["experiment"] == "agree"]
+    assert {row["backend"] for row in agree} == {"fast", "blockpool"}
+    for workload in ("single", "multi"):
+        assert len({row["hits_sha256"] for row in agree if row["workload"] == workload}) == 1
+    for script in ("visualize_task2.py", "visualize_task2_advance.py"):
+        run(script, "--results", str(tmp_path), "--out", str(tmp_path / "figures"))
+    assert len(list((tmp_path / "figures").glob("chat_*.png"))) == 10
+
+
+def test_the_busy_part_ends_where_the_last_session_begins():
+    rows = [row_of(0, 16), row_of(1, 8), row_of(0, 0), row_of(2, 0), row_of(2, 16), row_of(0, 16)]
+    found = _busy(rows, numbers(rows))
+    assert (found["busy_token_hit_rate"], found["busy_prompt_share"]) == (0.375, round(4 / 6, 6))

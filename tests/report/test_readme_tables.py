@@ -1,0 +1,69 @@
+"""The README's tables of study one are made from rows, and from results alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from milestone2_code.study.plan import ENDS
+from report.readme import BEGIN, END, backends, rewrite, table
+
+
+def row(experiment: str, workload: str, **values: Any) -> dict[str, Any]:
+    found = {"experiment": experiment, "workload": workload, "quick": False, "requests": 1234, "block_size": 16}
+    found |= {"working_set_blocks": 5678, "policy": "lru", "capacity_share": None, "backend": "fast"} | values
+    for rate in ("token_hit_rate", "busy_token_hit_rate", "block_hit_rate", "request_hit_rate"):
+        found |= {rate: 0.5, f"{rate}_95": [0.4, 0.6]}
+    return found
+
+
+def rows() -> list[dict[str, Any]]:
+    made = []
+    for name in ("single", "multi"):
+        made += [row("capacity", name, capacity_share=share) for share in (None, 0.5, 0.2, 0.1)]
+        made += [row("policy", name, capacity_share=0.1, policy=policy) for policy in ("opt", "hybrid", ENDS)]
+        made += [row("block_size", name, block_size=size) for size in (64, 512)]
+        made.append(row("system_prompt", name))
+    return made
+
+
+def test_every_rate_has_its_interval() -> None:
+    lines = table(rows()).splitlines()[4:]
+    assert len(lines) == 13
+    assert all(line.count("0.500 (0.400 to 0.600)") == 2 for line in lines)
+
+
+def test_rows_of_a_quick_run_make_no_table() -> None:
+    with pytest.raises(ValueError, match="quick run"):
+        table([*rows(), row("capacity", "single") | {"quick": True}])
+
+
+def test_a_row_that_is_missing_is_named() -> None:
+    with pytest.raises(ValueError, match="no row of policy, single"):
+        table([found for found in rows() if found["policy"] != "hybrid"])
+
+
+def test_the_engine_s_rows_stand_below_those_they_agree_with() -> None:
+    agree = [row("agree", "multi", capacity_share=0.1, hit_tokens=9, backend=name) for name in ("fast", "blockpool")]
+    engine = []
+    for arrival in ("open, speedup 1", "closed, concurrency 64", "closed, concurrency 1"):
+        values = {"arrival": arrival, "sessions_per_s": 16.0, "hit_tokens": 9, "capacity_share": 0.1}
+        for field in ("ttft_ms_p50", "ttft_ms_p99", "output_tokens_per_s"):
+            values |= {field: 1234.56, f"{field}_95": [1.0, 2000.0]}
+        engine.append(row("engine", "multi", backend="engine", **values))
+    lines = backends(agree, engine).splitlines()[2:]
+    asked = [line.split(" | ")[2] for line in lines]
+    assert asked == ["one after the other"] * 2 + ["concurrency 1", "concurrency 64", "16 sessions/s"]
+    assert "1234.6 (1.0 to 2000.0)" in lines[-1]
+    assert "1,235 (1 to 2,000)" in lines[-1]
+
+
+def test_text_around_the_tables_stays(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n")
+    with pytest.raises(ValueError, match="lacks"):
+        rewrite(readme, tmp_path)
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    with pytest.raises(FileNotFoundError):
+        rewrite(readme, tmp_path)
+    assert readme.read_text() == f"before\n{BEGIN}\nold\n{END}\nafter\n"

@@ -1,1 +1,0 @@
-"""Sweeps, the rows they write, and what is drawn from them. This file itself imports nothing."""
