@@ -14,7 +14,7 @@ def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     from milestone2_code.study.cell import Study
     from milestone2_code.study.run import CELLS, ENGINE_CELLS, run_study
-    from vllm_sim.cli.progress import progress_bar
+    from vllm_sim.terminal import progress_bar
 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="the step before is preprocess_sharegpt.py, the next one visualize_task2.py"

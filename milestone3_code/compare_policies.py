@@ -28,7 +28,7 @@ def main() -> int:
     from milestone3_code.study.plan import mixes
     from milestone3_code.study.run import run_study
     from milestone3_code.study.study import Study
-    from vllm_sim.cli.progress import progress_bar
+    from vllm_sim.terminal import progress_bar
 
     try:
         study = Study(

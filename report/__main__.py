@@ -8,9 +8,9 @@ from pathlib import Path
 from report.check import check
 from report.numbers.build import build
 from vllm_sim.cli.model import DEFAULT_MODEL
-from vllm_sim.cli.progress import progress_bar
 from vllm_sim.cli.running import quieten_vllm
 from vllm_sim.sweep.results import find_rows
+from vllm_sim.terminal import progress_bar
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,10 +8,10 @@ import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from vllm_sim.replay.config import config_of
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.runs import Cell, run_cell
 
 TRACE_SUFFIXES = (".jsonl", ".gz", ".zst")
@@ -107,38 +107,14 @@ def _reason(row: Row) -> str | None:
     """Why a row cannot be computed from its fields alone; None if it can."""
     if row.get("cell") is None and "experiment" not in row:
         return "rows that neither `vllm-sim sweep` nor a study made"
-    if row["backend"] == "engine" and row.get("latency_model") == "table":
-        return "rows of a latency table"
+    if row["backend"] == "engine" and row["latency_model"] == "table" and row["latency_table"] is None:
+        return "rows of a latency table from before rows held it"
     return None
-
-
-def settings_of(row: Row, model: str) -> Settings:
-    """The settings that made a row."""
-    capacity, skipped, requests = row["capacity_blocks"], row["warmup_requests"], row["requests"]
-    values: dict[str, Any] = {
-        "model": model,
-        "backend": row["backend"],
-        "capacity_blocks": None if capacity == "all" else capacity,
-        "block_size": row["block_size"],
-        "raw_blocks": row["raw_blocks"],
-        "policy": row["policy"],
-        "policy_params": row["policy_params"],
-        "seed": row["seed"],
-        # In the middle of the fractions that leave out so many, as the number is rounded down.
-        "warmup": (skipped + 0.5) / requests if skipped else 0.0,
-    }
-    if row["backend"] == "engine":
-        names = ("max_num_seqs", "max_num_batched_tokens", "max_model_len", "async_scheduling", "latency_model")
-        values |= {name: row[name] for name in names}
-        values |= {"device": row["device"]} if row["device"] else {}
-        kind, _, number = row["arrival"].rpartition(" ")
-        values |= {"concurrency": int(number)} if kind.startswith("closed") else {"speedup": float(number)}
-    return Settings(**values)
 
 
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "cell" in row:
-        return run_cell(Cell(trace, settings_of(row, model), row["capacity_blocks"] == "all", row.get("capacity")))
+        return run_cell(Cell(trace, config_of(row, model), row.get("capacity")))
     if "mix" in row:
         from milestone3_code.study import run as mixed
 
@@ -154,8 +130,7 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:
-    """Fields that differ or are gone, but for a study's marks. The trace's name, and a sweep's key of the cell, which
-    holds the exact warm-up, are no result."""
+    """Fields that differ or are gone, but for a study's marks. The trace's name, and a sweep's key, are no result."""
     capacity = stored["capacity_blocks"]
     where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
     names = [name for name in stored if name in fresh and name not in ("trace", "cell", *MARKS)]

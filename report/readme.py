@@ -84,7 +84,7 @@ def _spread(row: Row, field: str, form: str = ".3f") -> str:
     """A number and its interval; nothing where the row has none."""
     if field not in row:
         return ""
-    low, high = row[f"{field}_95"]
+    low, high = row[f"{field}_ci95"]
     return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
 
 

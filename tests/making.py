@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.serving import MODEL, write_trace
-from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.config import RunConfig
 
 BLOCK = 4
 
@@ -24,5 +24,5 @@ def small_trace(folder: Path) -> Path:
     return write_trace(folder / "small.jsonl", rows())
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(**({"model": str(MODEL), "backend": "fast", "block_size": BLOCK, "capacity_blocks": 40} | values))
+def settings(**values: Any) -> RunConfig:
+    return RunConfig(**({"model": str(MODEL), "backend": "fast", "block_size": BLOCK, "capacity_blocks": 40} | values))

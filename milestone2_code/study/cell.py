@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import tempfile
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -10,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 import vllm_sim
-from milestone2_code.study.ends import rows_with_ends
+from milestone2_code.study.ends import with_ends
 from milestone2_code.study.plan import ENDS, ENGINE_PATTERN, MAIN_BLOCK, EnginePoint, Point
 from milestone2_code.study.reuse import reuse_row
 from milestone2_code.study.workload import Chats, Pattern, load_chats, ordered, write_timed
 from vllm_sim.eviction.registry import POLICIES
-from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, serve_cache, summarise
-from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.summary import summary_row
-from vllm_sim.replay.virtual import run_engine
-from vllm_sim.sweep.bootstrap import TURNS, Numbers, gain, numbers, rate_intervals, ratio_intervals, time_intervals
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.outcome import Outcome, labels_of
+from vllm_sim.replay.rows import Row, head
+from vllm_sim.replay.run import Linked, run, serve
+from vllm_sim.replay.summary import summarise
+from vllm_sim.sweep.bootstrap import TURNS, Numbers, gain, hits, rate_intervals, ratio_intervals, time_intervals
 from vllm_sim.sweep.runner import digest
 from vllm_sim.sweep.runs import load
 
@@ -86,45 +85,42 @@ def capacity_blocks(
 def cache_row(study: Study, point: Point) -> Row:
     """The row of a cell of `fast` or `blockpool`."""
     chats = study.chats(point.workload, point.system_prompt)
-    settings = _settings(study, point)
+    config = _config(study, point)
     values: Row = {
         "experiment": point.experiment,
         "workload": point.workload,
         "capacity_share": point.share,
         "system_prompt": point.system_prompt,
         **point.pattern._asdict(),
-        **head(chats.path, chats.trace, settings),
+        **head(chats.path.name, chats.trace.sha256, config),
         "seed": 0,
         "arrival_seed": point.pattern.seed,
     }
+    found = ordered(chats, point.block_size, point.pattern)
     if point.experiment in ("reuse", "survival"):
-        return values | reuse_row(chats, ordered(chats, point.block_size, point.pattern), point.block_size)
-    rows, tail = _served(study, point)
-    hits = json.dumps([row["hit_tokens"] for row in rows])
-    counts = with_intervals(summary_row(rows, point.block_size, 0.0), rows, point.block_size)
+        return values | reuse_row(chats, found, point.block_size)
+    outcome = _served(study, point)
+    row = summarise(config, chats.path.name, chats.trace.sha256, outcome).to_row()
+    row = with_intervals(row, outcome) | _busy(outcome, found.sessions)
     for name in ("by_workload", "by_tenant"):
-        del counts[name]
-    counts |= _busy(rows, ordered(chats, point.block_size, point.pattern).sessions)
+        del row[name]
     if point.experiment == "policy":
-        counts |= gain(rows, _served(study, point._replace(policy="lru"))[0])
-    return values | counts | tail | {"hits_sha256": hashlib.sha256(hits.encode()).hexdigest()[:16]}
+        row |= gain(outcome, _served(study, point._replace(policy="lru")))
+    hit_tokens = json.dumps(hits(outcome).astype(int).tolist())
+    return row | values | {"hits_sha256": hashlib.sha256(hit_tokens.encode()).hexdigest()[:16]}
 
 
 def engine_row(study: Study, point: EnginePoint) -> Row:
     """The row of a cell of the engine: times from the roofline model of an H100."""
-    settings = Settings(
+    config = RunConfig(
         model=study.model,
         capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),
         block_size=MAIN_BLOCK,
         concurrency=point.concurrency,
     )
-    timed = timed_trace(study, point.workload)
-    loaded = load(timed, study.model)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = run_engine(timed, Path(folder), loaded.trace, loaded.records, settings, lambda done: None)
-    summary = summarise(timed, loaded.trace, outcome, settings, loaded.retokenised)
+    summary, outcome = run(load(timed_trace(study, point.workload), study.model), config)
     values: Row = {"experiment": "engine", "workload": point.workload, "capacity_share": point.share}
-    row = with_intervals(summary, outcome.rows, MAIN_BLOCK) | time_intervals(outcome.rows)
+    row = with_intervals(summary.to_row(), outcome) | time_intervals(outcome, outcome.labels.session.codes)
     return values | ENGINE_PATTERN._asdict() | row
 
 
@@ -138,31 +134,32 @@ def timed_trace(study: Study, workload: str) -> Path:
     return path
 
 
-def with_intervals(summary: Row, rows: list[Row], block_size: int) -> Row:
+def with_intervals(row: Row, outcome: Outcome) -> Row:
     """A summary with the intervals of its rates, the share of token slots that are filled, and only the first turns."""
-    whole, *turns = rate_intervals(rows, block_size)
-    by_turn = {turn: rates | turns[int(turn)] for turn, rates in summary["by_turn"].items() if int(turn) < TURNS}
-    served = [row["status"] == "ok" for row in rows]
-    computed = [row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in rows]
-    allocated = [row["blocks_allocated"] * block_size for row in rows]
-    (pair,) = ratio_intervals(np.array([computed]) * served, np.array([allocated]), numbers(rows))
-    filled = round(summary["slots_filled"] / max(1, summary["slots_allocated"]), 6)
-    return summary | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_95": pair}
+    assert outcome.blocks_allocated is not None
+    whole, *turns = rate_intervals(outcome)
+    by_turn = {turn: rates | turns[int(turn)] for turn, rates in row["by_turn"].items() if int(turn) < TURNS}
+    served = ~outcome.rejected
+    computed = outcome.prompt_tokens + np.maximum(outcome.output_tokens, 1) - 1 - hits(outcome)
+    allocated = outcome.blocks_allocated * outcome.block_size
+    (pair,) = ratio_intervals((computed * served)[None], (allocated * served)[None], outcome.labels.session.codes)
+    filled = round(row["slots_filled"] / max(1, row["slots_allocated"]), 6)
+    return row | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_ci95": pair}
 
 
-def _busy(rows: list[Row], sessions: Numbers) -> Row:
-    """What was found while sessions still began: behind that fewer and fewer share the cache, until it is empty."""
+def _busy(outcome: Outcome, sessions: Numbers) -> Row:
+    """What was found while sessions still began: after that fewer and fewer share the cache, until it is empty."""
     last = int(np.unique(sessions, return_index=True)[1].max())
-    hit, prompt = (np.array([row[name] for row in rows], np.float64) for name in ("hit_tokens", "prompt_tokens"))
-    chosen = np.arange(len(rows)) <= last
+    hit, prompt = hits(outcome), outcome.prompt_tokens.astype(np.float64)
+    chosen = np.arange(hit.size) <= last
     (pair,) = ratio_intervals((hit * chosen)[None], (prompt * chosen)[None], sessions)
     rate = round(float(hit[chosen].sum() / prompt[chosen].sum()), 6)
     share = round(float(prompt[chosen].sum() / prompt.sum()), 6)
-    return {"busy_token_hit_rate": rate, "busy_token_hit_rate_95": pair, "busy_prompt_share": share}
+    return {"busy_token_hit_rate": rate, "busy_token_hit_rate_ci95": pair, "busy_prompt_share": share}
 
 
-def _settings(study: Study, point: Point) -> Settings:
-    return Settings(
+def _config(study: Study, point: Point) -> RunConfig:
+    return RunConfig(
         model=study.model,
         backend=point.backend,
         capacity_blocks=capacity_blocks(study, point.workload, point.share, point.block_size, point.system_prompt),
@@ -172,13 +169,9 @@ def _settings(study: Study, point: Point) -> Settings:
 
 
 @lru_cache(maxsize=2)
-def _served(study: Study, point: Point) -> tuple[list[Row], Row]:
-    """The rows of requests, and what they do not tell of the run."""
-    asked = ordered(study.chats(point.workload, point.system_prompt), point.block_size, point.pattern)
-    settings = _settings(study, point)
-    if point.policy == ENDS and settings.capacity_blocks is not None:
-        rows, _ = _served(study, point._replace(policy="lru"))
-        rows = rows_with_ends(rows, asked.chains, settings.capacity_blocks, point.block_size)
-        return rows, {"working_set_blocks": asked.chains.working_set}
-    outcome = serve_cache(asked.requests, asked.chains, asked.records, settings)
-    return outcome.rows, outcome.tail
+def _served(study: Study, point: Point) -> Outcome:
+    found = ordered(study.chats(point.workload, point.system_prompt), point.block_size, point.pattern)
+    config = _config(study, point)
+    if point.policy == ENDS and config.blocks is not None:
+        return with_ends(_served(study, point._replace(policy="lru")), found.chains, config.blocks)
+    return serve(Linked(found.requests, found.chains), found.records, labels_of(found.records), config)

@@ -4,6 +4,8 @@ In chat these are blocks of sessions that are over. Between LRU and this lies wh
 between this and `opt`, what only the times of the next turns tell. It knows the future: nobody can be served by it.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
 from vllm_sim.eviction import kernel
@@ -13,7 +15,8 @@ from vllm_sim.eviction.compiled import compiled, native
 from vllm_sim.eviction.opt import Opt
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.simulate import make_room
-from vllm_sim.replay.rows import Row
+from vllm_sim.replay.breakdown import Blocks, breakdown
+from vllm_sim.replay.outcome import Outcome, Totals
 
 
 @compiled
@@ -30,15 +33,14 @@ class Ends(Opt):
         return 0, stamp - 2**62 if copies > 1 or is_over else stamp
 
 
-def rows_with_ends(rows: list[Row], chains: Chains, capacity_blocks: int, block_size: int) -> list[Row]:
-    """The rows of another policy's run with what they would have found under `Ends`."""
+def with_ends(outcome: Outcome, chains: Chains, capacity_blocks: int) -> Outcome:
+    """Another policy's run of the same requests, with what they would have found under `Ends`."""
     ranker = Ends(make_room(chains, "opt", capacity_blocks))
     book = Book(capacity_blocks, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
     kernel.serve(native(book), native(ranker), chains, capacity_blocks, out)
-    found = []
-    for row, (hit, generated, cold, missed, _, allocated) in zip(rows, out.tolist(), strict=True):
-        tokens = {"hit_tokens": hit, "hit_generated_tokens": generated, "miss_cold_tokens": cold}
-        tokens = {name: blocks * block_size for name, blocks in (tokens | {"miss_evicted_tokens": missed}).items()}
-        found.append(row | tokens | {"blocks_allocated": allocated})
-    return found
+    hit, generated, cold, missed, _, allocated = out.T
+    blocks = Blocks(hit, generated, cold, missed)
+    parts = breakdown(blocks, outcome.prompt_tokens, outcome.block_size)
+    totals = Totals(chains.working_set, 0, 0)
+    return replace(outcome, parts=parts, blocks_allocated=allocated, totals=totals)

@@ -78,7 +78,7 @@ def _definitions(rows: list[Row], figures: Path) -> list[Path]:
             places, values, 0.34, color=look.color, hatch=look.hatch, edgecolor="black", label=look.label, linewidth=0.6
         )
         axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=6)
-        ends = [row[f"{name}_95"] for name in RATES]
+        ends = [row[f"{name}_ci95"] for name in RATES]
         axes.errorbar(places, values, errors(values, ends), color="black", capsize=4, linestyle="none")
     axes.set_xticks(range(len(RATES)), list(RATES.values()))
     axes.set_ylim(0, 1.19)
@@ -95,7 +95,7 @@ def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
         chosen = [row for row in pick(rows, "capacity", workload=workload) if row["capacity_tokens"]]
         tokens = [row["capacity_tokens"] for row in chosen]
         axes.plot(tokens, [row["token_hit_rate"] for row in chosen], **style(workload))
-        low, high = zip(*(row["token_hit_rate_95"] for row in chosen), strict=True)
+        low, high = zip(*(row["token_hit_rate_ci95"] for row in chosen), strict=True)
         axes.fill_between(tokens, low, high, color=LOOKS[workload].color, alpha=0.2, linewidth=0)
         ceiling = pick(rows, "capacity", workload=workload, capacity_share=None)[0]["token_hit_rate"]
         axes.axhline(ceiling, color=LOOKS[workload].color, linestyle=":", linewidth=1)
@@ -127,10 +127,10 @@ def _over_block_size(rows: list[Row], figures: Path) -> list[Path]:
             if share:
                 look |= {"markerfacecolor": "white", "linewidth": 0.9}
             sizes, values = [r["block_size"] for r in chosen], [r["token_hit_rate"] for r in chosen]
-            rates.errorbar(sizes, values, errors(values, [r["token_hit_rate_95"] for r in chosen]), capsize=3, **look)
+            rates.errorbar(sizes, values, errors(values, [r["token_hit_rate_ci95"] for r in chosen]), capsize=3, **look)
         chosen = pick(rows, "block_size", workload=workload, capacity_share=None)
         sizes, values = [r["block_size"] for r in chosen], [r["slots_filled_share"] for r in chosen]
-        ends = [r["slots_filled_share_95"] for r in chosen]
+        ends = [r["slots_filled_share_ci95"] for r in chosen]
         slots.errorbar(sizes, values, errors(values, ends), capsize=3, **style(workload))
     sizes = sorted({row["block_size"] for row in pick(rows, "block_size")})
     for axes, words in ((rates, "token hit rate"), (slots, "token slots filled / allocated")):
@@ -160,7 +160,7 @@ def _by_turn(rows: list[Row], figures: Path) -> list[Path]:
         places = [int(turn) + 1 for turn in turns]
         values = [rates["token_hit_rate"] for rates in turns.values()]
         axes.plot(places, values, color=color, marker=marker, linestyle=line, label=label, markersize=5)
-        low, high = zip(*(rates["token_hit_rate_95"] for rates in turns.values()), strict=True)
+        low, high = zip(*(rates["token_hit_rate_ci95"] for rates in turns.values()), strict=True)
         axes.fill_between(places, low, high, color=color, alpha=0.2, linewidth=0)
     axes.set_ylim(0, 1.02)
     axes.set_xticks(range(1, 21))

@@ -65,7 +65,7 @@ def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of
                 continue
             shares = [float(share) for share in row[field]]
             axes.plot(list(row[field].values()), shares, **style(row["workload"]) | {"markersize": 3.5})
-            low, high = zip(*row[f"{field}_95"].values(), strict=True)
+            low, high = zip(*row[f"{field}_ci95"].values(), strict=True)
             axes.fill_betweenx(shares, low, high, color=LOOKS[row["workload"]].color, alpha=0.2, linewidth=0)
         if any(value == 0 for row in _plain(rows) for value in row[field].values()):
             axes.set_xscale("symlog", linthresh=1)
@@ -140,7 +140,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
         if policy in ("lru", "opt"):
             continue
         points = [row["gain_over_lru"] * 100 for row in mine]
-        ends = [[end * 100 for end in row["gain_over_lru_95"]] for row in mine]
+        ends = [[end * 100 for end in row["gain_over_lru_ci95"]] for row in mine]
         moved = [share * 1.025 ** (place - len(names) / 2) for share in shares]  # or the bars lie on each other
         gains.errorbar(moved, points, errors(points, ends), capsize=2, **line_style(policy) | {"markersize": 4})
     gains.axhline(0, color="black", linewidth=1)
@@ -181,7 +181,7 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
         hits.errorbar(rates, means, errors(means, ends), label=f"{think_s:g} s", **look)
         found = [pick(rows, "survival", think_s=think_s, sessions_per_s=rate)[0] for rate in rates]
         tokens = [row["reuse_gap_tokens"]["0.90"] for row in found]
-        ends = [tuple(row["reuse_gap_tokens_95"]["0.90"]) for row in found]
+        ends = [tuple(row["reuse_gap_tokens_ci95"]["0.90"]) for row in found]
         gaps.errorbar(rates, tokens, errors(tokens, ends), **look)
     for axes in (hits, gaps):
         axes.set_xscale("log", base=2)

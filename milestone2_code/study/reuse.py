@@ -93,13 +93,13 @@ def reuse_row(chats: Chats, ordered: Ordered, block_size: int) -> Row:
     }
     values: Row = {"system_tokens": chats.system_tokens} | _sources(found, of, block_size)
     for name, (numbers, owners) in spread.items():
-        values[name], values[f"{name}_95"] = quantiles(numbers, owners, sessions, CDF)
+        values[name], values[f"{name}_ci95"] = quantiles(numbers, owners, sessions, CDF)
     unused = (~used).astype(np.float64)
     (pair,) = ratio_intervals(unused[None], np.ones((1, len(unused))), found.owner)
     values |= {"blocks": len(used), "blocks_never_hit": int(unused.sum())}
-    values |= {"share_never_hit": round(float(unused.mean()), 6), "share_never_hit_95": pair}
+    values |= {"share_never_hit": round(float(unused.mean()), 6), "share_never_hit_ci95": pair}
     values["hit_share_of_top_1_percent"], pair = share_of_top(found.uses, found.owner, sessions, 0.01)
-    return values | {"hit_share_of_top_1_percent_95": pair}
+    return values | {"hit_share_of_top_1_percent_ci95": pair}
 
 
 def _sources(found: Uses, of: Numbers, block_size: int) -> Row:
@@ -113,5 +113,5 @@ def _sources(found: Uses, of: Numbers, block_size: int) -> Row:
     return {
         "hits_by_source_tokens": {name: int(n) * block_size for name, n in zip(SOURCES, hits, strict=True)},
         "hits_by_source_share": {name: round(int(n) / whole, 6) for name, n in zip(SOURCES, hits, strict=True)},
-        "hits_by_source_share_95": dict(zip(SOURCES, pairs, strict=True)),
+        "hits_by_source_share_ci95": dict(zip(SOURCES, pairs, strict=True)),
     }

@@ -10,9 +10,9 @@ from pathlib import Path
 from milestone2_code.study.cell import Study, cache_row, code, engine_row, key, timed_trace
 from milestone2_code.study.plan import ENGINE, QUICK_ENGINE, QUICK_POLICIES, WORKLOADS, EnginePoint, Point, points
 from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import about
-from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.results import commit
 from vllm_sim.sweep.runner import Task, run_tasks
 from vllm_sim.trace.files import open_output
@@ -50,7 +50,7 @@ def run_study(
     tasks = [_task(study, part, point) for part in parts for point in planned(study, part)]
     count = run_tasks(study.results, tasks, partial(rows_of, study), _shared, say, jobs, progress)
     if count:
-        values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
+        values = about(RunConfig(model=Path(study.model).name), time.monotonic() - start)
         del values["host"]
         text = json.dumps(values | {"points": count, "commit": commit()}, indent=2) + "\n"
         for part in parts:

@@ -48,7 +48,7 @@ class Asked(NamedTuple):
 
     requests: Requests
     chains: Chains
-    records: list[Record]
+    records: Sequence[Record]
     sessions: Array
     """[n], numbers."""
 

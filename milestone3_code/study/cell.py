@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from milestone3_code.study.asked import View, asked, capacity_of, group_numbers, hit_tokens, served
 from milestone3_code.study.study import Point, Study
 from vllm_sim.eviction.chains import Array
-from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head
-from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.outcome import Outcome, labels_of
+from vllm_sim.replay.rows import Row, head
+from vllm_sim.replay.run import Linked, outcome_of
+from vllm_sim.replay.summary import rates
 from vllm_sim.sweep.bootstrap import ratio_intervals
 from vllm_sim.sweep.runs import load
 
@@ -40,7 +43,7 @@ def ratios(
     rows: dict[str, Row] = {name: {} for name in masks}
     pairs = ratio_intervals(tops, below, sessions)
     for (name, field), top, total, pair in zip(names, tops.sum(axis=1), below.sum(axis=1), pairs, strict=True):
-        rows[name] |= {field: round(float(top / max(1.0, total)), 6), f"{field}_95": pair}
+        rows[name] |= {field: round(float(top / max(1.0, total)), 6), f"{field}_ci95": pair}
     return rows
 
 
@@ -52,9 +55,9 @@ def shares(view: View, parts: Values, by_workload: bool = False) -> Row:
     return rows[""] | ({"by_workload": {name: rows[name] for name in masks}} if by_workload else {})
 
 
-def settings(study: Study, point: Point, view: View, capacity: int | None) -> Settings:
-    """As a replay would be told."""
-    return Settings(
+def config_of(study: Study, point: Point, view: View, capacity: int | None) -> RunConfig:
+    """As a replay would have it."""
+    return RunConfig(
         model=study.model,
         backend="fast",
         capacity_blocks=capacity,
@@ -74,7 +77,7 @@ def begin(study: Study, point: Point, view: View, capacity: int | None) -> Row:
         "capacity": point.capacity or None,
     }
     trace = load(view.path, view.model).trace
-    return what | head(view.path, trace, settings(study, point, view, capacity))
+    return what | head(view.path.name, trace.sha256, config_of(study, point, view, capacity))
 
 
 def mix_row(study: Study, point: Point) -> Row:
@@ -82,48 +85,38 @@ def mix_row(study: Study, point: Point) -> Row:
     whole = study.view(point)
     view = whole._replace(workload=point.workload)
     capacity = capacity_of(point.capacity, whole)
-    row = begin(study, point, view, capacity) | counts(view, point, capacity)
+    whole_run = outcome(study, point, view, capacity)
+    row = begin(study, point, view, capacity) | counts(whole_run)
     hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
     row |= shares(view, parts, by_workload=point.workload is None)
     for name, mask in asked(view).tagged("workload").items():
         if point.workload is None:
-            row["by_workload"][name] = counts(view, point, capacity, mask) | row["by_workload"][name]
+            row["by_workload"][name] = msgspec.to_builtins(rates(whole_run, mask)) | row["by_workload"][name]
     return row
 
 
-def counts(view: View, point: Point, capacity: int | None, where: Mask | None = None) -> Row:
-    """Fields of a summary row, as replay/rows.py and replay/summary.py have them, in arrays: of a run, or of a part."""
-    run, (requests, chains, records, _) = served(view, point.policy, point.params, capacity), asked(view)
-    chosen = np.ones(len(records), np.bool_) if where is None else where
-    size, prompt, rejected = view.block_size, requests.prompt_tokens[chosen], run.rejected[chosen]
-    blocks = np.cumsum([run.hit[chosen], run.missed[chosen], run.cold[chosen]], axis=0)
-    hit, seen, named = np.minimum(blocks * size, prompt)
-    partial = prompt - named if view.raw_blocks else prompt % size
-    row: Row = {
-        "requests": len(prompt),
-        "prompt_tokens": int(prompt.sum()),
-        "output_tokens": int(requests.output_tokens[chosen][~rejected].sum()),
-        "hit_tokens": int(hit.sum()),
-        "hit_generated_tokens": int(run.hit_generated[chosen].sum()) * size,
-        "token_hit_rate": round(int(hit.sum()) / int(prompt.sum()), 6),
-        "block_hit_rate": round(int((-(-hit // size)).sum()) / max(1, int((-(-(prompt - partial) // size)).sum())), 6),
-        "request_hit_rate": round(float((hit / prompt).mean()), 6),
+def outcome(study: Study, point: Point, view: View, capacity: int | None) -> Outcome:
+    """A run as `vllm-sim replay` has it."""
+    run, found = served(view, point.policy, point.params, capacity), asked(view)
+    linked = Linked(found.requests, found.chains)
+    return outcome_of(run, linked, found.records, labels_of(found.records), config_of(study, point, view, capacity))
+
+
+def counts(outcome: Outcome) -> Row:
+    """The fields of a summary row that these studies keep."""
+    parts, totals = outcome.parts, outcome.totals
+    assert parts is not None
+    assert totals is not None
+    return msgspec.to_builtins(rates(outcome)) | {
+        "miss_cold_tokens": int(parts.cold.sum()),
+        "miss_evicted_tokens": int(parts.evicted.sum()),
+        "miss_partial_tokens": int(parts.partial.sum()),
+        "miss_last_tokens": int(parts.last.sum()),
+        "rejected_requests": int(outcome.rejected.sum()),
+        "sessions": len(outcome.labels.session.values),
+        **totals._asdict(),
     }
-    if where is not None:
-        return row
-    row |= {
-        "miss_cold_tokens": int((named - seen).sum()),
-        "miss_evicted_tokens": int((seen - hit).sum()),
-        "miss_partial_tokens": int(partial.sum()),
-        "miss_last_tokens": int((prompt - named - partial).sum()),
-        "rejected_requests": int(rejected.sum()),
-        "sessions": len({record.session_id for record in records} - {None}),
-        "working_set_blocks": chains.working_set,
-        "evicted_blocks": run.evicted_blocks,
-        "orphan_blocks": run.orphan_blocks,
-    }
-    return row
 
 
 def loss_row(study: Study, point: Point) -> Row:
@@ -196,6 +189,6 @@ def hash_row(study: Study, point: Point) -> Row:
     """A trace of hash ids, raw blocks."""
     view = study.view(point)._replace(part=point.detail, raw_blocks=True)
     capacity = capacity_of(point.capacity, view)
-    row = begin(study, point, view, capacity) | {"part": point.detail} | counts(view, point, capacity)
+    row = begin(study, point, view, capacity) | {"part": point.detail} | counts(outcome(study, point, view, capacity))
     hits = hit_tokens(view, point.policy, capacity)
     return row | shares(view, {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)})

@@ -80,7 +80,7 @@ def bars(axes: Any, at: Sequence[float], rows: Sequence[Row], field: str, scale:
     """Bars of a field, with its 95 % intervals."""
     heights = [scale * row[field] for row in rows]
     axes.bar(at, heights, edgecolor="white" if style.get("hatch") else "black", linewidth=0.5, **style)
-    ends = [[scale * end for end in row[f"{field}_95"]] for row in rows]
+    ends = [[scale * end for end in row[f"{field}_ci95"]] for row in rows]
     below = [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)]
     above = [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)]
     axes.errorbar(at, heights, [below, above], color="#444444", linestyle="", capsize=1.5, linewidth=0.8)

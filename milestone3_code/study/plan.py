@@ -19,12 +19,12 @@ capacity_tokens, block_size, raw_blocks, seed), and
                         seed" for `random`
     quick               true: a quick run, no result
 
-`NAME_95` beside a number is its 95 % interval, by resampling sessions (of few-shot: batches). Rates are token hit rates
+`NAME_ci95` is the 95 % interval of NAME, by resampling sessions (of few-shot: batches). Rates are token hit rates
 unless named. Gains compare the same requests in two runs, each draw taking the same sessions from both.
 
     mix        All policies. The counts and rates of summary.jsonl without those of turns, tenants, sessions and slots;
                token_hit_rate_95; gain_over_lru, gain_over_lru_95; by_workload: {name: rates, token_hit_rate_95,
-               gain_over_lru, gain_over_lru_95}. Also `lru` at "unlimited".
+               gain_over_lru, gain_over_lru_ci95}. Also `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
     loss       A row a mix, block size and capacity (policy `opt`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,

@@ -14,9 +14,9 @@ from milestone3_code.study.plan import mixes, points
 from milestone3_code.study.random_traffic import random_row
 from milestone3_code.study.study import CELLS, Point, Study
 from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import about
-from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.results import commit
 from vllm_sim.sweep.runner import Task, digest, run_tasks
 from vllm_sim.trace.files import open_output
@@ -82,7 +82,7 @@ def run_study(
         only=lambda point: _part(point) in parts,
     )
     if count:
-        values = about(Settings(model=Path(study.model).name), time.monotonic() - start)
+        values = about(RunConfig(model=Path(study.model).name), time.monotonic() - start)
         del values["host"]
         with open_output(study.results / CELLS.replace(".jsonl", ".run.json")) as file:
             file.write(json.dumps(values | {"points": count, "commit": commit()}, indent=2) + "\n")

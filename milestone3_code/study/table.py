@@ -118,7 +118,7 @@ def _engine(rows: Sequence[Row]) -> str:
 
 
 def _percent(row: Row, field: str) -> str:
-    low, high = row[f"{field}_95"]
+    low, high = row[f"{field}_ci95"]
     return f"{_one(row[field])} % ({_one(low)} to {_one(high)})"
 
 

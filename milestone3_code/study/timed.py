@@ -1,26 +1,23 @@
 """The rows of the engine: times of requests in virtual time, whole and by workload, and who evicts whom."""
 
-import tempfile
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 
 from milestone3_code.study.asked import asked, capacity_of
 from milestone3_code.study.study import Point, Study
-from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, summarise
-from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.summary import summary_row
-from vllm_sim.replay.virtual import run_engine
-from vllm_sim.sweep.bootstrap import numbers, ratio_intervals, time_intervals
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.outcome import Mask, Outcome
+from vllm_sim.replay.rows import Row, head
+from vllm_sim.replay.run import run
+from vllm_sim.replay.summary import latencies
+from vllm_sim.sweep.bootstrap import Numbers, hits, ratio_intervals, time_intervals
+from vllm_sim.sweep.bootstrap import in_order as renumbered
 from vllm_sim.sweep.runs import load
 
 
 def engine_rows(study: Study, point: Point) -> list[Row]:
     """A row of times and one with the matrices of evicted blocks."""
     view = study.view(point)
-    settings = Settings(
+    config = RunConfig(
         model=study.model,
         capacity_blocks=capacity_of(point.capacity, view),
         block_size=point.block_size,
@@ -29,29 +26,30 @@ def engine_rows(study: Study, point: Point) -> list[Row]:
         concurrency=point.concurrency,
     )
     loaded = load(view.path, study.model)
-    with tempfile.TemporaryDirectory() as folder:
-        outcome = run_engine(view.path, Path(folder), loaded.trace, loaded.records, settings, lambda done: None)
+    summary, outcome = run(loaded, config)
     marks: Row = {"experiment": "engine", "mix": point.mix, "workload": None, "capacity": point.capacity}
     marks |= {"point": point.detail}
-    summary = summarise(view.path, loaded.trace, outcome, settings, loaded.retokenised)
+    row = summary.to_row()
     for name in ("by_turn", "by_session"):
-        del summary[name]
-    sessions = asked(view).sessions.tolist()
-    rows = [row | {"session_id": number} for row, number in zip(outcome.rows, sessions, strict=True)]
-    summary |= _intervals(rows)
-    for name in summary["by_workload"]:
-        own = [row for row in rows if row["workload"] == name]
-        times = {key: value for key, value in summary_row(own, point.block_size, 0.0).items() if "_ms_" in key}
-        summary["by_workload"][name] |= times | _intervals(own)
+        del row[name]
+    sessions = asked(view).sessions
+    row |= _intervals(outcome, sessions, np.ones(sessions.size, np.bool_))
+    label = outcome.labels.workload
+    for code, name in enumerate(label.values):
+        own = label.codes == code
+        times = {key: value for key, value in latencies(outcome, own).items() if "_ms_" in key}
+        row["by_workload"][str(name)] |= times | _intervals(outcome, sessions, own)
     blocks: dict[str, dict[str, dict[str, int]]] = {}
-    for row in outcome.files["evictions.jsonl"]:
-        blocks.setdefault(row["by"], {}).setdefault(row["owner"], {})[row["evictor"]] = row["blocks"]
-    matrix = marks | {"experiment": "matrix"} | head(view.path, loaded.trace, settings)
-    matrix |= {"arrival": summary["arrival"], "evicted_blocks": summary["evicted_blocks"], "blocks": blocks}
-    return [marks | summary, matrix]
+    for eviction in outcome.files["evictions.jsonl"]:
+        blocks.setdefault(eviction["by"], {}).setdefault(eviction["owner"], {})[eviction["evictor"]] = eviction[
+            "blocks"
+        ]
+    matrix = marks | {"experiment": "matrix"} | head(summary.trace, summary.trace_sha256, summary.config)
+    matrix |= {"arrival": row["arrival"], "evicted_blocks": row["evicted_blocks"], "blocks": blocks}
+    return [marks | row, matrix]
 
 
-def _intervals(rows: Sequence[Row]) -> Row:
-    hit, prompt = (np.array([row[name] for row in rows], np.float64) for name in ("hit_tokens", "prompt_tokens"))
-    (pair,) = ratio_intervals(hit[None], prompt[None], numbers(rows))
-    return {"token_hit_rate_95": pair} | time_intervals(rows)
+def _intervals(outcome: Outcome, sessions: Numbers, where: Mask) -> Row:
+    own = renumbered(sessions[where])
+    (pair,) = ratio_intervals(hits(outcome)[where][None], outcome.prompt_tokens[where][None], own)
+    return {"token_hit_rate_ci95": pair} | time_intervals(outcome, sessions, where)

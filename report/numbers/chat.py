@@ -162,11 +162,11 @@ def _policies(rows: Rows) -> Numbers:
 
 def _is_clear(row: Row) -> bool:
     """Whether a policy's gain over LRU is above 0 with its whole interval."""
-    return bool(row["gain_over_lru_95"][0] > 0)
+    return bool(row["gain_over_lru_ci95"][0] > 0)
 
 
 def _gain(row: Row) -> str:
-    return f"{points(row['gain_over_lru'])} ({between(row['gain_over_lru_95'], digits=2)})"
+    return f"{points(row['gain_over_lru'])} ({between(row['gain_over_lru_ci95'], digits=2)})"
 
 
 def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:

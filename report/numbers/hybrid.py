@@ -84,7 +84,7 @@ def _gap(rows: Rows) -> Numbers:
         whole = rows.one("gap", policy=policy, mix="all", block_size=BLOCK)
         others = [_share(rows.one("gap", policy=policy, mix="all", block_size=size)) for size in sizes if size != BLOCK]
         sums[policy] = whole["gain_tokens"]
-        table.append([f"`{policy}`", *by_mix, f"{_share(whole)} ({between(whole['gap_closed_95'])})", *others])
+        table.append([f"`{policy}`", *by_mix, f"{_share(whole)} ({between(whole['gap_closed_ci95'])})", *others])
     hybrid = rows.one("gap", policy="hybrid", mix="all", block_size=BLOCK)
     second = max((name for name in sums if name != "hybrid"), key=lambda name: sums[name])
     return {
@@ -96,7 +96,7 @@ def _gap(rows: Rows) -> Numbers:
         ],
         "table": table,
         "closed": percent(hybrid["gap_closed"]),
-        "interval": f"{between(hybrid['gap_closed_95'])}",
+        "interval": f"{between(hybrid['gap_closed_ci95'])}",
         "met": hybrid["gap_closed"] >= AIM_GAP,
         "first": sums["hybrid"] > max(count for name, count in sums.items() if name != "hybrid"),
         "second": second,
@@ -148,7 +148,7 @@ def _guarantee(rows: Rows) -> Numbers:
         "met": not below,
         "below": number(len(below)),
         "telling": number(sum(row["gain_over_lru"] != 0 for row in chosen)),
-        "unsure": number(sum(row["gain_over_lru_95"][0] < FLOOR for row in chosen)),
+        "unsure": number(sum(row["gain_over_lru_ci95"][0] < FLOOR for row in chosen)),
         "worst": points(worst["gain_over_lru"]),
         "worst_where": _where(worst),
         "best": points(best["gain_over_lru"], 1),
@@ -215,8 +215,8 @@ def _workloads(rows: Rows) -> Numbers:
     return {
         "there": rates_there,
         "there_gain": points(worst[1]["gain_over_lru"]),
-        "there_interval": between(worst[1]["gain_over_lru_95"]),
-        "there_sure": worst[1]["gain_over_lru_95"][0] > 0,
+        "there_interval": between(worst[1]["gain_over_lru_ci95"]),
+        "there_sure": worst[1]["gain_over_lru_ci95"][0] > 0,
         "opt_takes": min(others["opt"]) < -NEAR_ZERO,
         "arc_worst": points(min(others["arc"]), 1),
         "arc_losing": number(sum(gain < WORST for gain in others["arc"])),

@@ -132,7 +132,7 @@ def _loss(rows: Rows, names: list[str]) -> Numbers:
     for row in chosen:
         cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "opt", "lru")]
         for name in ("lost_to_capacity", "lost_to_policy"):
-            cells.append(f"{_lost(row[name])} ({between(row[f'{name}_95'])})")
+            cells.append(f"{_lost(row[name])} ({between(row[f'{name}_ci95'])})")
         table.append([row["mix"], *cells])
     most = max(chosen, key=lambda row: row["lost_to_policy"])
     larger = [row["mix"] for row in chosen if row["lost_to_policy"] > row["lost_to_capacity"]]
@@ -154,7 +154,7 @@ def _isolation(rows: Rows) -> Numbers:
             rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=capacity, tenants=kind)
             for capacity in capacities
         ]
-        told = [f"{signed(row['cost'] * 100)} ({between(row['cost_95'], digits=2)})" for row in cells]
+        told = [f"{signed(row['cost'] * 100)} ({between(row['cost_ci95'], digits=2)})" for row in cells]
         table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *told])
     dealt = [kind for kind in kinds if kind not in KINDS]
     costs = {kind: {row["capacity"]: row["cost"] for row in chosen if row["tenants"] == kind} for kind in dealt}

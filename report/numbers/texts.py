@@ -45,7 +45,7 @@ def between(pair: Sequence[float], factor: float = 100.0, digits: int = 1) -> st
 
 def with_interval(row: Row, name: str) -> str:
     """A rate in a table, and its interval where the row has one."""
-    pair = row.get(f"{name}_95")
+    pair = row.get(f"{name}_ci95")
     return rate(row[name]) + (f" ({between(pair)})" if pair else "")
 
 
@@ -61,5 +61,5 @@ def spaced(capacity: str) -> str:
 
 def timed(row: Row, name: str, digits: int = 1) -> str:
     """A time or a speed, and its interval where the row has one."""
-    pair = row.get(f"{name}_95")
+    pair = row.get(f"{name}_ci95")
     return number(row[name], digits) + (f" ({between(pair, 1.0, digits)})" if pair else "")

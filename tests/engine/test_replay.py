@@ -14,10 +14,10 @@ import pytest
 
 from tests.engine.conftest import MODEL
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.latency import DEVICES, Roofline
 from vllm_sim.replay.rows import MISSES
 from vllm_sim.replay.run import replay
-from vllm_sim.replay.settings import Settings
 from vllm_sim.trace.record import TraceError
 
 BLOCK = 8
@@ -64,8 +64,8 @@ def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPa
     return path
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(model=str(MODEL), **{"block_size": BLOCK, "capacity_blocks": 60} | values)
+def settings(**values: Any) -> RunConfig:
+    return RunConfig(model=str(MODEL), **{"block_size": BLOCK, "capacity_blocks": 60} | values)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -85,8 +85,8 @@ def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
         options = {"backend": backend, "policy": policy, "capacity_blocks": capacity, "concurrency": 1}
         summary = replay(trace, tmp_path / backend, settings(**options))
         found[backend] = [{name: row[name] for name in SHARED_FIELDS} for row in rows_of(tmp_path / backend)]
-        assert summary["evicted_blocks"] > 0
-        assert summary["orphan_blocks"] == 0
+        assert summary.evicted_blocks > 0
+        assert summary.orphan_blocks == 0
     assert found["engine"] == found["blockpool"] == found["fast"]
 
 
@@ -94,11 +94,11 @@ def test_every_prompt_token_has_one_fate_and_evictions_add_up(trace: Path, tmp_p
     summary = replay(trace, tmp_path, settings(max_num_seqs=4))
     for row in rows_of(tmp_path):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
-    assert summary["hit_generated_tokens"] > 0
-    assert summary["miss_evicted_tokens"] > 0
+    assert summary.hit_generated_tokens > 0
+    assert summary.miss_evicted_tokens > 0
     evictions = lines(tmp_path / "evictions.jsonl")
     for by in ("workload", "tenant", "session"):
-        assert sum(row["blocks"] for row in evictions if row["by"] == by) == summary["evicted_blocks"] > 0
+        assert sum(row["blocks"] for row in evictions if row["by"] == by) == summary.evicted_blocks > 0
     assert {row["owner"] for row in evictions if row["by"] == "workload"} == {"even", "odd"}
     assert {row["evictor"] for row in evictions if row["by"] == "session"} == {"other session"}
     blocks = {(row["kind"], row["clock"]): row for row in lines(tmp_path / "blocks.jsonl")}
@@ -106,12 +106,12 @@ def test_every_prompt_token_has_one_fate_and_evictions_add_up(trace: Path, tmp_p
         assert sum(row["below"].values()) == row["blocks"]
     for clock in ("computed_tokens", "requests", "virtual_ms"):
         lifetime, idle = blocks["lifetime", clock], blocks["idle", clock]
-        assert lifetime["blocks"] == idle["blocks"] == summary["evicted_blocks"]
+        assert lifetime["blocks"] == idle["blocks"] == summary.evicted_blocks
         assert lifetime["max"] >= idle["max"] > 0
         assert lifetime["mean"] >= idle["mean"]
     sessions = lines(tmp_path / "sessions.jsonl")
-    assert len(sessions) == summary["sessions"]
-    assert sum(row["hit_tokens"] for row in sessions) == summary["hit_tokens"]
+    assert len(sessions) == summary.sessions
+    assert sum(row["hit_tokens"] for row in sessions) == summary.hit_tokens
 
 
 def test_two_runs_write_the_same_bytes(trace: Path, tmp_path: Path) -> None:
@@ -124,9 +124,9 @@ def test_two_runs_write_the_same_bytes(trace: Path, tmp_path: Path) -> None:
 def test_unlimited_cache_evicts_nothing_and_a_smaller_one_hits_less(trace: Path, tmp_path: Path) -> None:
     unlimited = replay(trace, tmp_path / "unlimited", settings(capacity_blocks=None))
     small = replay(trace, tmp_path / "small", settings(max_num_seqs=4))
-    assert unlimited["evicted_blocks"] == unlimited["miss_evicted_tokens"] == 0
-    assert small["hit_tokens"] < unlimited["hit_tokens"]
-    assert small["working_set_blocks"] == unlimited["working_set_blocks"]
+    assert unlimited.evicted_blocks == unlimited.miss_evicted_tokens == 0
+    assert small.hit_tokens < unlimited.hit_tokens
+    assert small.working_set_blocks == unlimited.working_set_blocks
 
 
 def test_next_turn_arrives_think_time_after_the_answer(trace: Path, tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_preempted_requests_count_their_readmissions_apart(tmp_path: Path, envir
     trace = tmp_path / "crowd.jsonl"
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
     summary = replay(trace, tmp_path / "out", settings(capacity_blocks=40))
-    assert summary["preemptions"] > 0
-    assert summary["readmission_prompt_tokens"] == 22 * summary["preemptions"]
-    assert summary["readmission_hit_tokens"] > 0
-    assert summary["output_tokens"] == 8 * 60
+    assert summary.preemptions > 0
+    assert summary.readmission_prompt_tokens == 22 * summary.preemptions
+    assert summary.readmission_hit_tokens > 0
+    assert summary.output_tokens == 8 * 60
     for row in rows_of(tmp_path / "out"):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
 
@@ -158,7 +158,7 @@ def test_preempted_requests_count_their_readmissions_apart(tmp_path: Path, envir
 def test_request_that_cannot_fit_is_rejected_and_counted(trace: Path, tmp_path: Path) -> None:
     summary = replay(trace, tmp_path, settings(capacity_blocks=20, concurrency=1))
     rejected = [row for row in rows_of(tmp_path) if row["status"] == "rejected"]
-    assert summary["rejected_requests"] == len(rejected) > 0
+    assert summary.rejected_requests == len(rejected) > 0
     assert all(row["hit_tokens"] == 0 and row["end_ms"] is None for row in rejected)
 
 
@@ -166,8 +166,8 @@ def test_a_row_of_hash_ids_says_that_generated_blocks_are_never_hit(trace: Path,
     hashes = tmp_path / "hashes.jsonl"
     hashes.write_text(json.dumps({"hash_ids": [1, 2], "input_length": 20, "hash_block_size": 16, "output_length": 3}))
     options = {"capacity_blocks": 40, "concurrency": 1}
-    assert replay(hashes, tmp_path / "out", settings(**options))["generated_blocks"] == "never hit"
-    assert "generated_blocks" not in replay(trace, tmp_path / "out", settings(**options))
+    assert replay(hashes, tmp_path / "out", settings(**options)).generated_blocks == "never hit"
+    assert "generated_blocks" not in replay(trace, tmp_path / "out", settings(**options)).to_row()
 
 
 def test_open_loop_without_timestamps_names_the_line(tmp_path: Path) -> None:
@@ -252,11 +252,9 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
     summary = replay(trace, tmp_path, settings(backend="fast", warmup=0.3))
     rows = rows_of(tmp_path)
     skipped = int(0.3 * len(rows))
-    assert summary["warmup_requests"] == skipped > 0
-    assert summary["prompt_tokens"] == sum(row["prompt_tokens"] for row in rows[skipped:])
-    assert summary["token_hit_rate"] == round(
-        sum(row["hit_tokens"] for row in rows[skipped:]) / summary["prompt_tokens"], 6
-    )
+    assert summary.warmup_requests == skipped > 0
+    assert summary.prompt_tokens == sum(row["prompt_tokens"] for row in rows[skipped:])
+    assert summary.token_hit_rate == round(sum(row["hit_tokens"] for row in rows[skipped:]) / summary.prompt_tokens, 6)
 
 
 @pytest.mark.usefixtures("trace")

@@ -26,16 +26,16 @@ def test_every_row_gets_its_whole_answer_and_every_token_a_fate_again_and_again(
     sync = replay(trace, tmp_path / "sync", settings(max_num_seqs=4))
     for run in ("first", "second"):
         summary = replay(trace, tmp_path / run, settings(max_num_seqs=4, async_scheduling=True))
-    assert (sync["async_scheduling"], summary["async_scheduling"]) == (False, True)
+    assert (sync.config.async_scheduling, summary.config.async_scheduling) == (False, True)
     for name in ROW_FILES:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     for row, other in zip(rows_of(tmp_path / "first"), rows_of(tmp_path / "sync"), strict=True):
         assert row["output_tokens"] == other["output_tokens"]
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]
         assert row["first_scheduled_ms"] < row["first_token_ms"] <= row["end_ms"]
-    assert summary["evicted_blocks"] > 0
-    assert summary["orphan_blocks"] == 0
-    assert 0.5 < summary["hit_tokens"] / sync["hit_tokens"] < 2
+    assert summary.evicted_blocks > 0
+    assert summary.orphan_blocks == 0
+    assert 0.5 < summary.hit_tokens / sync.hit_tokens < 2
 
 
 def test_hits_equal_synchronous_ones_where_nothing_is_evicted_and_rows_come_one_by_one(
@@ -89,7 +89,8 @@ def test_no_scheduler_foresees_an_end_token(
     replay(
         write(tmp_path / "one.jsonl", [row]),
         tmp_path / "out",
-        settings(async_scheduling=async_scheduling, timeline=timeline),
+        settings(async_scheduling=async_scheduling),
+        timeline=timeline,
     )
     assert rows_of(tmp_path / "out")[0]["output_tokens"] == 5
     events = json.loads(timeline.read_text())["traceEvents"]
@@ -120,7 +121,7 @@ def test_preempted_requests_are_answered_whole(tmp_path: Path) -> None:
     summary = replay(
         write(tmp_path / "c.jsonl", rows), tmp_path / "out", settings(capacity_blocks=40, async_scheduling=True)
     )
-    assert summary["preemptions"] > 0
+    assert summary.preemptions > 0
     for row, given in zip(rows_of(tmp_path / "out"), rows, strict=True):
         assert row["output_tokens"] == len(given["response_token_ids"])
 
@@ -128,8 +129,8 @@ def test_preempted_requests_are_answered_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("policy", ["arc", "wa", "opt"])
 def test_policies_serve_a_batch_that_is_scheduled_ahead(trace: Path, tmp_path: Path, policy: str) -> None:
     summary = replay(trace, tmp_path, settings(max_num_seqs=4, async_scheduling=True, policy=policy))
-    assert summary["evicted_blocks"] > 0
-    assert summary["orphan_blocks"] == 0
-    assert summary.get("policy_future") == ("order of rows" if policy == "opt" else None)
+    assert summary.evicted_blocks > 0
+    assert summary.orphan_blocks == 0
+    assert summary.to_row().get("policy_future") == ("order of rows" if policy == "opt" else None)
     for row in rows_of(tmp_path):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]

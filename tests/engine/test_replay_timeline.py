@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.engine.test_replay import conversations, rows_of, settings, write
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.replay.config import config_of
+from vllm_sim.replay.latency import Table
 from vllm_sim.replay.run import replay
 
 
@@ -34,9 +37,9 @@ def assert_slices_nest(slices: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize("async_scheduling", [False, True])
 def test_slices_nest_and_steps_hold_every_computed_token(trace: Path, tmp_path: Path, async_scheduling: bool) -> None:
     path = tmp_path / "timeline.json"
-    options = settings(max_num_seqs=4, timeline=path, async_scheduling=async_scheduling, capacity_blocks=200)
-    summary = replay(trace, tmp_path / "out", options)
-    assert summary["preemptions"] == 0
+    options = settings(max_num_seqs=4, async_scheduling=async_scheduling, capacity_blocks=200)
+    summary = replay(trace, tmp_path / "out", options, timeline=path)
+    assert summary.preemptions == 0
     events = json.loads(path.read_text())["traceEvents"]
     tracks = defaultdict(list)
     for event in events:
@@ -51,9 +54,9 @@ def test_slices_nest_and_steps_hold_every_computed_token(trace: Path, tmp_path: 
         assert before["ts"] + before["dur"] <= after["ts"] + 0.002
     computed = sum(step["args"]["tokens"] for step in steps)
     if not async_scheduling:
-        assert computed == summary["slots_filled"]
+        assert computed == summary.slots_filled
     else:  # a token more where a step was scheduled for a request that ends with the one before it
-        assert 0 <= computed - summary["slots_filled"] <= summary["requests"]
+        assert 0 <= computed - summary.slots_filled <= summary.requests
     rows = rows_of(tmp_path / "out")
     outer = {event["args"]["row"]: event for event in events if event["name"].startswith("row ")}
     assert len(outer) == len(rows)
@@ -72,27 +75,27 @@ def test_slices_nest_and_steps_hold_every_computed_token(trace: Path, tmp_path: 
 def test_rejected_request_is_a_moment_and_a_timeline_needs_the_engine(tmp_path: Path) -> None:
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2, "timestamp": 0} for n in (20, 900)]
     trace = write(tmp_path / "two.jsonl", rows)
-    replay(trace, tmp_path / "out", settings(timeline=tmp_path / "t.json"))
+    replay(trace, tmp_path / "out", settings(), timeline=tmp_path / "t.json")
     events = json.loads((tmp_path / "t.json").read_text())["traceEvents"]
     assert [event["ph"] for event in events if event["name"] == "rejected row 1"] == ["i"]
     with pytest.raises(ValueError, match="backend fast has no time"):
-        settings(backend="fast", timeline=tmp_path / "t.json")
+        replay(trace, tmp_path / "out", settings(backend="fast"), timeline=tmp_path / "t.json")
 
 
 @pytest.mark.usefixtures("trace")
 def test_clock_of_a_table_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     table = {"base_ms": 5, "prefill_request_ms": 1, "prefill_token_ms": 0.5, "decode_request_ms": 0.25}
-    (tmp_path / "table.json").write_text(json.dumps(table))
     row = {"prompt_token_ids": list(range(20)), "output_length": 5, "finish_reason": "length", "timestamp": 100}
     trace = write(tmp_path / "one.jsonl", [row])
-    options = settings(latency_model="table", latency_file=tmp_path / "table.json")
+    options = settings(latency_model="table", latency_table=Table(**table))
     summary = replay(trace, tmp_path / "out", options)
     (found,) = rows_of(tmp_path / "out")
     assert found["first_token_ms"] == 100 + 5 + 1 + 20 * 0.5
     assert found["end_ms"] == found["first_token_ms"] + 4 * 5.25
-    assert (summary["latency_model"], summary["device"]) == ("table", None)
-    assert len(summary["latency_file_sha256"]) == 64
-    for values, reason in (({"latency_model": "table"}, "needs --latency-file"), ({}, "reads no file")):
-        file = None if values else tmp_path / "table.json"
-        with pytest.raises(ValueError, match=reason):
-            replay(trace, tmp_path / "out", settings(**values, latency_file=file))
+    assert config_of(summary.to_row(), options.model) == replace(options, max_model_len=26)
+    for values, reason in (
+        ({"latency_model": "table"}, "without a table"),
+        ({"latency_table": Table(**table)}, "with"),
+    ):
+        with pytest.raises(ValueError, match=f"{reason}.*--latency-file"):
+            settings(**values)

@@ -5,19 +5,22 @@ import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from milestone2_code.study.cell import _busy
-from milestone2_code.study.ends import rows_with_ends
+from milestone2_code.study.ends import with_ends
 from milestone2_code.study.reuse import Uses, find_uses
 from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
 from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.replay.breakdown import Breakdown
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.outcome import Outcome, Schedule, labels_of
 from vllm_sim.replay.requests import cache_requests
-from vllm_sim.replay.run import serve_cache
-from vllm_sim.replay.settings import Settings
-from vllm_sim.sweep.bootstrap import numbers, quantiles, rate_intervals, share_of_top, time_intervals
+from vllm_sim.replay.run import Linked, serve
+from vllm_sim.sweep.bootstrap import in_order, quantiles, rate_intervals, share_of_top, time_intervals
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
 
@@ -83,28 +86,45 @@ def test_hits_are_told_apart_by_where_they_come_from():
     assert sorted(found.owner) == [0, 0, 0, 0, 1]
 
 
-def row_of(session: int, hit: int, turn: int = 0) -> dict:
-    return {"session_id": session, "turn": turn, "hit_tokens": hit, "prompt_tokens": 16}
+def run_of(rows: list[tuple[int, int, int]], **more: Any) -> Outcome:
+    """A run of requests (session, hit tokens, turn) with prompts of 16 tokens and blocks of 8."""
+    sessions, hit, turns = zip(*rows, strict=True)
+    records = [Record(prompt="a", response="b", session_id=s, turn=t) for s, t in zip(sessions, turns, strict=True)]
+    zeros = np.zeros(len(rows), np.int64)
+    parts = Breakdown(np.array(hit), zeros, 16 - np.array(hit), zeros, zeros, zeros)
+    values = {
+        "records": records,
+        "labels": labels_of(records),
+        "block_size": 8,
+        "prompt_tokens": zeros + 16,
+        "output_tokens": zeros + 1,
+        "rejected": zeros > 0,
+        "parts": parts,
+        "evicted_by": zeros - 1,
+        "blocks_allocated": zeros + 2,
+        "totals": None,
+    }
+    return Outcome(**values | more)
 
 
 def test_an_interval_holds_the_rate_and_is_a_point_where_sessions_are_alike():
-    rows = [row_of(i, 8) for i in range(50)]
-    whole, first, second, *_ = rate_intervals(rows, 8)
-    assert whole == first == {f"{rate}_hit_rate_95": [0.5, 0.5] for rate in ("token", "request", "block")}
-    assert second["token_hit_rate_95"] == [0.0, 0.0]
-    rows[0]["hit_tokens"] = 0
-    low, high = rate_intervals(rows, 8)[0]["token_hit_rate_95"]
+    rows = [(i, 8, 0) for i in range(50)]
+    whole, first, second, *_ = rate_intervals(run_of(rows))
+    assert whole == first == {f"{rate}_hit_rate_ci95": [0.5, 0.5] for rate in ("token", "request", "block")}
+    assert second["token_hit_rate_ci95"] == [0.0, 0.0]
+    rows[0] = (0, 0, 0)
+    low, high = rate_intervals(run_of(rows))[0]["token_hit_rate_ci95"]
     assert low < 0.49 < high
 
 
 def test_a_session_is_drawn_with_all_its_rows():
     # One session has all hits in ten turns: the rate hangs on whether it is drawn, and so do those of its turns.
-    rows = [row_of(0, 16, turn) for turn in range(10)] + [row_of(i, 0) for i in range(1, 20)]
-    whole, _, second, *_ = rate_intervals(rows, 8)
-    assert whole["token_hit_rate_95"][0] == 0.0
-    assert whole["token_hit_rate_95"][1] > 0.5
-    assert second["token_hit_rate_95"] == [0.0, 1.0]
-    assert list(numbers(rows[8:12])) == [0, 0, 1, 2]
+    rows = [(0, 16, turn) for turn in range(10)] + [(i, 0, 0) for i in range(1, 20)]
+    whole, _, second, *_ = rate_intervals(run_of(rows))
+    assert whole["token_hit_rate_ci95"][0] == 0.0
+    assert whole["token_hit_rate_ci95"][1] > 0.5
+    assert second["token_hit_rate_ci95"] == [0.0, 1.0]
+    assert list(in_order(np.array([7, 7, 3, 9, 3]))) == [0, 0, 1, 2, 1]
 
 
 def test_quantiles_are_values_that_occur_and_those_of_alike_sessions_have_no_spread():
@@ -117,13 +137,28 @@ def test_quantiles_are_values_that_occur_and_those_of_alike_sessions_have_no_spr
 
 
 def test_rejected_requests_have_no_times_and_change_none():
-    times = {"status": "ok", "arrival_ms": 0.0, "first_token_ms": 5.0, "end_ms": 14.0, "output_tokens": 10}
-    none = {"status": "rejected", "arrival_ms": 0.0, "first_token_ms": None, "end_ms": None, "output_tokens": 0}
-    served = [{"session_id": session} | times for session in range(5)]
-    found = time_intervals(served)
-    assert found["ttft_ms_p50_95"] == [5.0, 5.0]
-    assert time_intervals([{"session_id": 9} | none, *served]) == found
-    assert time_intervals([{"session_id": 9} | none]) == {}
+    def run(sessions: list[int], rejected: list[bool]) -> Outcome:
+        count, is_rejected = len(sessions), np.array(rejected)
+        zeros = np.zeros(count, np.int64)
+        schedule = Schedule(
+            preemptions=zeros,
+            readmission_hit_tokens=zeros,
+            arrival_ms=np.zeros(count),
+            first_scheduled_ms=np.where(is_rejected, np.nan, 1.0),
+            first_token_ms=np.where(is_rejected, np.nan, 5.0),
+            end_ms=np.where(is_rejected, np.nan, 14.0),
+        )
+        outputs = np.where(is_rejected, 0, 10)
+        rows = [(session, 0, 0) for session in sessions]
+        return run_of(rows, schedule=schedule, rejected=is_rejected, output_tokens=outputs)
+
+    def intervals(sessions: list[int], rejected: list[bool]) -> dict:
+        return time_intervals(run(sessions, rejected), np.array(sessions))
+
+    found = intervals([*range(5)], [False] * 5)
+    assert found["ttft_ms_p50_ci95"] == [5.0, 5.0]
+    assert intervals([9, *range(5)], [True] + [False] * 5) == found
+    assert intervals([9], [True]) == {}
 
 
 def test_the_top_block_has_its_share():
@@ -138,13 +173,14 @@ def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
     asked = ordered(chats, 16, Pattern())
     hits = {}
     for policy in ("lru", "opt"):
-        settings = Settings(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
-        rows = serve_cache(asked.requests, asked.chains, asked.records, settings).rows
-        hits[policy] = sum(row["hit_tokens"] for row in rows)
-    told = rows_with_ends(rows, asked.chains, 150, 16)
-    assert hits["lru"] < sum(row["hit_tokens"] for row in told) < hits["opt"]
-    fates = ("hit_tokens", "miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
-    assert all(sum(row[name] for name in fates) == row["prompt_tokens"] for row in told)
+        config = RunConfig(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
+        linked = Linked(asked.requests, asked.chains)
+        outcome = serve(linked, asked.records, labels_of(asked.records), config)
+        hits[policy] = outcome.parts.hit.sum()
+    parts = with_ends(outcome, asked.chains, 150).parts
+    assert hits["lru"] < parts.hit.sum() < hits["opt"]
+    total = parts.hit + parts.cold + parts.evicted + parts.partial + parts.last
+    assert (total == outcome.prompt_tokens).all()
 
 
 def test_the_system_prompt_is_where_the_template_puts_it(data):
@@ -188,6 +224,6 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
 
 
 def test_the_busy_part_ends_where_the_last_session_begins():
-    rows = [row_of(0, 16), row_of(1, 8), row_of(0, 0), row_of(2, 0), row_of(2, 16), row_of(0, 16)]
-    found = _busy(rows, numbers(rows))
+    outcome = run_of([(0, 16, 0), (1, 8, 0), (0, 0, 0), (2, 0, 0), (2, 16, 0), (0, 16, 0)])
+    found = _busy(outcome, outcome.labels.session.codes)
     assert (found["busy_token_hit_rate"], found["busy_prompt_share"]) == (0.375, round(4 / 6, 6))

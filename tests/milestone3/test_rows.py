@@ -19,8 +19,8 @@ from milestone3_code.study.study import CELLS, HASH, MATRIX, Study
 from tests.milestone3.making import ROOT, make_study
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.simulate import simulate
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.run import replay
-from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.results import NEEDED, pick, read_rows
 from vllm_sim.sweep.runner import Task, run_tasks
 
@@ -41,8 +41,8 @@ def rows(made) -> list[dict]:
 def test_a_row_of_the_mix_is_the_replay_with_the_same_settings(made, rows, tmp_path):
     study = made[1]
     for row in pick(rows, "mix", policy="hybrid"):
-        settings = Settings(model=study.model, backend="fast", capacity_blocks=row["capacity_blocks"], policy="hybrid")
-        summary = replay(study.trace("tiny"), tmp_path, settings)
+        settings = RunConfig(model=study.model, backend="fast", capacity_blocks=row["capacity_blocks"], policy="hybrid")
+        summary = replay(study.trace("tiny"), tmp_path, settings).to_row()
         for name in ("trace_sha256", "hit_tokens", "token_hit_rate", "block_hit_rate", "evicted_blocks"):
             assert row[name] == summary[name]
         chat = summary["by_workload"]["chat"]
@@ -53,7 +53,7 @@ def test_unlimited_is_lru_and_what_is_lost_to_policy_and_capacity(rows):
     for row in pick(rows, "loss"):
         parts = row["lru_hit_rate"] + row["lost_to_policy"] + row["lost_to_capacity"]
         assert parts == pytest.approx(row["unlimited_hit_rate"], abs=3e-6)
-        low, high = row["lost_to_policy_95"]
+        low, high = row["lost_to_policy_ci95"]
         assert low <= row["lost_to_policy"] <= high
     assert pick(rows, "loss")[0]["lost_to_policy"] > 0
 

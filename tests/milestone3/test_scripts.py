@@ -75,7 +75,7 @@ def test_the_engine_gives_rows_of_times_and_of_who_evicted_whom(tmp_path: Path) 
         for table in matrix["blocks"].values():
             assert sum(sum(line.values()) for line in table.values()) == matrix["evicted_blocks"] > 0
         for part in (row, *row["by_workload"].values()):
-            low, high = part["ttft_ms_p90_95"]
+            low, high = part["ttft_ms_p90_ci95"]
             assert 0 < low <= part["ttft_ms_p90"] <= high
 
 

@@ -10,7 +10,7 @@ from tests.making import settings, small_trace
 from tests.plots.chromium import PROGRAM, Page, open_page
 from vllm_sim.plots.page import write_page
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.grid import make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_cells, sweep
 
 POLICIES = ["lru", "arc", "opt"]
 
@@ -19,7 +19,7 @@ POLICIES = ["lru", "arc", "opt"]
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("sweep")
     capacities = ["80tok", "160tok", "320tok", "unlimited", "all"]
-    cells = make_cells([small_trace(folder)], settings(), POLICIES, capacities, [4, 8], [0])
+    cells = make_cells([small_trace(folder)], settings(), Grid(POLICIES, capacities, [4, 8], [0]))
     return sweep(cells, folder / "rows.jsonl", jobs=1)
 
 

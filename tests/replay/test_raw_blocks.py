@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from tests.serving import MODEL, write_trace
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.run import replay
-from vllm_sim.replay.settings import Settings
 from vllm_sim.trace.record import TraceError
 
 
@@ -16,8 +16,8 @@ def row(ids: list[int], tokens: int, **more: Any) -> dict[str, Any]:
     return {"hash_ids": ids, "input_length": tokens, "hash_block_size": 4, "output_length": 50, **more}
 
 
-def settings(**values: Any) -> Settings:
-    return Settings(model=str(MODEL), **{"backend": "fast", "block_size": 4, "raw_blocks": True} | values)
+def settings(**values: Any) -> RunConfig:
+    return RunConfig(model=str(MODEL), **{"backend": "fast", "block_size": 4, "raw_blocks": True} | values)
 
 
 def fates(folder: Path) -> list[tuple[int, ...]]:
@@ -30,11 +30,11 @@ def test_partial_tail_is_a_block_that_counts_its_own_tokens(tmp_path: Path) -> N
     trace = write_trace(tmp_path / "t.jsonl", [row([1, 2, 3], 10), row([1, 2, 3], 10), row([1, 2, 4], 12)])
     summary = replay(trace, tmp_path / "out", settings())
     assert fates(tmp_path / "out") == [(0, 10, 0, 0, 0), (10, 0, 0, 0, 0), (8, 4, 0, 0, 0)]
-    assert summary["raw_blocks"] is True
-    assert summary["token_hit_rate"] == round(18 / 32, 6)
-    assert summary["block_hit_rate"] == round(5 / 9, 6)
-    assert summary["request_hit_rate"] == round((0 + 1 + 8 / 12) / 3, 6)
-    assert (summary["output_tokens"], summary["slots_filled"], summary["working_set_blocks"]) == (0, 14, 4)
+    assert summary.config.raw_blocks is True
+    assert summary.token_hit_rate == round(18 / 32, 6)
+    assert summary.block_hit_rate == round(5 / 9, 6)
+    assert summary.request_hit_rate == round((0 + 1 + 8 / 12) / 3, 6)
+    assert (summary.output_tokens, summary.slots_filled, summary.working_set_blocks) == (0, 14, 4)
 
 
 def test_tail_without_an_id_is_a_partial_miss(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_evicted_blocks_are_told_from_cold_ones(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.jsonl", [row([1, 2, 3], 10), row([5, 6], 8), row([1, 2, 3], 10)])
     summary = replay(trace, tmp_path / "out", settings(capacity_blocks=3))
     assert fates(tmp_path / "out")[2] == (4, 0, 6, 0, 0)
-    assert summary["evicted_blocks"] == 4
+    assert summary.evicted_blocks == 4
 
 
 @pytest.mark.parametrize("backend", ["engine", "blockpool"])

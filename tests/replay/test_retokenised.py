@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.serving import MODEL, write_trace
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.run import replay
-from vllm_sim.replay.settings import Settings
 
 END = 128009
 
@@ -17,9 +17,9 @@ def turn(prompt: list[int], response: list[int], **more: Any) -> dict[str, Any]:
 
 def counts(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[list[int | None], Any]:
     trace = write_trace(tmp_path / "t.jsonl", rows)
-    summary = replay(trace, tmp_path / "out", Settings(model=str(MODEL), backend="fast", block_size=4))
+    summary = replay(trace, tmp_path / "out", RunConfig(model=str(MODEL), backend="fast", block_size=4))
     found = [json.loads(line)["retokenised_tokens"] for line in (tmp_path / "out" / "requests.jsonl").open()]
-    return found, summary["retokenised_tokens"]
+    return found, summary.retokenised_tokens
 
 
 def test_tokens_behind_the_first_difference_are_counted(tmp_path: Path) -> None:

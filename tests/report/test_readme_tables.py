@@ -13,7 +13,7 @@ def row(experiment: str, workload: str, **values: Any) -> dict[str, Any]:
     found = {"experiment": experiment, "workload": workload, "quick": False, "requests": 1234, "block_size": 16}
     found |= {"working_set_blocks": 5678, "policy": "lru", "capacity_share": None, "backend": "fast"} | values
     for rate in ("token_hit_rate", "busy_token_hit_rate", "block_hit_rate", "request_hit_rate"):
-        found |= {rate: 0.5, f"{rate}_95": [0.4, 0.6]}
+        found |= {rate: 0.5, f"{rate}_ci95": [0.4, 0.6]}
     return found
 
 
@@ -49,7 +49,7 @@ def test_the_engine_s_rows_stand_below_those_they_agree_with() -> None:
     for arrival in ("open, speedup 1", "closed, concurrency 64", "closed, concurrency 1"):
         values = {"arrival": arrival, "sessions_per_s": 16.0, "hit_tokens": 9, "capacity_share": 0.1}
         for field in ("ttft_ms_p50", "ttft_ms_p99", "output_tokens_per_s"):
-            values |= {field: 1234.56, f"{field}_95": [1.0, 2000.0]}
+            values |= {field: 1234.56, f"{field}_ci95": [1.0, 2000.0]}
         engine.append(row("engine", "multi", backend="engine", **values))
     lines = backends(agree, engine).splitlines()[2:]
     asked = [line.split(" | ")[2] for line in lines]

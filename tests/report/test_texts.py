@@ -20,7 +20,7 @@ from report.numbers.texts import MINUS, THIN, number, percent, points, share_nam
         (share_name(None), "unlimited"),
         (spaced("largest"), "largest request"),
         (spaced("20%"), f"20{THIN}%"),
-        (with_interval({"rate": 0.5, "rate_95": [0.4, 0.6123]}, "rate"), "50.0 (40.0 to 61.2)"),
+        (with_interval({"rate": 0.5, "rate_ci95": [0.4, 0.6123]}, "rate"), "50.0 (40.0 to 61.2)"),
         (with_interval({"rate": 0.5}, "rate"), "50.0"),
     ],
 )

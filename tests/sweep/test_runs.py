@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.making import settings, small_trace
+from vllm_sim.replay.latency import Table
 from vllm_sim.replay.run import replay
 from vllm_sim.sweep.runs import Cell, cell_key, run_cell
 
@@ -15,7 +16,7 @@ def test_row_of_a_cell_is_the_summary_of_a_replay(policy: str, tmp_path: Path) -
     trace, how = small_trace(tmp_path), settings(policy=policy, warmup=0.3)
     row = run_cell(Cell(trace, how))
     assert row.pop("cell") == cell_key(Cell(trace, how))
-    assert row == replay(trace, tmp_path / "out", how)
+    assert row == replay(trace, tmp_path / "out", how).to_row()
     assert 0 < row["hit_tokens"] < row["prompt_tokens"]
 
 
@@ -23,7 +24,7 @@ def test_key_of_a_cell_changes_with_the_trace_and_each_setting(tmp_path: Path) -
     trace = small_trace(tmp_path)
     others = [{"policy": "arc"}, {"capacity_blocks": 41}, {"block_size": 8}, {"seed": 1}, {"warmup": 0.1}]
     keys = {cell_key(Cell(trace, settings(**values))) for values in [{}, *others]}
-    keys.add(cell_key(Cell(trace, settings(), whole_curve=True)))
+    keys.add(cell_key(Cell(trace, settings(capacity_blocks="all"))))
     trace.write_text(trace.read_text().replace('"output_length": 5', '"output_length": 6'))
     keys.add(cell_key(Cell(trace, settings())))
     assert len(keys) == len(others) + 3
@@ -31,16 +32,16 @@ def test_key_of_a_cell_changes_with_the_trace_and_each_setting(tmp_path: Path) -
 
 def test_key_of_a_cell_holds_what_is_in_a_latency_table(tmp_path: Path) -> None:
     trace, keys = small_trace(tmp_path), []
-    for content in ("{}", "{}", "[]"):
-        (tmp_path / "table.json").write_text(content)
-        how = settings(backend="engine", latency_model="table", latency_file=tmp_path / "table.json")
+    for base_ms in (1.0, 1.0, 2.0):
+        table = Table(base_ms, 1.0, 1.0, 1.0)
+        how = settings(backend="engine", latency_model="table", latency_table=table)
         keys.append(cell_key(Cell(trace, how)))
     assert keys[0] == keys[1] != keys[2]
 
 
 def test_whole_curve_equals_the_single_runs(tmp_path: Path) -> None:
     trace = small_trace(tmp_path)
-    curve = run_cell(Cell(trace, settings(), whole_curve=True))["curve"]
+    curve = run_cell(Cell(trace, settings(capacity_blocks="all")))["curve"]
     assert len(curve["capacity_blocks"]) > 5
     rates = ("token_hit_rate", "block_hit_rate", "request_hit_rate")
     for place, capacity in enumerate(curve["capacity_blocks"]):
@@ -50,7 +51,7 @@ def test_whole_curve_equals_the_single_runs(tmp_path: Path) -> None:
 
 def test_whole_curve_of_another_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exact for LRU alone"):
-        run_cell(Cell(small_trace(tmp_path), settings(policy="arc"), whole_curve=True))
+        run_cell(Cell(small_trace(tmp_path), settings(policy="arc", capacity_blocks="all")))
 
 
 def test_row_survives_json(tmp_path: Path) -> None:

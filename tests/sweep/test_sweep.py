@@ -15,7 +15,7 @@ from tests.making import settings, small_trace
 from tests.serving import MODEL
 from vllm_sim.replay.rows import write_rows
 from vllm_sim.sweep.capacity import capacity_blocks, kv_bytes_a_token
-from vllm_sim.sweep.grid import make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_cells, sweep
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
@@ -150,14 +150,14 @@ def test_error_in_a_policy_has_its_cause(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     params = {"broken:Broken": {"least": 1}}
-    cells = make_cells([small_trace(tmp_path)], settings(policy_params=params), [*params], ["20"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid([*params], ["20"], [4], [0], params))
     with pytest.raises(ValueError, match="policy broken:Broken") as caught:
         sweep(cells, tmp_path / "out.jsonl", jobs=1)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
 def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), ["lru", "arc"], ["20", "40"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru", "arc"], ["20", "40"], [4], [0]))
     out = tmp_path / "out.jsonl"
     sweep(cells, out, jobs=1)
     whole = out.read_bytes()
@@ -186,7 +186,7 @@ ROW = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": "lru", "c
     ],
 )
 def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "notes.txt"
     out.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"{out}, {reason}")):
@@ -196,7 +196,7 @@ def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content
 
 @pytest.mark.parametrize("tail", ["", "{", '{"trace": "sma'])
 def test_whatever_a_kill_leaves_of_a_row_is_cut_off(tmp_path: Path, tail: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "out.jsonl"
     sweep(cells, out, jobs=1)
     whole = out.read_text()
@@ -221,7 +221,7 @@ def test_a_trace_is_not_taken_for_the_file_of_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_rows_are_not_packed(tmp_path: Path, suffix: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / f"rows.jsonl{suffix}"
     with pytest.raises(ValueError, match="allowed: a file that is not packed"):
         sweep(cells, out, jobs=1)
@@ -229,7 +229,7 @@ def test_rows_are_not_packed(tmp_path: Path, suffix: str) -> None:
 
 
 def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: Path) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20"], [4], [0])
+    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "new" / "out.jsonl"
     with only_writer(out), pytest.raises(ValueError, match=re.escape(BUSY.format(out))):
         sweep(cells, out, jobs=1)
@@ -243,8 +243,8 @@ def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: P
 
 def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
     trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
-    sweep(make_cells([trace], settings(), ["lru"], ["20"], [4], [0]), out, jobs=1)
-    rows = sweep(make_cells([trace], settings(), ["lru"], ["40"], [4], [0]), out, jobs=1)
+    sweep(make_cells([trace], settings(), Grid(["lru"], ["20"], [4], [0])), out, jobs=1)
+    rows = sweep(make_cells([trace], settings(), Grid(["lru"], ["40"], [4], [0])), out, jobs=1)
     assert [row["capacity_blocks"] for row in rows] == [40]
     assert len(out.read_bytes().splitlines()) == 2
 
@@ -275,7 +275,7 @@ def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) 
 def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
     hits = []
     for backend in ("fast", "blockpool"):
-        cells = make_cells([small_trace(tmp_path)], settings(backend=backend), ["lru", "arc"], ["30%"], [4], [0])
+        cells = make_cells([small_trace(tmp_path)], settings(backend=backend), Grid(["lru", "arc"], ["30%"], [4], [0]))
         hits.append([row["hit_tokens"] for row in sweep(cells, tmp_path / f"{backend}.jsonl", jobs=2)])
     assert hits[0] == hits[1]
     assert min(hits[0]) > 0
@@ -321,7 +321,7 @@ def test_error_in_a_policy_that_is_made_is_found_before_a_cell_runs(
     (tmp_path / "unmade.py").write_text(BROKEN.replace("super().__init__(room)", "raise KeyError(0)"))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"policy unmade:Broken, parameters {}: KeyError: 0 \(.*unmade.py, line 6\)"):
-        make_cells([small_trace(tmp_path)], settings(), ["lru", "unmade:Broken"], ["20"], [4], [0])
+        make_cells([small_trace(tmp_path)], settings(), Grid(["lru", "unmade:Broken"], ["20"], [4], [0]))
 
 
 @pytest.mark.parametrize(

@@ -1,53 +1,74 @@
-"""What `vllm-sim replay` and `vllm-sim sweep` have in common: options, and the settings made of them."""
+"""What `vllm-sim replay` and `vllm-sim sweep` have in common: options, derived from the fields of RunConfig.
+
+A field is an option of its own name, with its help, choices and default. A sweep takes a list where the field has a
+plural. Three fields are written otherwise than they are kept: a capacity may be `unlimited`, a latency table is a file,
+and attribution is switched off.
+"""
 
 import argparse
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from vllm_sim.cli.model import DEFAULT_MODEL
+from vllm_sim.replay.config import Field, RunConfig, config_fields
 
-_SHARED = (
-    *("model", "backend", "raw_blocks", "policy_params", "warmup", "concurrency", "speedup", "latency_model", "device"),
-    *("latency_file", "max_num_seqs", "max_num_batched_tokens", "max_model_len", "async_scheduling"),
-)
+_OWN = ("latency_table", "attribution")
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", default=DEFAULT_MODEL, help="model folder (default: %(default)s)")
+def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: bool) -> None:
+    """Adds an option for each field of RunConfig.
 
-
-def add_cache_options(group: argparse._ArgumentGroup, backend: str) -> None:
-    """How the cache is served; backend: the default."""
-    backends = ("engine", "blockpool", "fast")
-    group.add_argument("--backend", choices=backends, default=backend, help="(default: %(default)s)")
-    group.add_argument("--raw-blocks", action="store_true", help="each hash id is one block, outputs left out (fast)")
-    group.add_argument("--warmup", type=float, default=0.0, metavar="FRACTION", help="left out of the rates")
-
-
-def add_engine_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """What the backend `engine` alone heeds."""
-    engine = parser.add_argument_group("engine only")
-    engine.add_argument(
-        "--concurrency", type=int, metavar="N", help="closed loop; else rows arrive at their timestamps"
-    )
-    engine.add_argument("--speedup", type=float, default=1.0, help="divides timestamps and think times")
-    engine.add_argument("--latency-model", choices=("zero", "roofline", "table"), default="roofline")
-    engine.add_argument("--device", choices=("h100", "a100", "l4", "laptop"), default="h100")
+    Args:
+        parser: changed.
+        backend: the default.
+        is_grid: whether fields with a plural take a list.
+    """
+    cache, engine = parser.add_argument_group("cache"), parser.add_argument_group("engine only")
+    for field in config_fields():
+        if field.name in _OWN:
+            continue
+        group = engine if field.about.scope == "engine" else cache
+        default = {"model": DEFAULT_MODEL, "backend": backend}.get(field.name, _default(field.name))
+        if is_grid and field.about.grid:
+            _add_list(group, field, default)
+        elif field.kind is bool:
+            group.add_argument(_flag(field.name), action="store_true", help=field.about.text)
+        else:
+            shown = "" if default in (None, {}) else " (default: %(default)s)"
+            group.add_argument(
+                _flag(field.name),
+                type=_reader(field, is_grid),
+                default=default,
+                metavar=field.about.metavar or None,
+                choices=field.about.choices or None,
+                help=field.about.text + shown,
+            )
     engine.add_argument("--latency-file", type=Path, metavar="FILE", help="for table: what vllm-sim calibrate wrote")
-    engine.add_argument("--max-num-seqs", type=int, default=256)
-    engine.add_argument("--max-num-batched-tokens", type=int, default=8192)
-    engine.add_argument("--max-model-len", type=int, help="default: the longest request")
-    engine.add_argument(
-        "--async-scheduling", action="store_true", help="schedule a step when the one before it begins, as servers do"
+    engine.add_argument("--no-attribution", action="store_true", help="only what vllm says by itself; faster")
+
+
+def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:
+    """The configuration that the options ask for.
+
+    Args:
+        options: of a parser that `add_config_options` has extended.
+        chosen: fields that are set otherwise.
+
+    Raises:
+        ValueError: a value is out of range, or the latency file is none.
+    """
+    from vllm_sim.replay.latency import load_table
+
+    names = [field.name for field in config_fields() if field.name not in _OWN]
+    values = {name: getattr(options, name) for name in names if name not in chosen} | chosen
+    table = options.latency_file
+    return RunConfig(
+        **values,
+        latency_table=None if table is None else load_table(table),
+        attribution=not options.no_attribution,
     )
-    return engine
-
-
-def shared_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What both commands put into the settings in the same way, by field."""
-    return {name: getattr(options, name) for name in _SHARED}
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -65,3 +86,65 @@ def quieten_vllm() -> None:
     """Only warnings, and those to stderr; to be called before vllm is imported."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _default(name: str) -> Any:
+    place = RunConfig.__struct_fields__.index(name) - len(RunConfig.__struct_fields__)
+    default = RunConfig.__struct_defaults__[place] if -place <= len(RunConfig.__struct_defaults__) else None
+    return {} if name == "policy_params" else default
+
+
+def _reader(field: Field, is_grid: bool) -> Any:
+    if field.name == "capacity_blocks":
+        return _capacity
+    if field.name == "policy_params":
+        return json_object
+    return next(kind for kind in (field.kind, *get_args(field.kind)) if kind in (int, float, str))
+
+
+def _add_list(group: Any, field: Field, default: Any) -> None:
+    """A list of values, under the plural and under the field's own name."""
+    is_number = field.kind is int
+    if field.name == "capacity_blocks":
+        default, text = (
+            ["10%", "unlimited"],
+            (
+                "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%%), bytes of the model's "
+                "cache (16GiB), unlimited, or all for LRU's whole curve"
+            ),
+        )
+    else:
+        default, text = [default], field.about.text
+    group.add_argument(
+        f"--{field.about.grid}",
+        _flag(field.name),
+        dest=field.about.grid.replace("-", "_"),
+        type=_numbers if is_number else _texts,
+        default=default,
+        metavar=f"{field.about.metavar},{field.about.metavar}",
+        help=f"{text}; a list (default: {','.join(map(str, default)).replace('%', '%%')})",
+    )
+
+
+def _capacity(text: str) -> int | None:
+    if text == "unlimited":
+        return None
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks; allowed: 1 or more, unlimited") from None
+
+
+def _texts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in _texts(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as in 16,64") from None

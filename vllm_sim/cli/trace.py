@@ -81,7 +81,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def run_validate(options: argparse.Namespace) -> int:
-    from vllm_sim.trace.progress import byte_bar
+    from vllm_sim.terminal import byte_bar
     from vllm_sim.trace.validate import find_faults
 
     failed = False
@@ -102,7 +102,7 @@ def run_validate(options: argparse.Namespace) -> int:
 def run_stats(options: argparse.Namespace) -> None:
     import json
 
-    from vllm_sim.trace.progress import byte_bar
+    from vllm_sim.terminal import byte_bar
     from vllm_sim.trace.show import show_stats
     from vllm_sim.trace.stats import trace_stats
 

@@ -13,6 +13,8 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
+mpl.rcParams["text.parse_math"] = False  # names come out of traces; a $ in one is a letter
+
 SIZE_IN = (6.4, 4.2)
 CEILING = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.2}
 """The line of an unlimited cache."""

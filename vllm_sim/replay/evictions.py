@@ -8,7 +8,7 @@ had no session: a whole matrix of sessions would be larger than the trace.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from vllm_sim.replay.rows import Row
+from vllm_sim.replay.rows import SCHEMA, Row
 from vllm_sim.trace.record import Record
 
 
@@ -26,7 +26,7 @@ def eviction_rows(evictions: Mapping[tuple[str, str], int], records: Sequence[Re
         blocks["tenant", _text(owner.tenant), _text(evictor.tenant)] += count
         blocks["session", _text(owner.workload), _kinship(owner.session_id, evictor.session_id)] += count
     return [
-        {"by": by, "owner": owner, "evictor": evictor, "blocks": blocks[by, owner, evictor]}
+        {"schema": SCHEMA, "by": by, "owner": owner, "evictor": evictor, "blocks": blocks[by, owner, evictor]}
         for by, owner, evictor in sorted(blocks)
     ]
 

@@ -3,21 +3,9 @@
 import json
 from pathlib import Path
 
-from vllm_sim.replay.rows import MISSES, Row
+from vllm_sim.replay.old_rows import upgraded
+from vllm_sim.replay.rows import MISSES, Row, RunSummary
 
-SETUP = (
-    *("trace_sha256", "backend", "policy", "policy_params", "capacity_blocks", "block_size"),
-    *("raw_blocks", "seed", "warmup_requests", "async_scheduling"),
-    *(
-        "arrival",
-        "max_num_seqs",
-        "max_num_batched_tokens",
-        "max_model_len",
-        "latency_model",
-        "device",
-        "latency_file_sha256",
-    ),
-)
 COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
 MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
 
@@ -37,10 +25,10 @@ def read_expected(path: Path) -> Row:
         stored = None
     if not isinstance(stored, dict):
         raise ValueError(f"{path}: line 1 is not a summary row, as replay writes it to summary.jsonl")
-    return stored
+    return upgraded(stored)
 
 
-def differences(expected: Path, stored: Row, summary: Row) -> list[str]:
+def differences(expected: Path, stored: Row, summary: RunSummary) -> list[str]:
     """What differs between a stored summary and a new one, a line each; nothing where the hits came again.
 
     Args:
@@ -49,16 +37,18 @@ def differences(expected: Path, stored: Row, summary: Row) -> list[str]:
         summary: The new one.
 
     Raises:
-        ValueError: the stored one has another set-up, or a run without attribution has no hits.
+        ValueError: the stored one has another configuration, or a run without attribution has no hits.
     """
-    for name in SETUP:
-        if stored.get(name) != summary.get(name):
-            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {summary.get(name)!r}")
-    for row, where in ((stored, str(expected)), (summary, "this run")):
-        if "hit_tokens" not in row:
+    row = summary.to_row()
+    config = {name: value for name, value in summary.config.values().items() if name not in ("model", "warmup")}
+    for name in ("trace_sha256", "warmup_requests", *config):
+        if stored.get(name) != row[name]:
+            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {row[name]!r}")
+    for found, where in ((stored, str(expected)), (row, "this run")):
+        if "hit_tokens" not in found:
             raise ValueError(f"{where} has no hits to compare; allowed: a run without --no-attribution")
     return [
-        f"{name} is {summary[name]}, expected {stored[name]}"
+        f"{name} is {row[name]}, expected {stored[name]}"
         for name in (*COUNTS, *MORE_COUNTS)
-        if name in stored and name in summary and stored[name] != summary[name]
+        if name in stored and name in row and stored[name] != row[name]
     ]

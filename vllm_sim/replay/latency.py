@@ -59,6 +59,7 @@ DEVICES = {
     ),
 }
 
+MODELS = ("zero", "roofline", "table")
 COMPUTE_EFFICIENCY = 0.6
 MEMORY_EFFICIENCY = 0.8
 _BYTES_A_VALUE = 2
@@ -143,26 +144,22 @@ def load_table(path: Path) -> Table:
     return Table(*(float(values[name]) for name in names))
 
 
-def make_latency(name: str, config: dict[str, Any], device: str, table: Path | None = None) -> LatencyModel | None:
+def make_latency(name: str, config: dict[str, Any], device: str, table: Table | None = None) -> LatencyModel | None:
     """A latency model by its name; None for `zero`, where steps take no time and their load need not be known.
 
     Args:
-        name: zero, roofline or table.
+        name: One of MODELS.
         config: The model's config.json, for `roofline`.
         device: A name of DEVICES, for `roofline`.
-        table: What vllm-sim calibrate has written, for `table`.
+        table: For `table`.
 
     Raises:
-        ValueError: the name or the device is not known, or the file is no table.
+        ValueError: the name or the device is not known, or there is no table.
     """
-    if table is not None and name != "table":
-        raise ValueError(f"latency model is {name!r}, which reads no file; allowed with one: table")
     if name == "zero":
         return None
     if name == "roofline":
         return Roofline(config, device)
-    if name == "table":
-        if table is None:
-            raise ValueError("latency model table needs --latency-file; `vllm-sim calibrate` makes one")
-        return load_table(table)
-    raise ValueError(f"latency model is {name!r}; allowed: zero, roofline, table")
+    if name == "table" and table is not None:
+        return table
+    raise ValueError(f"latency model is {name!r}; allowed: {', '.join(MODELS)}, table with a table")

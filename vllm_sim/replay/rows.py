@@ -1,146 +1,193 @@
-"""The rows of requests. Deterministic byte for byte: no wall time, no host.
+"""The rows of a run as types: a request, a session, a summary. Deterministic byte for byte: no wall time, no host.
 
-Every prompt token has one fate at the request's first admission, and the five add up to prompt_tokens:
-
-    hit_tokens                found cached
-    miss_cold_tokens          in a block that was never cached before
-    miss_evicted_tokens       in a block that was cached before, and is not any more
-    miss_partial_tokens       the tail that fills no block
-    miss_last_tokens          the block that holds the last token of a prompt of k x block size: vLLM always computes it
-
-(Raw blocks: the tail is a block; partial is a tail without an id, and last is 0.) A row of requests.jsonl has also:
-
-    row, id, workload, session_id, turn, tenant   as in the trace; row counts from 0
-    status                    ok, or rejected: needs more blocks than there are, or is longer than max_model_len
-    prompt_tokens, output_tokens
-    hit_generated_tokens      of the hits, those in blocks with a generated token
-    evicted_by                row whose allocation evicted the first block that was missed though it had been cached
-    blocks_allocated          blocks taken beside the hits, again after each preemption
-    retokenised_tokens        history that came back as other tokens (requests.py), null: unknown
-    engine: preemptions; readmission_prompt_tokens (prompt tokens times preemptions), readmission_hit_tokens (found
-    cached on returns, generated tokens too)
-    engine: arrival_ms, first_scheduled_ms, first_token_ms, end_ms   virtual milliseconds from the start; rejected: null
-
-With --no-attribution the engine's rows have none of the fates, evicted_by and blocks_allocated.
+Each field says what it is and its unit (`config.fields_of` lists them). A field that a run does not know is left out
+of its rows: those of the engine where another backend ran, those of the cache without attribution.
 """
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from vllm_sim.replay.config import About, RunConfig
 from vllm_sim.trace.files import open_output
-from vllm_sim.trace.record import Record
 
 Row = dict[str, Any]
+"""A row as it is read back: files may be of another version, or a study's, with fields of its own."""
 
+SCHEMA = 1
+"""Of all rows; raised when a field changes its meaning. Rows of before it had a number are 0."""
 MISSES = ("miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
 PARTIAL = "requests.partial.jsonl"
 TIMES = ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms")
 
-
-class Found(NamedTuple):
-    """What a request found in the cache at its first admission, in blocks."""
-
-    hit: int
-    hit_generated: int
-    cold: int
-    evicted: int
-    evicted_by: int | None
-    """Row whose allocation evicted the first block that was missed though it had been cached before."""
-    allocated: int
+Tokens = int | UnsetType
+Rate = float | UnsetType
+Milliseconds = float | UnsetType | None
 
 
-class Outcome(NamedTuple):
-    """What a backend gives."""
+class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a request: a row of requests.jsonl."""
 
-    rows: list[Row]
-    tail: Row
-    """Fields of the summary that the rows do not tell."""
-    files: dict[str, list[Row]]
-    """More files of the run, by name."""
-
-
-def request_row(
-    row: int,
-    record: Record,
-    prompt_tokens: int,
-    output_tokens: int,
-    block_size: int,
-    rejected: bool,
-    found: Found | None,
-    raw_blocks: bool = False,
-) -> Row:
-    """The fields that every backend knows of a request; those of the cache are left out where `found` is None."""
-    values: Row = {
-        "row": row,
-        "id": record.id,
-        "workload": record.workload,
-        "session_id": record.session_id,
-        "turn": record.turn,
-        "tenant": record.tenant,
-        "status": "rejected" if rejected else "ok",
-        "prompt_tokens": prompt_tokens,
-        "output_tokens": output_tokens,
-    }
-    if found is None:
-        return values
-    fates = _raw_fates if raw_blocks else _fates
-    return (
-        values
-        | fates(found, prompt_tokens, block_size)
-        | {
-            "evicted_by": found.evicted_by,
-            "blocks_allocated": found.allocated,
-        }
+    schema: int = SCHEMA
+    row: Annotated[int, About("its place in the trace, from 0")]
+    id: Annotated[Any, About("as in the trace")] = None
+    workload: Annotated[Any, About("as in the trace")] = None
+    session_id: Annotated[Any, About("as in the trace")] = None
+    turn: Annotated[Any, About("as in the trace")] = None
+    tenant: Annotated[Any, About("as in the trace")] = None
+    status: Annotated[
+        str,
+        About("ok; or rejected: it needs more blocks than there are, or is longer than max_model_len"),
+    ] = "ok"
+    prompt_tokens: Annotated[int, About("of its prompt", "tokens")]
+    output_tokens: Annotated[int, About("generated, the end token included", "tokens")]
+    hit_tokens: Annotated[Tokens, About("of the prompt, found cached at first admission", "tokens")] = UNSET
+    hit_generated_tokens: Annotated[Tokens, About("of the hits, in blocks with a generated token", "tokens")] = UNSET
+    miss_cold_tokens: Annotated[Tokens, About("in blocks never cached before (compulsory)", "tokens")] = UNSET
+    miss_evicted_tokens: Annotated[Tokens, About("in blocks cached before and evicted (capacity)", "tokens")] = UNSET
+    miss_partial_tokens: Annotated[Tokens, About("the tail that fills no block", "tokens")] = UNSET
+    miss_last_tokens: Annotated[
+        Tokens, About("the last block of a prompt of whole blocks, which vLLM always computes", "tokens")
+    ] = UNSET
+    evicted_by: Annotated[
+        int | UnsetType | None, About("row whose allocation evicted the first block missed though it had been cached")
+    ] = UNSET
+    blocks_allocated: Annotated[
+        int | UnsetType, About("taken besides the hits, again after each preemption", "blocks")
+    ] = UNSET
+    retokenised_tokens: Annotated[
+        int | UnsetType | None, About("history that came back as other tokens; null: unknown", "tokens")
+    ] = UNSET
+    preemptions: Annotated[int | UnsetType, About("times it lost its blocks", scope="engine")] = UNSET
+    readmission_prompt_tokens: Annotated[Tokens, About("prompt tokens times preemptions", "tokens", scope="engine")] = (
+        UNSET
     )
+    readmission_hit_tokens: Annotated[
+        Tokens, About("found cached on returns, generated ones too", "tokens", scope="engine")
+    ] = UNSET
+    arrival_ms: Annotated[Milliseconds, About("virtual time from the start", "ms", "engine")] = UNSET
+    first_scheduled_ms: Annotated[Milliseconds, About("null: rejected", "ms", "engine")] = UNSET
+    first_token_ms: Annotated[Milliseconds, About("null: rejected", "ms", "engine")] = UNSET
+    end_ms: Annotated[Milliseconds, About("null: rejected", "ms", "engine")] = UNSET
 
 
-def _fates(found: Found, prompt_tokens: int, block_size: int) -> Row:
-    partial = prompt_tokens % block_size
-    return {
-        "hit_tokens": found.hit * block_size,
-        "hit_generated_tokens": found.hit_generated * block_size,
-        "miss_cold_tokens": found.cold * block_size,
-        "miss_evicted_tokens": found.evicted * block_size,
-        "miss_partial_tokens": partial,
-        "miss_last_tokens": 0 if partial else block_size,
-    }
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """Hit rates under the three definitions, and the tokens they are made of."""
+
+    requests: Annotated[int, About("counted", "requests")]
+    prompt_tokens: Annotated[int, About("sum", "tokens")]
+    output_tokens: Annotated[int, About("sum", "tokens")]
+    hit_tokens: Annotated[int, About("sum", "tokens")]
+    hit_generated_tokens: Annotated[int, About("sum", "tokens")]
+    token_hit_rate: Annotated[float, About("hit_tokens / prompt_tokens")]
+    block_hit_rate: Annotated[float, About("hit blocks / full prompt blocks (raw: all blocks)")]
+    request_hit_rate: Annotated[float, About("mean over requests of hit tokens / prompt tokens")]
 
 
-def _raw_fates(found: Found, prompt_tokens: int, block_size: int) -> Row:
-    """The last block of a row may be its partial tail, which counts as many tokens as it has."""
-    blocks = (found.hit, found.hit + found.evicted, found.hit + found.evicted + found.cold)
-    hit, seen, named = (min(count * block_size, prompt_tokens) for count in blocks)
-    return {
-        "hit_tokens": hit,
-        "hit_generated_tokens": 0,
-        "miss_cold_tokens": named - seen,
-        "miss_evicted_tokens": seen - hit,
-        "miss_partial_tokens": prompt_tokens - named,
-        "miss_last_tokens": 0,
-    }
+class SessionResult(Rates, frozen=True, kw_only=True):
+    """A row of sessions.jsonl."""
+
+    schema: int = SCHEMA
+    session_id: Annotated[Any, About("as in the trace")]
+    workload: Annotated[Any, About("of its first request")] = None
+    tenant: Annotated[Any, About("of its first request")] = None
 
 
-def engine_fields(served: Any, prompt_tokens: int) -> Row:
-    """The fields that only the engine knows, from what its driver says (`engine.driver.Served`)."""
-    found = served.admission
-    values: Row = {"preemptions": served.preemptions}
-    if found is not None:
-        values["readmission_prompt_tokens"] = prompt_tokens * served.preemptions
-        values["readmission_hit_tokens"] = found.readmission_hit_tokens
-    for name in TIMES:
-        values[name] = round(getattr(served, name), 3) if name == "arrival_ms" or not served.rejected else None
-    return values
+class Curve(msgspec.Struct, frozen=True, kw_only=True):
+    """LRU's hit rates as step functions: each holds from its capacity on."""
+
+    capacity_blocks: Annotated[list[int], About("ascending", "blocks")]
+    token_hit_rate: list[float]
+    block_hit_rate: list[float]
+    request_hit_rate: list[float]
 
 
-def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Writes rows as JSON lines, whole or not at all."""
+class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of a run: a row of summary.jsonl, and of a sweep's file.
+
+    The first `warmup` of the requests are left out of everything but requests, rejected_requests, sessions, slots_*,
+    and what a backend counts itself. As JSON the fields of `config` stand in the row itself.
+    """
+
+    schema: int = SCHEMA
+    trace: Annotated[str, About("the trace's file name")]
+    trace_sha256: Annotated[str, About("of the trace's file")]
+    config: RunConfig
+    capacity_tokens: Annotated[int | str | None, About("capacity_blocks x block_size", "tokens")] = None
+    requests: Annotated[int, About("of the trace", "requests")]
+    rejected_requests: Annotated[int, About("that could not be served", "requests")] = 0
+    warmup_requests: Annotated[int, About("left out of the rates", "requests")] = 0
+    sessions: Annotated[int, About("distinct session ids")] = 0
+    prompt_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    output_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    hit_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    hit_generated_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    token_hit_rate: Annotated[Rate, About("hit_tokens / prompt_tokens")] = UNSET
+    block_hit_rate: Annotated[Rate, About("hit blocks / full prompt blocks (raw: all blocks)")] = UNSET
+    request_hit_rate: Annotated[Rate, About("mean over requests of hit tokens / prompt tokens")] = UNSET
+    miss_cold_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    miss_evicted_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    miss_partial_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    miss_last_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    by_workload: Annotated[dict[str, Rates] | UnsetType, About("the rates of each workload")] = UNSET
+    by_turn: Annotated[dict[str, Rates] | UnsetType, About("of each turn")] = UNSET
+    by_tenant: Annotated[dict[str, Rates] | UnsetType, About("of each tenant")] = UNSET
+    by_session: Annotated[
+        dict[str, float | None] | UnsetType, About("percentiles of the sessions' token hit rates")
+    ] = UNSET
+    slots_allocated: Annotated[Tokens, About("token slots of the blocks taken besides the hits", "tokens")] = UNSET
+    slots_filled: Annotated[
+        Tokens, About("tokens computed into them at a first try: prompt - hits + generated - 1", "tokens")
+    ] = UNSET
+    retokenised_tokens: Annotated[int | None, About("sum; null: unknown", "tokens")] = None
+    generated_blocks: Annotated[
+        str | UnsetType, About("never hit: the trace has hash ids, whose generated tokens are fresh")
+    ] = UNSET
+    working_set_blocks: Annotated[int | UnsetType, About("distinct blocks that were ever cached", "blocks")] = UNSET
+    evicted_blocks: Annotated[
+        int | UnsetType, About("whose hash was removed so that they could be used again", "blocks")
+    ] = UNSET
+    orphan_blocks: Annotated[
+        int | UnsetType, About("most cached blocks at any time whose parent's hash is in no block", "blocks")
+    ] = UNSET
+    curve: Annotated[Curve | UnsetType, About("for capacity all")] = UNSET
+    arrival: Annotated[str | UnsetType, About("how requests arrive, in words", scope="engine")] = UNSET
+    policy_future: Annotated[str | UnsetType, About("what belady takes for the future", scope="engine")] = UNSET
+    preemptions: Annotated[int | UnsetType, About("sum", scope="engine")] = UNSET
+    readmission_prompt_tokens: Annotated[Tokens, About("sum", "tokens", "engine")] = UNSET
+    readmission_hit_tokens: Annotated[Tokens, About("sum", "tokens", "engine")] = UNSET
+    output_tokens_per_s: Annotated[
+        float | UnsetType | None, About("from the first arrival to the last end", "tokens/s", "engine")
+    ] = UNSET
+    ttft_ms_p50: Annotated[Milliseconds, About("first token - arrival", "ms", "engine")] = UNSET
+    ttft_ms_p90: Annotated[Milliseconds, About("first token - arrival", "ms", "engine")] = UNSET
+    ttft_ms_p99: Annotated[Milliseconds, About("first token - arrival", "ms", "engine")] = UNSET
+    tpot_ms_p50: Annotated[Milliseconds, About("(end - first token) / (generated - 1)", "ms", "engine")] = UNSET
+    tpot_ms_p90: Annotated[Milliseconds, About("(end - first token) / (generated - 1)", "ms", "engine")] = UNSET
+    tpot_ms_p99: Annotated[Milliseconds, About("(end - first token) / (generated - 1)", "ms", "engine")] = UNSET
+    e2e_ms_p50: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
+    e2e_ms_p90: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
+    e2e_ms_p99: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
+
+    def to_row(self) -> Row:
+        """The row: what ran first, then what came of it."""
+        values = msgspec.to_builtins(self)
+        for name in ("schema", "trace", "trace_sha256", "config"):
+            del values[name]
+        return head(self.trace, self.trace_sha256, self.config) | values
+
+
+def head(trace: str, trace_sha256: str, config: RunConfig) -> Row:
+    """The fields of a row that say what ran."""
+    return {"schema": SCHEMA, "trace": trace, "trace_sha256": trace_sha256} | config.values()
+
+
+def write_rows(path: Path, rows: Iterable[Row] | Iterable[msgspec.Struct]) -> None:
+    """Writes JSON lines, under a temporary name until the file is whole."""
+    encode = msgspec.json.Encoder().encode
     with open_output(path) as file:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-def generated_blocks(records: Iterable[Record]) -> Row:
-    """What a summary says of a trace with hash ids, whose generated tokens are fresh: their blocks are never hit."""
-    return {"generated_blocks": "never hit"} if any(record.hash_ids is not None for record in records) else {}
+            file.write(encode(row).decode() + "\n")

@@ -1,135 +1,204 @@
-"""The summary row, and the rows of sessions. Deterministic byte for byte, as the rows that they add up.
+"""What the requests of a run add up to: rates of a run, of its parts, of its sessions, and latencies.
 
-The first --warmup of the rows are left out of everything but requests, rejected_requests, sessions, slots_*, and what
-the backends count themselves. A summary row has, beside what ran (run.py) and the engine's set-up (virtual.py):
-
-    requests, rejected_requests, warmup_requests, sessions
-    prompt_tokens, output_tokens, hit_tokens, hit_generated_tokens, miss_*_tokens, retokenised_tokens   as in rows.py
-    token_hit_rate            hit_tokens / prompt_tokens
-    block_hit_rate            hit blocks / full prompt blocks (raw: all blocks)
-    request_hit_rate          mean over requests of hit_tokens / prompt_tokens
-    by_workload, by_turn, by_tenant   the same rates and counts of each
-    by_session                percentiles of the sessions' token hit rates; sessions.jsonl has a row for each
-    working_set_blocks        distinct blocks that were ever cached
-    evicted_blocks            blocks whose hash was removed so that they could be used again
-    orphan_blocks             most cached blocks at any time whose parent's hash is in no block
-    generated_blocks          "never hit": the trace has hash ids, whose generated tokens are fresh; else not there
-    slots_allocated           tokens that fit into the blocks taken beside the hits
-    slots_filled              tokens computed into them at a first try: prompt - hits + generated - 1 of each request
-    engine: preemptions, readmission_prompt_tokens, readmission_hit_tokens
-    engine: output_tokens_per_s   generated tokens a second, from the first arrival to the last end
-    engine: ttft_ms_*         first token - arrival;  e2e_ms_*: end - arrival
-            tpot_ms_*         (end - first token) / (generated tokens - 1), where there are two or more
-            each as p50, p90, p99 over requests, in virtual milliseconds
+All from arrays, so that a sweep makes no row of a request. Definitions: rows.py (Rates, RunSummary).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from vllm_sim.replay.rows import MISSES, Row
+from vllm_sim.replay.breakdown import Array
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.outcome import Label, Mask, Outcome
+from vllm_sim.replay.rows import Rates, RunSummary, SessionResult
+
+SHARES = (50, 90, 99)
+"""Percentiles of latencies."""
 
 
-def rates(rows: Sequence[Row], block_size: int) -> Row:
-    """Hit rates under the three definitions, and the tokens they are made of."""
-    prompt = sum(row["prompt_tokens"] for row in rows)
-    hit = sum(row["hit_tokens"] for row in rows)
-    # Rounded up for the partial tail of raw blocks; under vLLM's rules both are whole blocks.
-    hit_blocks = sum(-(-row["hit_tokens"] // block_size) for row in rows)
-    full_blocks = sum(-(-(row["prompt_tokens"] - row["miss_partial_tokens"]) // block_size) for row in rows)
-    ratios = [row["hit_tokens"] / row["prompt_tokens"] for row in rows]
-    return {
-        "requests": len(rows),
-        "prompt_tokens": prompt,
-        "output_tokens": sum(row["output_tokens"] for row in rows),
-        "hit_tokens": hit,
-        "hit_generated_tokens": sum(row["hit_generated_tokens"] for row in rows),
-        "token_hit_rate": _share(hit, prompt),
-        "block_hit_rate": _share(hit_blocks, full_blocks),
-        "request_hit_rate": _share(sum(ratios), len(rows)),
-    }
+def rates(outcome: Outcome, where: Mask | None = None) -> Rates:
+    """The rates of a run, or of those of its requests that `where` ([n]) chooses.
+
+    Raises:
+        ValueError: the run has no attribution.
+    """
+    codes = np.zeros(outcome.prompt_tokens.size, np.int64) if where is None else np.where(where, 0, -1)
+    return rates_by(outcome, codes, 1)[0]
 
 
-def summary_row(rows: Sequence[Row], block_size: int, warmup: float) -> Row:
-    """What the requests add up to; the first `warmup` of them count for nothing but the totals of the run."""
-    skipped = int(len(rows) * warmup)
-    counted = rows[skipped:]
-    result: Row = {
-        "requests": len(rows),
-        "rejected_requests": sum(row["status"] == "rejected" for row in rows),
-        "warmup_requests": skipped,
-        "sessions": len({row["session_id"] for row in rows if row["session_id"] is not None}),
-    }
-    if rows and "hit_tokens" in rows[0]:
-        result |= {name: value for name, value in rates(counted, block_size).items() if name != "requests"}
-        result |= {name: sum(row[name] for row in counted) for name in MISSES}
-        result["by_workload"] = _by(counted, block_size, lambda row: row["workload"])
-        result["by_turn"] = _by(counted, block_size, lambda row: row["turn"])
-        result["by_tenant"] = _by(counted, block_size, lambda row: row["tenant"])
-        result["by_session"] = _distribution(session_rows(rows, block_size, warmup))
-        served = [row for row in rows if row["status"] == "ok"]
-        result["slots_allocated"] = sum(row["blocks_allocated"] for row in served) * block_size
-        computed = (row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in served)
-        result["slots_filled"] = sum(computed)
-    retokenised = [row["retokenised_tokens"] for row in counted if row.get("retokenised_tokens") is not None]
-    result["retokenised_tokens"] = sum(retokenised) if retokenised else None
-    for name in ("preemptions", "readmission_prompt_tokens", "readmission_hit_tokens"):
-        if rows and name in rows[0]:
-            result[name] = sum(row[name] for row in counted)
-    return result | _times([row for row in counted if row["status"] == "ok" and "end_ms" in row])
+def rates_by(outcome: Outcome, codes: Array, groups: int) -> list[Rates]:
+    """The rates of groups of requests.
 
+    Args:
+        outcome: the run.
+        codes: [n], the group of each request, -1: none.
+        groups: how many there are.
 
-def session_rows(rows: Sequence[Row], block_size: int, warmup: float) -> list[Row]:
-    """Rates of each session, in the order of their first rows; none where the hits are not known."""
-    sessions: dict[Any, list[Row]] = {}
-    for row in rows[int(len(rows) * warmup) :]:
-        if row["session_id"] is not None and "hit_tokens" in row:
-            sessions.setdefault(row["session_id"], []).append(row)
+    Raises:
+        ValueError: the run has no attribution.
+    """
+    parts = outcome.parts
+    if parts is None:
+        raise ValueError("a run without attribution has no rates; allowed: one with")
+    chosen = codes >= 0
+    codes, size = codes[chosen], outcome.block_size
+    prompt, hit = outcome.prompt_tokens[chosen], parts.hit[chosen]
+
+    def total(values: Any) -> list[float]:
+        return np.bincount(codes, values, minlength=groups).tolist()
+
+    columns = zip(
+        np.bincount(codes, minlength=groups).tolist(),
+        total(prompt),
+        total(outcome.output_tokens[chosen]),
+        total(hit),
+        total(parts.hit_generated[chosen]),
+        # Rounded up for the partial tail of raw blocks; under vLLM's rules both are whole blocks.
+        total(-(-hit // size)),
+        total(-(-(prompt - parts.partial[chosen]) // size)),
+        total(hit / np.maximum(prompt, 1)),
+        strict=True,
+    )
     return [
-        {"session_id": name, "workload": found[0]["workload"], "tenant": found[0]["tenant"]} | rates(found, block_size)
-        for name, found in sessions.items()
+        Rates(
+            requests=count,
+            prompt_tokens=int(prompts),
+            output_tokens=int(outputs),
+            hit_tokens=int(hits),
+            hit_generated_tokens=int(generated),
+            token_hit_rate=_share(hits, prompts),
+            block_hit_rate=_share(hit_blocks, blocks),
+            request_hit_rate=_share(ratios, count),
+        )
+        for count, prompts, outputs, hits, generated, hit_blocks, blocks, ratios in columns
     ]
 
 
-def _distribution(sessions: Sequence[Row]) -> Row:
-    """How the token hit rates of sessions are spread; the sessions themselves are in sessions.jsonl."""
-    values = [row["token_hit_rate"] for row in sessions]
-    return {
-        f"token_hit_rate_p{share}": round(float(np.percentile(values, share)), 6) if values else None
-        for share in (10, 50, 90)
+def session_results(outcome: Outcome, warmup: float) -> list[SessionResult]:
+    """The rows of sessions.jsonl, in the order of their first requests; none where the hits are not known."""
+    if outcome.parts is None:
+        return []
+    session = outcome.labels.session
+    codes = session.codes.copy()
+    codes[: int(codes.size * warmup)] = -1
+    found = rates_by(outcome, codes, len(session.values))
+    numbers, rows = np.unique(codes, return_index=True)
+    firsts = sorted((int(row), int(number)) for number, row in zip(numbers, rows, strict=True) if number >= 0)
+    return [
+        SessionResult(
+            session_id=session.values[number],
+            workload=outcome.records[row].workload,
+            tenant=outcome.records[row].tenant,
+            **{name: getattr(found[number], name) for name in Rates.__struct_fields__},
+        )
+        for row, number in firsts
+    ]
+
+
+def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome, **more: Any) -> RunSummary:
+    """The summary of a run.
+
+    Args:
+        config: what ran.
+        trace: the trace's file name.
+        trace_sha256: of its file.
+        outcome: what came of it.
+        more: fields that the backend alone knows.
+    """
+    count = outcome.prompt_tokens.size
+    skipped = int(count * config.warmup)
+    counted = np.arange(count) >= skipped
+    values: dict[str, Any] = {
+        "capacity_tokens": config.blocks and config.blocks * config.block_size,
+        "requests": count,
+        "rejected_requests": int(outcome.rejected.sum()),
+        "warmup_requests": skipped,
+        "sessions": len(outcome.labels.session.values),
+        "retokenised_tokens": _sum_known(outcome.retokenised, skipped),
+    }
+    if any(record.hash_ids is not None for record in outcome.records) and not config.raw_blocks:
+        values["generated_blocks"] = "never hit"
+    if outcome.totals is not None:
+        values |= outcome.totals._asdict()
+    if outcome.parts is not None:
+        values |= _cache_values(outcome, counted)
+        sessions = [row.token_hit_rate for row in session_results(outcome, config.warmup)]
+        values["by_session"] = {f"token_hit_rate_p{share}": _percentile(sessions, share, 6) for share in (10, 50, 90)}
+    if outcome.schedule is not None:
+        values["preemptions"] = int(outcome.schedule.preemptions[counted].sum())
+        if outcome.parts is not None:
+            again = outcome.prompt_tokens * outcome.schedule.preemptions
+            values["readmission_prompt_tokens"] = int(again[counted].sum())
+            values["readmission_hit_tokens"] = int(outcome.schedule.readmission_hit_tokens[counted].sum())
+        values |= latencies(outcome, counted)
+    return RunSummary(trace=trace, trace_sha256=trace_sha256, config=config, **values, **more)
+
+
+def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
+    parts, allocated = outcome.parts, outcome.blocks_allocated
+    assert parts is not None
+    assert allocated is not None
+    whole = rates(outcome, counted)
+    served = counted & ~outcome.rejected
+    computed = outcome.prompt_tokens + np.maximum(outcome.output_tokens, 1) - 1 - parts.hit
+    return {name: getattr(whole, name) for name in Rates.__struct_fields__ if name != "requests"} | {
+        "miss_cold_tokens": int(parts.cold[counted].sum()),
+        "miss_evicted_tokens": int(parts.evicted[counted].sum()),
+        "miss_partial_tokens": int(parts.partial[counted].sum()),
+        "miss_last_tokens": int(parts.last[counted].sum()),
+        "by_workload": _by(outcome, outcome.labels.workload, counted),
+        "by_turn": _by(outcome, outcome.labels.turn, counted),
+        "by_tenant": _by(outcome, outcome.labels.tenant, counted),
+        "slots_allocated": int(allocated[served].sum()) * outcome.block_size,
+        "slots_filled": int(computed[served].sum()),
     }
 
 
-def _by(rows: Sequence[Row], block_size: int, key: Callable[[Row], Any]) -> dict[str, Row]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        if key(row) is not None:
-            groups.setdefault(str(key(row)), []).append(row)
-    names = sorted(groups, key=lambda name: (len(name), name) if name.isdigit() else (0, name))
-    return {name: rates(groups[name], block_size) for name in names}
+def _by(outcome: Outcome, label: Label, counted: Mask) -> dict[str, Rates]:
+    """The rates of each value of a label; numbers in their order, other names by the alphabet."""
+    codes = np.where(counted, label.codes, -1)
+    found = rates_by(outcome, codes, len(label.values))
+    names = {str(value): one for value, one in zip(label.values, found, strict=True) if one.requests}
+    return {name: names[name] for name in sorted(names, key=lambda name: (len(name) if name.isdigit() else 0, name))}
 
 
-def _times(rows: Sequence[Row]) -> Row:
-    """Latencies in milliseconds of virtual time, and the generated tokens a second."""
-    if not rows:
+def latencies(outcome: Outcome, where: Mask) -> dict[str, Any]:
+    """Latencies in virtual milliseconds of those requests that `where` ([n]) chooses, and generated tokens a second.
+
+    Nothing where no such request was served.
+    """
+    schedule = outcome.schedule
+    served = where & ~outcome.rejected
+    if schedule is None or not served.any():
         return {}
+    # In thousandths of a millisecond, as the rows of requests have them.
+    arrival, first, end = (
+        np.round(getattr(schedule, name)[served], 3) for name in ("arrival_ms", "first_token_ms", "end_ms")
+    )
+    tokens = outcome.output_tokens[served]
+    several = tokens > 1
     spans = {
-        "ttft": [row["first_token_ms"] - row["arrival_ms"] for row in rows],
-        "tpot": [
-            (row["end_ms"] - row["first_token_ms"]) / (row["output_tokens"] - 1)
-            for row in rows
-            if row["output_tokens"] > 1
-        ],
-        "e2e": [row["end_ms"] - row["arrival_ms"] for row in rows],
+        "ttft": first - arrival,
+        "tpot": (end - first)[several] / (tokens - 1)[several],
+        "e2e": end - arrival,
     }
-    total_ms = max(row["end_ms"] for row in rows) - min(row["arrival_ms"] for row in rows)
-    tokens = sum(row["output_tokens"] for row in rows)
-    result: Row = {"output_tokens_per_s": round(tokens / total_ms * 1000, 3) if total_ms > 0 else None}
+    total_ms = float(end.max() - arrival.min())
+    found: dict[str, Any] = {
+        "output_tokens_per_s": round(int(tokens.sum()) / total_ms * 1000, 3) if total_ms > 0 else None
+    }
     for name, values in spans.items():
-        for share in (50, 90, 99):
-            result[f"{name}_ms_p{share}"] = round(float(np.percentile(values, share)), 3) if values else None
-    return result
+        found |= {f"{name}_ms_p{share}": _percentile(values, share, 3) for share in SHARES}
+    return found
+
+
+def _percentile(values: Sequence[float] | Any, share: int, digits: int) -> float | None:
+    return round(float(np.percentile(values, share)), digits) if len(values) else None
+
+
+def _sum_known(values: Sequence[int | None] | None, skipped: int) -> int | None:
+    known = [value for value in (values or ())[skipped:] if value is not None]
+    return sum(known) if known else None
 
 
 def _share(part: float, whole: float) -> float:

@@ -14,8 +14,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import msgspec
+
 from vllm_sim.replay.latency import split_load
-from vllm_sim.replay.rows import Row
+from vllm_sim.replay.rows import RequestResult, Row
 from vllm_sim.trace.files import open_output
 
 ENGINE, REQUESTS = 1, 2
@@ -51,8 +53,9 @@ class Timeline:
         ):
             self._write("C", counter, ENGINE, 0, step.end_ms, args={"value": value})
 
-    def request(self, row: Row) -> None:
-        """A request that has ended, as its row says."""
+    def request(self, result: RequestResult) -> None:
+        """A request that has ended."""
+        row = msgspec.to_builtins(result)
         kept = ("row", "id", "workload", "session_id", "turn", "prompt_tokens", "output_tokens", "hit_tokens")
         about = {name: row[name] for name in (*kept, "preemptions") if row.get(name) is not None}
         if row["status"] == "rejected":

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.replay.rows import Row
+from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.sweep.results import RATES
 
 DRAWS = 1000
@@ -30,12 +30,6 @@ def weights(sessions: int, seed: int = 0) -> Numbers:
     return np.bincount(places.ravel(), minlength=DRAWS * sessions).reshape(DRAWS, sessions).astype(np.float64)
 
 
-def numbers(rows: Sequence[Row]) -> Numbers:
-    """The session of each row as a number, in order of appearance."""
-    number: dict[object, int] = {}
-    return np.array([number.setdefault(row["session_id"], len(number)) for row in rows], np.int64)
-
-
 def ends(draws: Numbers) -> Pair:
     """What holds 95 % of the draws."""
     low, high = np.quantile(draws, (0.025, 0.975))
@@ -51,44 +45,62 @@ def ratio_intervals(parts: Numbers, wholes: Numbers, of: Numbers) -> list[Pair]:
     return [ends(draws) for draws in (top / np.where(below == 0, np.inf, below)).T]
 
 
-def rate_intervals(rows: Sequence[Row], block_size: int) -> list[dict[str, Pair]]:
-    """`token_hit_rate_95` and so on for the three definitions: of all rows, then of each turn below TURNS."""
-    turns = np.array([row["turn"] or 0 for row in rows])
-    chosen = np.array([np.ones(len(rows)), *(turns == turn for turn in range(TURNS))], np.float64)
-    hit, prompt = _column(rows, "hit_tokens"), _column(rows, "prompt_tokens")
+def rate_intervals(outcome: Outcome) -> list[dict[str, Pair]]:
+    """`token_hit_rate_ci95` and so on for the three definitions: of all requests, then of each turn below TURNS."""
+    turns = np.array([record.turn or 0 for record in outcome.records])
+    chosen = np.array([np.ones(len(turns)), *(turns == turn for turn in range(TURNS))], np.float64)
+    hit, prompt = hits(outcome), outcome.prompt_tokens.astype(np.float64)
     sums = {
         "token_hit_rate": (hit, prompt),
-        "block_hit_rate": (hit // block_size, prompt // block_size),
-        "request_hit_rate": (hit / prompt, np.ones(len(rows))),
+        "block_hit_rate": (hit // outcome.block_size, prompt // outcome.block_size),
+        "request_hit_rate": (hit / prompt, np.ones(len(turns))),
     }
     parts = np.concatenate([chosen * sums[rate][0] for rate in RATES])
     wholes = np.concatenate([chosen * sums[rate][1] for rate in RATES])
-    pairs = ratio_intervals(parts, wholes, numbers(rows))
+    pairs = ratio_intervals(parts, wholes, outcome.labels.session.codes)
     return [
-        {f"{rate}_95": pairs[i * len(chosen) + group] for i, rate in enumerate(RATES)} for group in range(TURNS + 1)
+        {f"{rate}_ci95": pairs[i * len(chosen) + group] for i, rate in enumerate(RATES)} for group in range(TURNS + 1)
     ]
 
 
-def gain(rows: Sequence[Row], base: Sequence[Row]) -> dict[str, Any]:
+def hits(outcome: Outcome) -> Numbers:
+    """Hit tokens of each request.
+
+    Raises:
+        ValueError: the run has no attribution.
+    """
+    if outcome.parts is None:
+        raise ValueError("a run without attribution has no hits; allowed: one with")
+    return outcome.parts.hit.astype(np.float64)
+
+
+def gain(outcome: Outcome, base: Outcome) -> dict[str, Any]:
     """Token hit rate over that of another run of the same requests, and its interval: each draw takes the same sessions
     from both runs."""
-    difference = _column(rows, "hit_tokens") - _column(base, "hit_tokens")
-    prompt = _column(rows, "prompt_tokens")
-    (pair,) = ratio_intervals(difference[None], prompt[None], numbers(rows))
-    return {"gain_over_lru": round(float(difference.sum() / prompt.sum()), 6), "gain_over_lru_95": pair}
+    difference, prompt = hits(outcome) - hits(base), outcome.prompt_tokens
+    (pair,) = ratio_intervals(difference[None], prompt[None], outcome.labels.session.codes)
+    return {"gain_over_lru": round(float(difference.sum() / prompt.sum()), 6), "gain_over_lru_ci95": pair}
 
 
-def time_intervals(rows: Sequence[Row]) -> dict[str, Any]:
+def time_intervals(outcome: Outcome, sessions_of: Numbers, where: Mask | None = None) -> dict[str, Any]:
     """Of the latencies' percentiles, and of the generated tokens a second (of those drawn, in the time of the run).
 
     Rejected requests have no times and are left out, as in a summary.
+
+    Args:
+        outcome: of the engine.
+        sessions_of: [n], the session of each request.
+        where: [n], the requests that count; None: all.
     """
-    rows = [row for row in rows if row["status"] == "ok"]
-    if not rows:
+    schedule = outcome.schedule
+    served = ~outcome.rejected if where is None else where & ~outcome.rejected
+    if schedule is None or not served.any():
         return {}
-    of, tokens = numbers(rows), _column(rows, "output_tokens")
+    of, tokens = in_order(sessions_of[served]), outcome.output_tokens[served]
     sessions = int(of.max()) + 1
-    arrival, first, end = (_column(rows, name) for name in ("arrival_ms", "first_token_ms", "end_ms"))
+    arrival, first, end = (
+        np.round(getattr(schedule, name)[served], 3) for name in ("arrival_ms", "first_token_ms", "end_ms")
+    )
     many = tokens > 1
     spans = {
         "ttft": (first - arrival, of),
@@ -98,10 +110,10 @@ def time_intervals(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, (values, owners) in spans.items():
         _, pairs = quantiles(values, owners, sessions, (0.5, 0.9, 0.99))
-        found |= {f"{name}_ms_p{float(share) * 100:.0f}_95": pair for share, pair in pairs.items()}
+        found |= {f"{name}_ms_p{float(share) * 100:.0f}_ci95": pair for share, pair in pairs.items()}
     seconds = (end.max() - arrival.min()) / 1000
     sums = weights(sessions) @ np.bincount(of, weights=tokens, minlength=sessions)
-    return found | {"output_tokens_per_s_95": ends(sums / seconds)}
+    return found | {"output_tokens_per_s_ci95": ends(sums / seconds)}
 
 
 def quantiles(
@@ -151,5 +163,7 @@ def share_of_top(uses: Numbers, of: Numbers, sessions: int, top: float) -> tuple
     return round(share(np.ones(len(uses))), 6), ends(np.array([share(weight[of]) for weight in weights(sessions)]))
 
 
-def _column(rows: Sequence[Row], name: str) -> Numbers:
-    return np.array([row[name] for row in rows], np.float64)
+def in_order(names: Numbers) -> Numbers:
+    """Numbers in the order of first appearance, from 0."""
+    _, firsts, places = np.unique(names, return_index=True, return_inverse=True)
+    return np.argsort(np.argsort(firsts))[places]

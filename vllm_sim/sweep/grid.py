@@ -7,19 +7,20 @@ is cut off. When all cells are done the file is sorted, so that two sweeps of th
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
+from msgspec.structs import replace
 
 from vllm_sim.engine.compat import VersionError
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
+from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.replay.run import about
-from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import commit, cut_torn_line, in_order, read_rows, whole_bytes
@@ -57,84 +58,80 @@ def check_run(out: Path, traces: Iterable[Path], jobs: int) -> None:
     whole_bytes(out, _MARK)
 
 
-def make_cells(
-    traces: Sequence[Path],
-    base: Settings,
-    policies: Sequence[str],
-    capacities: Sequence[str],
-    block_sizes: Sequence[int],
-    seeds: Sequence[int],
-) -> list[Cell]:
-    """Every combination once, those that share blocks behind one another.
+class Grid(NamedTuple):
+    """What a sweep runs in all combinations; policy_params are an object for each policy that has some."""
+
+    policies: Sequence[str]
+    capacities: Sequence[str]
+    """See capacity.py; `all` is taken by `lru` alone, and only one seed of it."""
+    block_sizes: Sequence[int] = (16,)
+    seeds: Sequence[int] = (0,)
+    policy_params: Mapping[str, Any] = {}
+
+
+def make_cells(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[Cell]:
+    """Every combination once, those that share blocks one after the other.
 
     Args:
         traces: in the native format.
-        base: what all cells have in common; its policy_params are an object for each policy that has some.
-        policies: names.
-        capacities: see capacity.py; `all` is taken by `lru` alone, and only one seed of it.
-        block_sizes: tokens a block.
-        seeds: for policies that draw.
+        base: what all cells have in common.
+        grid: what they differ in.
 
     Raises:
         ValueError: a list is empty, a value is out of range or not for its policy, or `all` without `lru` or `fast`.
     """
-    _check_grid(base, policies, capacities, block_sizes, seeds)
+    _check_grid(base, grid)
     cells: dict[str, Cell] = {}
     for trace in traces:
-        for size in block_sizes:
-            working_set = blocks(trace, base.model, size, base.raw_blocks)[1].working_set
-            for text in capacities:
-                if text == "all":
-                    how = [replace(base, block_size=size, policy="lru", policy_params={}, seed=seeds[0])]
-                else:
-                    capacity = capacity_blocks(text, size, working_set, base.model)
-                    how = [
-                        replace(
-                            base,
-                            block_size=size,
-                            capacity_blocks=capacity,
-                            policy=policy,
-                            policy_params=base.policy_params.get(policy, {}),
-                            seed=seed,
-                        )
-                        for policy in policies
-                        for seed in seeds
-                    ]
-                made = [Cell(trace, settings, text == "all", asked=text) for settings in how]
-                cells |= {cell_key(cell): cell for cell in made}
+        for size in grid.block_sizes:
+            working_set = blocks(trace, base.model, size, base.raw_blocks).chains.working_set
+            for text in grid.capacities:
+                for config in _configs(replace(base, block_size=size), text, working_set, grid):
+                    cell = Cell(trace, config, asked=text)
+                    cells[cell_key(cell)] = cell
     return list(cells.values())
 
 
-def _check_grid(
-    base: Settings,
-    policies: Sequence[str],
-    capacities: Sequence[str],
-    block_sizes: Sequence[int],
-    seeds: Sequence[int],
-) -> None:
-    lists = {"policies": policies, "capacities": capacities, "block-sizes": block_sizes, "seeds": seeds}
+def _configs(base: RunConfig, capacity: str, working_set_blocks: int, grid: Grid) -> Iterator[RunConfig]:
+    if capacity == ALL:
+        yield replace(base, capacity_blocks=ALL, seed=grid.seeds[0])
+        return
+    found = capacity_blocks(capacity, base.block_size, working_set_blocks, base.model)
+    for policy in grid.policies:
+        for seed in grid.seeds:
+            params = grid.policy_params.get(policy, {})
+            yield replace(base, capacity_blocks=found, policy=policy, policy_params=params, seed=seed)
+
+
+def _check_grid(base: RunConfig, grid: Grid) -> None:
+    lists = {
+        "policies": grid.policies,
+        "capacities": grid.capacities,
+        "block-sizes": grid.block_sizes,
+        "seeds": grid.seeds,
+    }
     for name, values in lists.items():
         if not values:
             raise ValueError(f"--{name} is empty; allowed: one value or more, separated by commas")
-    for size in block_sizes:
+    for size in grid.block_sizes:
         if size < 1:
             raise ValueError(f"--block-sizes has {size}; allowed: 1 or more")
-    for name, params in base.policy_params.items():
-        if name not in policies:
-            raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(policies)}, as in --policies")
+    for name, params in grid.policy_params.items():
+        if name not in grid.policies:
+            raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(grid.policies)}, as in --policies")
         if not isinstance(params, dict):
             raise ValueError(f"--policy-params has {params!r} for {name}; allowed: an object of its parameters")
-    for policy in policies:
-        params = base.policy_params.get(policy, {})
+    for policy in grid.policies:
+        params = grid.policy_params.get(policy, {})
         try:
             make_policy(policy, _ROOM, params)
         except ValueError:
             raise
         except Exception as error:
             raise ValueError(f"policy {policy}, parameters {params}: {_told(error)}") from error
-    if "all" in capacities and "lru" not in policies:
-        raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(policies)}")
-    if "all" in capacities and base.backend != "fast":
+    if ALL in grid.capacities and "lru" not in grid.policies:
+        raise ValueError(f"capacity all needs the policy lru; --policies has {', '.join(grid.policies)}")
+    if ALL in grid.capacities and base.backend != "fast":
         raise ValueError(f"capacity all needs the backend fast; --backend is {base.backend}")
 
 
@@ -180,7 +177,7 @@ def sweep(
         rows = in_order(there + fresh)
         write_rows(out, rows)
         if cells:
-            _write_about(out, cells[0].settings, len(fresh), time.monotonic() - start)
+            _write_about(out, cells[0].config, len(fresh), time.monotonic() - start)
     return [row for row in rows if row.get("cell") in wanted]
 
 
@@ -196,11 +193,11 @@ def _run_named(cell: Cell) -> Row:
     except VersionError:
         raise
     except Exception as error:
-        settings = cell.settings
-        blocks = "all" if cell.whole_curve else settings.capacity_blocks or "unlimited"
+        config = cell.config
         where = (
-            f"policy {settings.policy}, parameters {settings.policy_params}, capacity_blocks {blocks}, "
-            f"block size {settings.block_size}, seed {settings.seed}, trace {cell.trace}"
+            f"policy {config.policy}, parameters {config.policy_params}, "
+            f"capacity_blocks {config.capacity_blocks or 'unlimited'}, "
+            f"block size {config.block_size}, seed {config.seed}, trace {cell.trace}"
         )
         raise ValueError(f"{where}: {_told(error)}") from error
 
@@ -235,7 +232,7 @@ def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
         ray.shutdown()
 
 
-def _write_about(out: Path, settings: Settings, cells: int, seconds: float) -> None:
-    values = about(settings, seconds) | {"cells": cells, "commit": commit()}
+def _write_about(out: Path, config: RunConfig, cells: int, seconds: float) -> None:
+    values = about(config, seconds) | {"cells": cells, "commit": commit()}
     with open_output(out.with_name(out.name.removesuffix(".jsonl") + ".run.json")) as file:
         file.write(json.dumps(values, indent=2) + "\n")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_sim.replay.config import config_fields
+from vllm_sim.replay.old_rows import upgraded
 from vllm_sim.replay.rows import Row
 from vllm_sim.trace.files import iter_objects
 
@@ -15,20 +17,33 @@ RATES = {
     "request_hit_rate": "request hit rate",
 }
 NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "block_size")
-CONDITIONS = (
-    *("workload", "system_prompt", "sessions_per_s", "think_s", "arrival_seed", "arrival", "latency_model", "device"),
-    *("point", "part", "quick"),
-    *("max_num_seqs", "max_num_batched_tokens", "max_model_len", "async_scheduling", "latency_file_sha256"),
+_STUDIES = ("workload", "system_prompt", "sessions_per_s", "think_s", "arrival_seed", "point", "part", "quick")
+"""Fields of studies that tell apart what must not be compared in one plot."""
+_COMPARED = (
+    "model",
+    "backend",
+    "policy",
+    "policy_params",
+    "capacity_blocks",
+    "block_size",
+    "raw_blocks",
+    "warmup",
+    "seed",
 )
-"""Fields of studies and of the engine that tell apart what must not be compared in one plot."""
-_BEGINNINGS = (b'{"trace": ', b'{"key": ')
-"""Of a sweep's row, and of a study's."""
+"""Fields of a configuration that a plot shows, or groups by itself."""
+
+
+_BEGINNINGS = (b'{"schema":', b'{"trace":', b'{"key":')
+"""Of a sweep's row, of one from before it had a schema number, and of a study's."""
 
 
 def conditions(row: Row) -> dict[str, Any]:
-    """Those of a row that are set; of a hash the first 12 digits."""
-    values = {name: row[name] for name in CONDITIONS if row.get(name) not in (None, False)}
-    return {name: value[:12] if name.endswith("sha256") else value for name, value in values.items()}
+    """What tells a row from others that must not be compared with it in one plot, as far as it is set."""
+    fields = [field.name for field in config_fields() if field.name not in _COMPARED]
+    values = {name: row[name] for name in (*_STUDIES, *fields) if row.get(name) not in (None, False)}
+    if values.get("latency_model") != "roofline":
+        values.pop("device", None)
+    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
 def commit() -> str | None:
@@ -91,7 +106,7 @@ def read_rows(path: Path) -> list[Row]:
         ValueError: a line is not a row, with file and line.
     """
     with path.open("rb") as file:
-        return [_parse(line, f"{path}, line {number}") for number, line in enumerate(file, 1)]
+        return [upgraded(_parse(line, f"{path}, line {number}")) for number, line in enumerate(file, 1)]
 
 
 def _parse(line: bytes, where: str, mark: str | None = None) -> Row:
@@ -140,7 +155,7 @@ def find_rows(folder: Path) -> dict[Path, list[Row]]:
     """
     found = {}
     for path in sorted(folder.rglob("*.jsonl")):
-        rows = [row for _, row in iter_objects(path) if all(name in row for name in NEEDED)]
+        rows = [upgraded(row) for _, row in iter_objects(path) if all(name in row for name in NEEDED)]
         if rows:
             found[path] = rows
     if not found:

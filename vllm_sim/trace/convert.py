@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.anonymise import anonymise
 from vllm_sim.trace.files import open_output, write_records
 from vllm_sim.trace.formats import CONVERTERS, Options, Report
-from vllm_sim.trace.progress import byte_bar
 from vllm_sim.trace.record import Record
 
 

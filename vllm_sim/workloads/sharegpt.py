@@ -16,11 +16,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.files import open_output, write_records
 from vllm_sim.trace.formats import Options, Report
 from vllm_sim.trace.formats.conversations import Conversation, Message, requests_of
 from vllm_sim.trace.formats.sharegpt import iter_conversations
-from vllm_sim.trace.progress import byte_bar
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.vocabulary import Vocabulary
 

@@ -1,20 +1,26 @@
 """What a build made of each source, as a table for a terminal."""
 
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
+from vllm_sim.terminal import show_table
 from vllm_sim.workloads.build import Built
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-def show_built(built: list[Built], console: Console | None = None) -> None:
+
+def show_built(built: list[Built], console: "Console | None" = None) -> None:
     """Prints a row a source; sessions count batches and single requests too."""
-    table = Table("source")
-    for title in ("sessions", "requests", "left out (end_s)", "first, s", "last, s"):
-        table.add_column(title, justify="right")
-    for part in built:
-        counts = (f"{count:,}" for count in (part.sessions, part.requests, part.left_out))
-        table.add_row(part.name, *counts, *(_seconds(time) for time in (part.first_ms, part.last_ms)))
-    (console or Console()).print(table)
+    headers = ("source", "sessions", "requests", "left out (end_s)", "first, s", "last, s")
+    rows = [
+        (
+            part.name,
+            *(f"{count:,}" for count in (part.sessions, part.requests, part.left_out)),
+            *(_seconds(time_ms) for time_ms in (part.first_ms, part.last_ms)),
+        )
+        for part in built
+    ]
+    show_table("requests by source", headers, rows, console=console)
 
 
 def _seconds(time_ms: float | None) -> str:

@@ -1,0 +1,172 @@
+"""What a run is configured with: one type, from which command line, identity of a row and groups of plots are derived.
+
+A field is written once, with its default and an `About`: what it means, its unit, what is allowed, and who heeds it.
+`config_fields` lists them. A row of results begins with the fields of its run, so that a row can be turned back into a
+configuration (`config_of`) and run again.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import msgspec
+
+from vllm_sim.replay.latency import DEVICES, MODELS, Table
+
+BACKENDS = ("engine", "blockpool", "fast")
+ALL = "all"
+"""As a capacity: LRU at every capacity that rejects no request, in one row."""
+
+
+class About(msgspec.Struct, frozen=True):
+    """What is to be said of a field.
+
+    Attributes:
+        text: What it means; the command's help.
+        unit: Of its value.
+        scope: `engine` where no other backend heeds it; rows of others leave it out.
+        at_least: The smallest value allowed.
+        choices: The values allowed.
+        grid: The plural under which a sweep takes a list of it.
+        metavar: How a value is written in the command's help.
+    """
+
+    text: str
+    unit: str = ""
+    scope: Literal["all", "engine"] = "all"
+    at_least: int | None = None
+    choices: tuple[str, ...] = ()
+    grid: str = ""
+    metavar: str = ""
+
+
+class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is configured with, its trace apart; the defaults are those of `vllm-sim replay`.
+
+    Raises:
+        ValueError: a value is out of range, or does not go with another; msgspec.ValidationError is one.
+    """
+
+    model: Annotated[str, About("model folder", metavar="FOLDER")]
+    backend: Annotated[str, About("what runs", choices=BACKENDS)] = "engine"
+    policy: Annotated[str, About("eviction policy, by name or module:Class", grid="policies", metavar="P")] = "lru"
+    policy_params: Annotated[dict[str, Any], About("the policy's parameters, an object", metavar="JSON")] = {}
+    capacity_blocks: Annotated[
+        int | Literal["all"] | None,
+        About("usable blocks; null: nothing is ever evicted", "blocks", at_least=1, grid="capacities", metavar="N"),
+    ] = None
+    block_size: Annotated[int, About("tokens a block", "tokens", at_least=1, grid="block-sizes", metavar="B")] = 16
+    raw_blocks: Annotated[bool, About("each hash id is one block, outputs left out (fast)")] = False
+    warmup: Annotated[float, About("the first part of the requests, left out of the rates", metavar="FRACTION")] = 0.0
+    seed: Annotated[int, About("of policies that draw", grid="seeds", metavar="S")] = 0
+    attribution: Annotated[bool, About("whether hits and misses are explained", scope="engine")] = True
+    concurrency: Annotated[
+        int | None,
+        About(
+            "closed loop of so many requests; else rows arrive at their timestamps",
+            "requests",
+            "engine",
+            at_least=1,
+            metavar="N",
+        ),
+    ] = None
+    speedup: Annotated[float, About("divides timestamps and think times", scope="engine", metavar="X")] = 1.0
+    latency_model: Annotated[str, About("how long a step takes", scope="engine", choices=MODELS)] = "roofline"
+    device: Annotated[str, About("for roofline", scope="engine", choices=tuple(DEVICES))] = "h100"
+    latency_table: Annotated[Table | None, About("for table: what vllm-sim calibrate fitted", scope="engine")] = None
+    max_num_seqs: Annotated[int, About("requests in a step, as vLLM has it", "requests", "engine", at_least=1)] = 256
+    max_num_batched_tokens: Annotated[
+        int, About("tokens in a step, as vLLM has it", "tokens", "engine", at_least=1)
+    ] = 8192
+    max_model_len: Annotated[
+        int | None, About("longest request that is served; default: of the trace", "tokens", "engine", at_least=1)
+    ] = None
+    async_scheduling: Annotated[
+        bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
+    ] = False
+
+    def __post_init__(self) -> None:
+        for field in config_fields():
+            value, about = getattr(self, field.name), field.about
+            if about.choices and value not in about.choices:
+                raise ValueError(f"{field.name} is {value!r}; allowed: {', '.join(about.choices)}")
+            if about.at_least is not None and isinstance(value, int) and value < about.at_least:
+                raise ValueError(f"{field.name} is {value}; allowed: {about.at_least} or more")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
+        if not 0 < self.speedup < float("inf"):
+            raise ValueError(f"speedup is {self.speedup}; allowed: more than 0")
+        if self.raw_blocks and self.backend != "fast":
+            raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")
+        if self.capacity_blocks == ALL and (self.policy, self.backend) != ("lru", "fast"):
+            reason = f"policy {self.policy}, backend {self.backend}"
+            raise ValueError(f"capacity all is exact for LRU alone, not for {reason}; allowed: lru, fast")
+        if self.backend == "engine" and (self.latency_model == "table") != (self.latency_table is not None):
+            raise ValueError(
+                f"latency_model is {self.latency_model!r} {'with' if self.latency_table else 'without'} a table; "
+                "allowed: table with --latency-file, which `vllm-sim calibrate` writes, or another without"
+            )
+
+    @property
+    def is_curve(self) -> bool:
+        """Whether LRU is to be run at every capacity."""
+        return self.capacity_blocks == ALL
+
+    @property
+    def blocks(self) -> int | None:
+        """The capacity of a single run.
+
+        Raises:
+            ValueError: it is `all`.
+        """
+        if isinstance(self.capacity_blocks, str):
+            raise ValueError("capacity all is no single capacity; allowed: `vllm-sim sweep`")
+        return self.capacity_blocks
+
+    def values(self) -> dict[str, Any]:
+        """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
+        chosen = [field.name for field in config_fields() if self.backend == "engine" or field.about.scope == "all"]
+        values = msgspec.to_builtins(self)
+        return {name: values[name] for name in chosen} | {"model": Path(self.model).name}
+
+
+class Field(NamedTuple):
+    """A field of a type of rows."""
+
+    name: str
+    kind: Any
+    about: About
+
+
+@cache
+def fields_of(kind: type) -> tuple[Field, ...]:
+    """The fields of a type, in their order, with what is said of them; those without an `About` are left out."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = []
+    for name in kind.__struct_fields__:  # type: ignore[attr-defined]
+        about = [mark for mark in getattr(hints[name], "__metadata__", ()) if isinstance(mark, About)]
+        if about:
+            found.append(Field(name, hints[name].__origin__, about[0]))
+    return tuple(found)
+
+
+def config_fields() -> tuple[Field, ...]:
+    """The fields of RunConfig."""
+    return fields_of(RunConfig)
+
+
+def config_of(row: dict[str, Any], model: str) -> RunConfig:
+    """The configuration that gave a row.
+
+    Args:
+        row: of replay or sweep.
+        model: the model's folder; a row holds its name alone.
+
+    Raises:
+        ValueError: the row lacks a field, or a value is not allowed.
+    """
+    wanted = [field.name for field in config_fields() if row.get("backend") == "engine" or field.about.scope == "all"]
+    missing = [name for name in wanted if name not in row]
+    if missing:
+        raise ValueError(f"the row has no {', '.join(missing)}; allowed: rows of replay or sweep")
+    return msgspec.convert({name: row[name] for name in wanted} | {"model": model}, RunConfig)

@@ -1,0 +1,189 @@
+"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vllm_sim.engine.compat import installed_version
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.eviction.chains import link
+from vllm_sim.replay.breakdown import Blocks, breakdown
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.evictions import eviction_rows
+from vllm_sim.replay.latency import make_latency
+from vllm_sim.replay.outcome import Floats, Outcome, Schedule, Totals, request_results
+from vllm_sim.replay.requests import cache_requests, categories
+from vllm_sim.replay.rows import SCHEMA, RequestResult
+from vllm_sim.replay.run import Loaded, Result
+from vllm_sim.replay.summary import summarise
+from vllm_sim.replay.timeline import open_timeline
+from vllm_sim.trace.record import Record, TraceError
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+def run_engine(
+    loaded: Loaded,
+    config: RunConfig,
+    progress: Callable[[int], None],
+    on_result: Callable[[RequestResult], None] | None = None,
+    timeline_file: Path | None = None,
+) -> Result:
+    """vLLM's EngineCore in virtual time; arguments as those of `run.run`."""
+    path, trace, records = loaded.path, loaded.trace, loaded.records
+    latency = make_latency(config.latency_model, model_config(config.model), config.device, config.latency_table)
+    planned = list(_arrivals(path, trace, records, config))
+    installed_version()
+    os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
+    from vllm_sim.engine import driver as engine
+
+    arrivals = [engine.Arrival(*arrival) for arrival in planned]
+    setup = _setup(engine, trace, config)
+    core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
+    asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
+    step_ms = None if latency is None else latency.step_ms
+    served: list[Any] = []
+    with ExitStack() as stack:
+        stack.callback(core.shutdown)
+        timeline = stack.enter_context(open_timeline(timeline_file)) if timeline_file else None
+        on_step = None if timeline is None else timeline.step
+        driver = engine.Driver(core, trace, step_ms, asked, config.concurrency, progress, on_step, config.attribution)
+        for one in driver.run(arrivals):
+            served.append(one)
+            if on_result is not None or timeline is not None:
+                row = next(request_results(_outcome([one], loaded, config)))
+                row = msgspec.structs.replace(row, row=one.row)
+                if on_result is not None:
+                    on_result(row)
+                if timeline is not None:
+                    timeline.request(row)
+    served.sort(key=lambda one: one.row)
+    outcome = _outcome(served, loaded, config)
+    ledger = driver.ledger
+    if ledger is not None:
+        totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)
+        files = {
+            "evictions.jsonl": eviction_rows(ledger.evictions, records),
+            "blocks.jsonl": [{"schema": SCHEMA} | row for row in ledger.lifetimes.rows()],
+        }
+        outcome = replace(outcome, totals=totals, files=files)
+    ran = msgspec.structs.replace(
+        config, max_model_len=setup.max_model_len, max_num_batched_tokens=setup.max_num_batched_tokens
+    )
+    more = {"policy_future": "order of rows"} if config.policy == "opt" else {}
+    return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
+
+
+def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcome:
+    """What the driver says (`engine.driver.Served`), as arrays, in the order given."""
+    rows = [one.row for one in served]
+    prompt = np.array([len(loaded.trace.prompt(row)) for row in rows], np.int64)
+    found = [one.admission for one in served]
+    parts = evicted_by = allocated = None
+    again = np.zeros(len(rows), np.int64)
+    if config.attribution:
+        blocks = np.array(
+            [(one.hit_blocks, one.hit_generated_blocks, one.cold_blocks, one.evicted_blocks) for one in found], np.int64
+        ).reshape(-1, 4)
+        parts = breakdown(Blocks(*blocks.T), prompt, config.block_size)
+        evicted_by = np.array([-1 if one.evicted_by is None else int(one.evicted_by) for one in found], np.int64)
+        allocated = np.array([one.allocated_blocks for one in found], np.int64)
+        again = np.array([one.readmission_hit_tokens for one in found], np.int64)
+    return Outcome(
+        records=[loaded.records[row] for row in rows],
+        labels=loaded.labels,
+        block_size=config.block_size,
+        prompt_tokens=prompt,
+        output_tokens=np.array([one.output_tokens for one in served], np.int64),
+        rejected=np.array([one.rejected for one in served], np.bool_),
+        parts=parts,
+        evicted_by=evicted_by,
+        blocks_allocated=allocated,
+        totals=None,
+        retokenised=[loaded.retokenised[row] for row in rows],
+        schedule=Schedule(
+            preemptions=np.array([one.preemptions for one in served], np.int64),
+            readmission_hit_tokens=again,
+            arrival_ms=np.array([one.arrival_ms for one in served]),
+            first_scheduled_ms=_times(served, "first_scheduled_ms"),
+            first_token_ms=_times(served, "first_token_ms"),
+            end_ms=_times(served, "end_ms"),
+        ),
+    )
+
+
+def _times(served: Sequence[Any], name: str) -> Floats:
+    return np.array([np.nan if one.rejected else getattr(one, name) for one in served], np.float64)
+
+
+def _arrival(config: RunConfig) -> str:
+    if config.concurrency is None:
+        return f"open, speedup {config.speedup:g}"
+    return f"closed, concurrency {config.concurrency}"
+
+
+def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config: RunConfig) -> Any:
+    """What the policy may know of the rows; None for `lru`, which asks for nothing."""
+    if config.policy == "lru":
+        return None
+    salts = [record.cache_salt for record in records]
+    if config.policy != "opt":
+        return engine.Known(categories(records), salts, None)
+    requests = cache_requests(trace, records, config.block_size)
+    return engine.Known(requests.category, salts, link(requests, config.block_size))
+
+
+def _arrivals(
+    path: Path, trace: TokenisedTrace, records: Sequence[Record], config: RunConfig
+) -> Iterator[tuple[int, int | None, float]]:
+    """(row, row whose answer it waits for, time): when each row arrives.
+
+    Open loop: at its timestamp; a turn with a think time that long after its session's previous answer. Closed loop:
+    as soon as a place is free, in the order of rows, and not before its session's previous answer.
+    """
+    last_row: dict[Any, int] = {}
+    for row, record in enumerate(records):
+        previous = last_row.get(record.session_id) if record.session_id is not None else None
+        if record.session_id is not None:
+            last_row[record.session_id] = row
+        if config.concurrency is not None:
+            yield row, previous, 0.0
+        elif previous is not None and record.think_time_ms is not None:
+            yield row, previous, record.think_time_ms / config.speedup
+        elif record.timestamp is not None:
+            yield row, None, record.timestamp / config.speedup
+        else:
+            raise TraceError(path, int(trace.lines[row]), "no timestamp, which an open loop needs; or --concurrency N")
+
+
+def model_config(model: str) -> dict[str, Any]:
+    """The config.json of a model's folder."""
+    path = Path(model) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{model} holds no config.json; allowed: a folder as `vllm-sim model export` builds it")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig) -> Any:
+    lengths = [len(trace.prompt(row)) + len(trace.response(row)) for row in range(len(trace))]
+    capacity = config.blocks
+    if capacity is None:  # all requests at once have room, so nothing is evicted
+        capacity = sum(-(-length // config.block_size) for length in lengths)
+    return engine.Setup(
+        capacity_blocks=capacity,
+        block_size=config.block_size,
+        max_model_len=max(lengths) + 1 if config.max_model_len is None else config.max_model_len,
+        model_positions=model_config(config.model).get("max_position_embeddings", 0),
+        max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
+        async_scheduling=config.async_scheduling,
+        policy=config.policy,
+        policy_params=config.policy_params,
+        seed=config.seed,
+    )

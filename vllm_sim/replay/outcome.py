@@ -1,0 +1,136 @@
+"""What a backend makes of a trace's requests, as arrays; rows are made of it where they are written."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_sim.replay.breakdown import Array, Breakdown
+from vllm_sim.replay.rows import RequestResult, Row
+from vllm_sim.trace.record import Record
+
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Label(NamedTuple):
+    """A label of requests, such as their workload, as numbers in the order of first appearance."""
+
+    values: list[Any]
+    codes: Array
+    """[n], places in `values`; -1 where a request has none."""
+
+
+class Labels(NamedTuple):
+    """The labels of a trace's requests; many runs may share them."""
+
+    workload: Label
+    turn: Label
+    tenant: Label
+    session: Label
+
+
+class Totals(NamedTuple):
+    """What a backend counts itself, over the whole run."""
+
+    working_set_blocks: int
+    evicted_blocks: int
+    orphan_blocks: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What only the engine knows; arrays [n], times in virtual milliseconds, NaN where a request was rejected."""
+
+    preemptions: Array
+    readmission_hit_tokens: Array
+    arrival_ms: Floats
+    first_scheduled_ms: Floats
+    first_token_ms: Floats
+    end_ms: Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """A run's requests, in the trace's order; n is their number."""
+
+    records: Sequence[Record]
+    labels: Labels
+    block_size: int
+    prompt_tokens: Array
+    output_tokens: Array
+    """Generated; 0 where a request was rejected."""
+    rejected: Mask
+    parts: Breakdown | None
+    """None without attribution, as the next three."""
+    evicted_by: Array | None
+    """Row whose allocation evicted the first block that was missed though it had been cached; -1: none."""
+    blocks_allocated: Array | None
+    totals: Totals | None
+    retokenised: Sequence[int | None] | None = None
+    schedule: Schedule | None = None
+    files: dict[str, list[Row]] = field(default_factory=dict)
+    """More files of the run, by name."""
+
+
+def labels_of(records: Sequence[Record]) -> Labels:
+    """The labels of a trace's requests."""
+    return Labels(
+        *(
+            _label([getattr(record, name) for record in records])
+            for name in ("workload", "turn", "tenant", "session_id")
+        )
+    )
+
+
+def _label(names: Sequence[Any]) -> Label:
+    numbers: dict[Any, int] = {}
+    codes = [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names]
+    return Label(list(numbers), np.array(codes, np.int64))
+
+
+def request_results(outcome: Outcome) -> Iterator[RequestResult]:
+    """The rows of requests.jsonl, in the trace's order."""
+    columns = {
+        "prompt_tokens": outcome.prompt_tokens.tolist(),
+        "output_tokens": outcome.output_tokens.tolist(),
+        "status": np.where(outcome.rejected, "rejected", "ok").tolist(),
+    }
+    if outcome.parts is not None and outcome.evicted_by is not None and outcome.blocks_allocated is not None:
+        columns |= {
+            "hit_tokens": outcome.parts.hit.tolist(),
+            "hit_generated_tokens": outcome.parts.hit_generated.tolist(),
+            "miss_cold_tokens": outcome.parts.cold.tolist(),
+            "miss_evicted_tokens": outcome.parts.evicted.tolist(),
+            "miss_partial_tokens": outcome.parts.partial.tolist(),
+            "miss_last_tokens": outcome.parts.last.tolist(),
+            "evicted_by": [None if row < 0 else row for row in outcome.evicted_by.tolist()],
+            "blocks_allocated": outcome.blocks_allocated.tolist(),
+        }
+    if outcome.retokenised is not None:
+        columns["retokenised_tokens"] = list(outcome.retokenised)
+    if outcome.schedule is not None:
+        columns |= _schedule_columns(outcome.schedule, outcome)
+    names = list(columns)
+    for row, (record, *values) in enumerate(zip(outcome.records, *columns.values(), strict=True)):
+        yield RequestResult(
+            row=row,
+            id=record.id,
+            workload=record.workload,
+            session_id=record.session_id,
+            turn=record.turn,
+            tenant=record.tenant,
+            **dict(zip(names, values, strict=True)),
+        )
+
+
+def _schedule_columns(schedule: Schedule, outcome: Outcome) -> dict[str, list[Any]]:
+    columns: dict[str, list[Any]] = {"preemptions": schedule.preemptions.tolist()}
+    if outcome.parts is not None:
+        columns["readmission_prompt_tokens"] = (outcome.prompt_tokens * schedule.preemptions).tolist()
+        columns["readmission_hit_tokens"] = schedule.readmission_hit_tokens.tolist()
+    for name in ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms"):
+        columns[name] = [None if ms != ms else round(ms, 3) for ms in getattr(schedule, name).tolist()]  # NaN
+    return columns
