@@ -10,8 +10,8 @@ from milestone3_code.study.asked import View, asked, capacity_of, group_numbers,
 from milestone3_code.study.study import Point, Study
 from vllm_sim.eviction.chains import Array
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head
 from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.summary import head
 from vllm_sim.sweep.bootstrap import ratio_intervals
 from vllm_sim.sweep.runs import load
 

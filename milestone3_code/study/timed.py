@@ -9,9 +9,8 @@ import numpy as np
 from milestone3_code.study.asked import asked, capacity_of
 from milestone3_code.study.study import Point, Study
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, summarise
 from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.summary import summary_row
+from vllm_sim.replay.summary import head, summarise, summary_row
 from vllm_sim.replay.virtual import run_engine
 from vllm_sim.sweep.bootstrap import numbers, ratio_intervals, time_intervals
 from vllm_sim.sweep.runs import load

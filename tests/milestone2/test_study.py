@@ -12,10 +12,10 @@ import pytest
 from milestone2_code.study.cell import _busy
 from milestone2_code.study.ends import rows_with_ends
 from milestone2_code.study.reuse import Uses, find_uses
-from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
-from vllm_sim.eviction.chains import Requests, link
+from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered
+from vllm_sim.eviction.chains import Requests, link, reorder
+from vllm_sim.replay.cache import serve_cache
 from vllm_sim.replay.requests import cache_requests
-from vllm_sim.replay.run import serve_cache
 from vllm_sim.replay.settings import Settings
 from vllm_sim.sweep.bootstrap import numbers, quantiles, rate_intervals, share_of_top, time_intervals
 from vllm_sim.trace.files import write_records

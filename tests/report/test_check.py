@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from milestone2_code.study.cell import Study
 from milestone2_code.study.run import CELLS, run_study
+from milestone2_code.study.study import Study
 from report.check import check
 from tests.making import settings, small_trace
 from tests.serving import MODEL, ROOT

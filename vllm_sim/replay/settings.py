@@ -4,7 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-BACKENDS = ("engine", "blockpool", "fast")
+BACKENDS = {
+    "engine": "vllm_sim.replay.virtual:run_engine",
+    "blockpool": "vllm_sim.engine.blockpool:run",
+    "fast": "vllm_sim.eviction.simulate:simulate",
+}
+"""What serves the requests, imported when it is used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The summary row, and the rows of sessions. Deterministic byte for byte, as the rows that they add up.
 
 The first --warmup of the rows are left out of everything but requests, rejected_requests, sessions, slots_*, and what
-the backends count themselves. A summary row has, beside what ran (run.py) and the engine's set-up (virtual.py):
+the backends count themselves. A summary row has, beside what ran (`head`) and the engine's set-up (virtual.py):
 
     requests, rejected_requests, warmup_requests, sessions
     prompt_tokens, output_tokens, hit_tokens, hit_generated_tokens, miss_*_tokens, retokenised_tokens   as in rows.py
@@ -24,11 +24,49 @@ the backends count themselves. A summary row has, beside what ran (run.py) and t
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from vllm_sim.replay.rows import MISSES, Row
+from vllm_sim.replay.rows import MISSES, Outcome, Row
+from vllm_sim.replay.settings import Settings
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+def summarise(
+    path: Path, trace: TokenisedTrace, outcome: Outcome, settings: Settings, retokenised: Sequence[int | None] | None
+) -> Row:
+    """The summary row of a run.
+
+    Args:
+        path: The trace.
+        trace: Its tokens.
+        outcome: What the backend gave; its rows get the retokenised tokens.
+        settings: How it ran.
+        retokenised: `retokenised_tokens` of the trace, None for raw blocks.
+    """
+    if retokenised is not None:
+        for row, tokens in zip(outcome.rows, retokenised, strict=True):
+            row["retokenised_tokens"] = tokens
+    counts = summary_row(outcome.rows, settings.block_size, settings.warmup)
+    return head(path, trace, settings) | counts | outcome.tail
+
+
+def head(path: Path, trace: TokenisedTrace, settings: Settings) -> Row:
+    """The fields of a summary row that say what ran."""
+    return {
+        "trace": path.name,
+        "trace_sha256": trace.sha256,
+        "backend": settings.backend,
+        "policy": settings.policy,
+        "policy_params": settings.policy_params,
+        "capacity_blocks": settings.capacity_blocks,
+        "capacity_tokens": settings.capacity_blocks and settings.capacity_blocks * settings.block_size,
+        "block_size": settings.block_size,
+        "raw_blocks": settings.raw_blocks,
+        "seed": settings.seed,
+    }
 
 
 def rates(rows: Sequence[Row], block_size: int) -> Row:

@@ -5,24 +5,33 @@ latency_model, device (for roofline), latency_file_sha256 (for table), arrival (
 with its concurrency), and for `opt` policy_future: what the policy takes for the future, which is the order of rows.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from vllm_sim.engine.compat import installed_version
+from vllm_sim.engine.version import installed_version
 from vllm_sim.eviction.chains import link
+from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.requests import cache_requests, categories
 from vllm_sim.replay.rows import PARTIAL, Found, Outcome, Row, engine_fields, generated_blocks, request_row
 from vllm_sim.replay.settings import Settings
-from vllm_sim.replay.timeline import open_timeline
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
+
+
+class Watcher(Protocol):
+    """What follows a run as it goes, such as a timeline; it changes no row."""
+
+    def step(self, step: Any) -> None:
+        """A step that has ended (`engine.driver.Step`)."""
+
+    def request(self, row: Row) -> None:
+        """A request that has ended, as its row says."""
 
 
 def run_engine(
@@ -32,6 +41,7 @@ def run_engine(
     records: Sequence[Record],
     settings: Settings,
     progress: Callable[[int], None],
+    watcher: Watcher | None = None,
 ) -> Outcome:
     """vLLM's EngineCore in virtual time. Finished requests are written as they end, in case the run is killed."""
     model = model_config(settings.model)
@@ -49,8 +59,7 @@ def run_engine(
     rows: list[Row] = []
     with ExitStack() as stack:
         stack.callback(core.shutdown)
-        timeline = stack.enter_context(open_timeline(settings.timeline)) if settings.timeline else None
-        on_step = None if timeline is None else timeline.step
+        on_step = None if watcher is None else watcher.step
         driver = engine.Driver(
             core, trace, step_ms, asked, settings.concurrency, progress, on_step, settings.attribution
         )
@@ -59,8 +68,8 @@ def run_engine(
             row = _row(served, trace, records, settings)
             rows.append(row)
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            if timeline is not None:
-                timeline.request(row)
+            if watcher is not None:
+                watcher.request(row)
     rows.sort(key=lambda row: row["row"])
     tail = _tail(setup, settings) | generated_blocks(records)
     ledger = driver.ledger
@@ -97,7 +106,7 @@ def _tail(setup: Any, settings: Settings) -> Row:
         "arrival": arrival,
     }
     if settings.latency_file is not None:
-        tail["latency_file_sha256"] = hashlib.sha256(settings.latency_file.read_bytes()).hexdigest()
+        tail["latency_file_sha256"] = file_sha256(settings.latency_file)
     if settings.policy == "opt":
         tail["policy_future"] = "order of rows"
     return tail

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import RATES
 
 DRAWS = 1000
 TURNS = 20
@@ -61,12 +60,10 @@ def rate_intervals(rows: Sequence[Row], block_size: int) -> list[dict[str, Pair]
         "block_hit_rate": (hit // block_size, prompt // block_size),
         "request_hit_rate": (hit / prompt, np.ones(len(rows))),
     }
-    parts = np.concatenate([chosen * sums[rate][0] for rate in RATES])
-    wholes = np.concatenate([chosen * sums[rate][1] for rate in RATES])
+    parts = np.concatenate([chosen * sums[rate][0] for rate in sums])
+    wholes = np.concatenate([chosen * sums[rate][1] for rate in sums])
     pairs = ratio_intervals(parts, wholes, numbers(rows))
-    return [
-        {f"{rate}_95": pairs[i * len(chosen) + group] for i, rate in enumerate(RATES)} for group in range(TURNS + 1)
-    ]
+    return [{f"{rate}_95": pairs[i * len(chosen) + group] for i, rate in enumerate(sums)} for group in range(TURNS + 1)]
 
 
 def gain(rows: Sequence[Row], base: Sequence[Row]) -> dict[str, Any]:
@@ -76,6 +73,18 @@ def gain(rows: Sequence[Row], base: Sequence[Row]) -> dict[str, Any]:
     prompt = _column(rows, "prompt_tokens")
     (pair,) = ratio_intervals(difference[None], prompt[None], numbers(rows))
     return {"gain_over_lru": round(float(difference.sum() / prompt.sum()), 6), "gain_over_lru_95": pair}
+
+
+def with_intervals(summary: Row, rows: list[Row], block_size: int) -> Row:
+    """A summary with the intervals of its rates, the share of token slots that are filled, and only the first turns."""
+    whole, *turns = rate_intervals(rows, block_size)
+    by_turn = {turn: rates | turns[int(turn)] for turn, rates in summary["by_turn"].items() if int(turn) < TURNS}
+    served = [row["status"] == "ok" for row in rows]
+    computed = [row["prompt_tokens"] + max(row["output_tokens"], 1) - 1 - row["hit_tokens"] for row in rows]
+    allocated = [row["blocks_allocated"] * block_size for row in rows]
+    (pair,) = ratio_intervals(np.array([computed]) * served, np.array([allocated]), numbers(rows))
+    filled = round(summary["slots_filled"] / max(1, summary["slots_allocated"]), 6)
+    return summary | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_95": pair}
 
 
 def time_intervals(rows: Sequence[Row]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.registry import find_policy
-from vllm_sim.eviction.sources import source_digest
+from vllm_sim.provenance import file_sha256, fingerprint, load_entry
+from vllm_sim.replay.cache import serve_cache
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import head, serve_cache, summarise
-from vllm_sim.replay.settings import Settings
+from vllm_sim.replay.settings import BACKENDS, Settings
+from vllm_sim.replay.summary import head, summarise
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
@@ -47,20 +48,20 @@ def run_cell(cell: Cell) -> Row:
     """The row of a cell.
 
     Returns:
-        The fields of summary.jsonl; `cell`, the key of the cell (see `cell_key`); and `capacity`, as it was asked for.
-        For a whole curve the fields that say what ran, with "all" for the capacity, and `curve` (see `curve_fields`).
+        The fields of summary.jsonl; `cell`, the key of the cell (see `cell_key`); `code` (see `cell_code`); and
+        `capacity`, as it was asked for. For a whole curve the fields that say what ran, with "all" for the capacity,
+        and `curve` (see `curve_fields`).
 
     Raises:
         ValueError: the trace cannot be read, or does not go with the settings.
     """
     path, settings = cell.trace, cell.settings
     loaded = load(path, settings.model)
-    key = {"cell": cell_key(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
+    key = {"cell": cell_key(cell), "code": cell_code(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
     if cell.whole_curve:
         return head(path, loaded.trace, settings) | curve_fields(cell) | key
     if settings.backend == "engine":
-        from vllm_sim.replay.virtual import run_engine
-
+        run_engine = load_entry(BACKENDS["engine"])
         with tempfile.TemporaryDirectory() as folder:
             outcome = run_engine(path, Path(folder), loaded.trace, loaded.records, settings, lambda done: None)
     else:
@@ -71,19 +72,24 @@ def run_cell(cell: Cell) -> Row:
 
 
 def cell_key(cell: Cell) -> str:
-    """16 hexadecimal digits that stand for what decides a row: the trace's bytes, the settings, and the code of the
-    policy and the cache.
+    """16 hexadecimal digits that stand for the trace's bytes and the settings.
 
     Of the model the folder's name counts and not where it is; of a latency table what is in it.
     """
     values = asdict(cell.settings) | {"whole_curve": cell.whole_curve}
     values["trace"] = load(cell.trace, cell.settings.model).trace.sha256
-    values["code"] = source_digest(find_policy(cell.settings.policy), "vllm_sim.eviction.simulate")
     values["model"] = Path(cell.settings.model).name
     table = cell.settings.latency_file
-    values["latency_file"] = table and hashlib.sha256(table.read_bytes()).hexdigest()
+    values["latency_file"] = table and file_sha256(table)
     del values["timeline"]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cell_code(cell: Cell) -> str:
+    """A fingerprint of all code that the row of a cell comes from: its backend's and its policy's, and vLLM's version
+    where vLLM runs. With the key it decides the row.
+    """
+    return fingerprint(run_cell, BACKENDS[cell.settings.backend], find_policy(cell.settings.policy))
 
 
 def load(path: Path, model: str) -> Loaded:
