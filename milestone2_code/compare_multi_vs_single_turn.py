@@ -12,8 +12,8 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    from milestone2_code.study.cell import Study
     from milestone2_code.study.run import CELLS, ENGINE_CELLS, run_study
+    from milestone2_code.study.study import Study
     from vllm_sim.terminal import progress_bar
 
     parser = argparse.ArgumentParser(

@@ -9,7 +9,7 @@ from report.check import check
 from report.numbers.build import build
 from vllm_sim.cli.model import DEFAULT_MODEL
 from vllm_sim.cli.running import quieten_vllm
-from vllm_sim.sweep.results import find_rows
+from vllm_sim.sweep.results import check_commit, find_rows
 from vllm_sim.terminal import progress_bar
 
 
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check(options: argparse.Namespace) -> int:
     files = find_rows(options.results)
+    for path, rows in files.items():
+        if any("key" in row for row in rows):  # a study's, which the report cites
+            check_commit(path, "make study")
     with progress_bar("rows") as progress:
         found = check(files, options.traces, options.model, options.sample, options.seed, progress)
     for line in found.missing:

@@ -4,12 +4,12 @@ A row names its trace by sha256. A sweep's row holds every setting that decided 
 cell in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
 """
 
-import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.config import config_of
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runs import Cell, run_cell
@@ -91,8 +91,7 @@ def _by_hash(traces: Sequence[Path]) -> dict[str, Path]:
             paths.append(path)
     found = {}
     for path in paths:
-        with path.open("rb") as file:
-            found[hashlib.file_digest(file, "sha256").hexdigest()] = path
+        found[file_sha256(path)] = path
     return found
 
 
@@ -119,8 +118,8 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
         from milestone3_code.study import run as mixed
 
         return mixed.row_again(row, trace, model) or {"key": "of no point of today's plan"}
-    from milestone2_code.study.cell import Study
     from milestone2_code.study.run import row_again
+    from milestone2_code.study.study import Study
 
     for quick in {row["quick"], False}:  # rows of few chats are marked as quick whatever the plan was
         fresh = row_again(Study(data=trace.parent, model=model, results=results, quick=quick), row["key"])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone2_code.study.plan import ENDS
+from milestone2_code.study.study import ENDS
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows

@@ -1,8 +1,8 @@
 """What study one runs, as data."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
+from milestone2_code.study.study import ENDS, EnginePoint, Point
 from milestone2_code.study.workload import Pattern
 
 WORKLOADS = ("single", "multi")
@@ -16,23 +16,6 @@ PATTERNS = tuple(
 QUICK_POLICIES = ("lru", "arc", "hybrid", "opt")
 """Each is compiled once on a machine, which takes longer than a quick run's rows."""
 POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
-MAIN_BLOCK = 16
-ENDS = "lru+ends"
-"""No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
-
-
-class Point(NamedTuple):
-    """One cell of the fast backend."""
-
-    experiment: str
-    workload: str
-    block_size: int = MAIN_BLOCK
-    share: float | None = None
-    """Capacity in tokens: this share of the working set at block size MAIN_BLOCK; None: unlimited."""
-    policy: str = "lru"
-    pattern: Pattern = Pattern()
-    system_prompt: bool = False
-    backend: str = "fast"
 
 
 def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
@@ -67,28 +50,19 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
             yield Point("agree", workload, share=0.1, backend=backend)
 
 
-class EnginePoint(NamedTuple):
-    """One cell of the engine, in virtual time on a stated device."""
-
-    workload: str
-    share: float | None
-    concurrency: int | None
-    """None: requests arrive by ENGINE_PATTERN."""
-
-
+ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
+"""Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""
 ENGINE = (
-    EnginePoint("multi", 0.1, 64),
-    EnginePoint("multi", None, 64),
-    EnginePoint("multi", 0.1, None),
-    EnginePoint("multi", None, None),
-    EnginePoint("single", 0.1, 64),
-    EnginePoint("single", None, 64),
-    EnginePoint("single", 0.1, None),
-    EnginePoint("single", None, None),
-    EnginePoint("single", 0.1, 1),
+    EnginePoint("multi", 0.1, 64, ENGINE_PATTERN),
+    EnginePoint("multi", None, 64, ENGINE_PATTERN),
+    EnginePoint("multi", 0.1, None, ENGINE_PATTERN),
+    EnginePoint("multi", None, None, ENGINE_PATTERN),
+    EnginePoint("single", 0.1, 64, ENGINE_PATTERN),
+    EnginePoint("single", None, 64, ENGINE_PATTERN),
+    EnginePoint("single", 0.1, None, ENGINE_PATTERN),
+    EnginePoint("single", None, None, ENGINE_PATTERN),
+    EnginePoint("single", 0.1, 1, ENGINE_PATTERN),
 )
 """The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
 with arrivals they are how much was asked for."""
 QUICK_ENGINE = (ENGINE[0], ENGINE[-1])
-ENGINE_PATTERN = Pattern(sessions_per_s=16.0)
-"""Enough at a time that the device has batches: a 1B model answers faster than sessions come at the main rate."""

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from milestone2_code.study.plan import MAIN_BLOCK, WORKLOADS
+from milestone2_code.study.plan import WORKLOADS
+from milestone2_code.study.study import MAIN_BLOCK
 from vllm_sim.plots.style import new_figure, new_panels, save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import RATES, pick, read_made_rows

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from milestone2_code.study.plan import MAIN_BLOCK, SHARES, WORKLOADS
+from milestone2_code.study.plan import SHARES, WORKLOADS
 from milestone2_code.study.plots import LOOKS, caption, errors, load, style
 from milestone2_code.study.reuse import SOURCES
+from milestone2_code.study.study import MAIN_BLOCK
 from vllm_sim.plots.style import line_style, new_figure, new_panels, save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.eviction.chains import Array, Chains, Requests, link
+from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
 from vllm_sim.replay.requests import cache_requests
 from vllm_sim.trace.files import iter_records, write_records
 from vllm_sim.trace.record import Record
@@ -126,21 +126,6 @@ def ordered(chats: Chats, block_size: int, pattern: Pattern) -> Ordered:
     numbers: dict[str | int | None, int] = {}
     sessions = np.array([numbers.setdefault(record.session_id, len(numbers)) for record in records], dtype=np.int64)
     return Ordered(requests, link(requests, block_size), records, times[order], sessions)
-
-
-def reorder(requests: Requests, order: NDArray[np.intp]) -> Requests:
-    """The same requests in another order."""
-    lengths = np.diff(requests.begins)[order]
-    ends = np.cumsum(lengths)
-    places = np.repeat(requests.begins[order] - (ends - lengths), lengths) + np.arange(ends[-1])
-    return Requests(
-        ids=requests.ids[places],
-        begins=np.concatenate([[0], ends]),
-        prompt_tokens=requests.prompt_tokens[order],
-        output_tokens=requests.output_tokens[order],
-        category=requests.category[order],
-        salt=requests.salt[order],
-    )
 
 
 def write_timed(chats: Chats, pattern: Pattern, path: Path) -> None:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from milestone2_code.study.workload import reorder
-from vllm_sim.eviction.chains import Array, Chains, Requests, link
+from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
 from vllm_sim.eviction.curve import Curve, lru_curve
 from vllm_sim.eviction.simulate import Run, simulate
 from vllm_sim.sweep.capacity import capacity_blocks

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from milestone3_code.study.asked import Params, View
+from vllm_sim.provenance import file_sha256
 
 CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
 MAIN_BLOCK = 16
@@ -97,8 +98,7 @@ def _sha256(path: Path) -> str:
 
 @lru_cache
 def _hashed(path: Path, mtime_ns: int, size: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(path)
 
 
 def _text_sha256(text: str) -> str:

@@ -4,7 +4,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from milestone2_code.study.plan import ENDS, MAIN_BLOCK, WORKLOADS
+from milestone2_code.study.plan import WORKLOADS
+from milestone2_code.study.study import ENDS, MAIN_BLOCK
 from milestone2_code.study.workload import Pattern
 from report.numbers.chat_engine import SMALL, chat_engine_numbers
 from report.numbers.rows import Rows, values

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone2_code.study.run import FULL_CONVERSATIONS
+from milestone2_code.study.rows import FULL_CONVERSATIONS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import read_rows
+from vllm_sim.sweep.results import check_commit, read_rows
 
 WHOLE = ("built", "given by path")
 """Sources of data in study two."""
@@ -23,10 +23,11 @@ class Rows:
             maker: the command that writes it, for the error message.
 
         Raises:
-            ValueError: the file is not there, or holds a row that is no result.
+            ValueError: the file is not there, is of code that was not committed, or holds a row that is no result.
         """
         if not path.is_file():
             raise ValueError(f"no {path}; `{maker}` writes it")
+        check_commit(path, maker)
         self.path, self.maker = path, maker
         self.rows = read_rows(path)
         for number, row in enumerate(self.rows, 1):

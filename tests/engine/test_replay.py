@@ -15,9 +15,9 @@ import pytest
 from tests.engine.conftest import MODEL
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, Roofline
 from vllm_sim.replay.rows import MISSES
-from vllm_sim.replay.run import replay
 from vllm_sim.trace.record import TraceError
 
 BLOCK = 8

@@ -10,9 +10,9 @@ import pytest
 from tests.engine.conftest import MODEL
 from tests.engine.test_replay import ROW_FILES, conversations, rows_of, settings, write
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Roofline
 from vllm_sim.replay.rows import MISSES
-from vllm_sim.replay.run import replay
 
 
 @pytest.fixture(scope="module")

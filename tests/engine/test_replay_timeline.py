@@ -12,8 +12,8 @@ from msgspec.structs import replace
 from tests.engine.test_replay import conversations, rows_of, settings, write
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.config import config_of
+from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Table
-from vllm_sim.replay.run import replay
 
 
 @pytest.fixture(scope="module")

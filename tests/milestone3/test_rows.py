@@ -20,7 +20,7 @@ from tests.milestone3.making import ROOT, make_study
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.run import replay
+from vllm_sim.replay.files import replay
 from vllm_sim.sweep.results import NEEDED, pick, read_rows
 from vllm_sim.sweep.runner import Task, run_tasks
 
@@ -213,11 +213,11 @@ def test_two_runs_of_a_study_do_not_write_into_one_folder(tmp_path):
 
     def run_again(point: int) -> list[dict]:
         with pytest.raises(ValueError, match=f"{tmp_path} is being written by another run; allowed: one at a time"):
-            run_tasks(tmp_path, tasks, lambda point: [row], lambda point: (point,), lambda text: None, 1)
+            run_tasks(tmp_path, "model", tasks, lambda point: [row], lambda point: (point,), lambda text: None, 1)
         return [row]
 
-    assert run_tasks(tmp_path, tasks, run_again, lambda point: (point,), lambda text: None, 1) == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert run_tasks(tmp_path, "model", tasks, run_again, lambda point: (point,), lambda text: None, 1) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "rows.run.json"]
 
 
 def sleep_long(point: object) -> list[dict]:
@@ -233,7 +233,7 @@ def test_workers_end_with_a_killed_run(tmp_path):
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
         f"    tasks = [Task(str(n), '', ('rows.jsonl',), n) for n in range(2)]\n"
-        f"    run_tasks(Path({str(tmp_path)!r}), tasks, sleep_long, lambda n: (n,), lambda text: None, 2)\n"
+        f"    run_tasks(Path({str(tmp_path)!r}), 'model', tasks, sleep_long, lambda n: (n,), lambda text: None, 2)\n"
     )
     (tmp_path / "run.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

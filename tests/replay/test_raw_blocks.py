@@ -8,7 +8,7 @@ import pytest
 
 from tests.serving import MODEL, write_trace
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.run import replay
+from vllm_sim.replay.files import replay
 from vllm_sim.trace.record import TraceError
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.serving import MODEL, write_trace
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.run import replay
+from vllm_sim.replay.files import replay
 
 END = 128009
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from milestone2_code.study.cell import Study
 from milestone2_code.study.run import CELLS, run_study
+from milestone2_code.study.study import Study
 from report.check import check
 from tests.making import settings, small_trace
 from tests.serving import MODEL, ROOT
-from vllm_sim.replay.run import replay
+from vllm_sim.replay.files import replay
 from vllm_sim.sweep.grid import Grid, make_cells, sweep
 from vllm_sim.sweep.results import find_rows
 from vllm_sim.trace.files import write_records

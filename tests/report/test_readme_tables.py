@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from milestone2_code.study.plan import ENDS
+from milestone2_code.study.study import ENDS
 from report.readme import BEGIN, END, backends, rewrite, table
 
 

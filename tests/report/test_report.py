@@ -14,6 +14,7 @@ from report.__main__ import main
 from report.numbers.build import collect, typeset
 from report.numbers.mixes import COMMIT, MIXES, mixes_numbers
 from report.numbers.rows import matches
+from vllm_sim.sweep.results import run_file
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.name not in ("lib.typ", "report.typ")]
@@ -21,7 +22,11 @@ CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.nam
 
 @pytest.fixture
 def results(tmp_path) -> Path:
-    return Path(shutil.copytree(ROOT / "results", tmp_path / "results"))
+    """A copy of the rows, under a commit."""
+    copy = Path(shutil.copytree(ROOT / "results", tmp_path / "results"))
+    for path in copy.glob("*.jsonl"):
+        run_file(path).write_text(json.dumps({"commit": "0" * 40}))
+    return copy
 
 
 def text_of(results: Path) -> str:
@@ -130,6 +135,21 @@ def test_rows_that_are_no_results_are_refused(results, file, values, reason):
     change(results / file, lambda row: row == json.loads(lines[2]), **values)
     with pytest.raises(ValueError, match=rf"{file}, line 3: .*{reason}.*make study"):
         collect(results, ROOT)
+
+
+@pytest.mark.parametrize("file", ["chat_engine.jsonl", "mixed_matrix.jsonl"])
+def test_rows_whose_code_was_not_committed_are_refused(results, file):
+    beside = run_file(results / file)
+    for commit, reason in (("57c4093-dirty", rf"{beside} names 57c4093-dirty"), (None, rf"no commit is in {beside}")):
+        beside.write_text(json.dumps({"commit": commit}))
+        with pytest.raises(
+            ValueError, match=rf"{file}: {reason}; allowed: .*Commit the sources, then run `.*make study"
+        ):
+            collect(results, ROOT)
+    beside.unlink()
+    with pytest.raises(ValueError, match=rf"{file}: no commit is in"):
+        collect(results, ROOT)
+    assert main(["report", "--check", "--results", str(results), "--traces", str(results)]) == 1
 
 
 def test_a_missing_row_is_named(results):

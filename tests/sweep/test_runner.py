@@ -1,11 +1,13 @@
-"""Points of a plan in processes: an error costs no row that was finished, and begins no more points."""
+"""Points of a plan in processes: errors, and the run and the commit that are told of a file of rows."""
 
+import json
 import time
 from pathlib import Path
 
 import pytest
+from vllm_sim.study import points
 
-from vllm_sim.sweep.results import NEEDED, read_rows
+from vllm_sim.sweep.results import NEEDED, check_commit, read_rows, run_file
 from vllm_sim.sweep.runner import Task, run_tasks
 
 POINTS = 40
@@ -27,8 +29,40 @@ def slow_then_bad_then_many(point: tuple[Path, int]) -> list[dict]:
 def test_a_bad_point_costs_no_finished_row_and_begins_no_more_points(tmp_path: Path) -> None:
     tasks = [Task(str(number), "", (ROWS,), (tmp_path, number)) for number in range(POINTS)]
     with pytest.raises(ValueError, match="point 1 cannot be computed"):
-        run_tasks(tmp_path, tasks, slow_then_bad_then_many, lambda point: (point[1],), lambda text: None, 2)
+        run_tasks(tmp_path, "model", tasks, slow_then_bad_then_many, lambda point: (point[1],), lambda text: None, 2)
     done = {path.stem for path in tmp_path.glob("*.done")}
     assert {row["key"] for row in read_rows(tmp_path / ROWS)} == done
     assert "0" in done
     assert len(done) < POINTS / 2
+    assert not run_file(tmp_path / ROWS).exists()
+
+
+def test_rows_are_of_the_commit_whose_code_gives_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, beside = tmp_path / ROWS, run_file(tmp_path / ROWS)
+
+    def run(commit: str | None, code: str, made: int = 2) -> dict:
+        monkeypatch.setattr(points, "commit", lambda: commit)
+        tasks = [Task(str(number), code, (ROWS,), number) for number in range(2)]
+        row = dict.fromkeys(NEEDED)
+        count = run_tasks(tmp_path, "model", tasks, lambda point: [row], lambda point: (0,), lambda text: None, 1)
+        assert count == made
+        return json.loads(beside.read_text())
+
+    def refused() -> bool:
+        try:
+            check_commit(rows, "make study")
+        except ValueError:
+            return True
+        return False
+
+    assert (run("1-dirty", "a")["commit"], refused()) == ("1-dirty", True)
+    # The same code, then committed: nothing is computed, and the rows are that commit's.
+    found = run("2", "a", made=0)
+    assert (found["commit"], found["points"], refused()) == ("2", 2, False)
+    assert run("3", "a", made=0)["commit"] == "2"
+    assert (run("4-dirty", "b")["commit"], refused()) == ("4-dirty", True)
+    assert (run(None, "c")["commit"], refused()) == (None, True)
+    assert (run("5", "d")["commit"], refused()) == ("5", False)
+    beside.unlink()
+    assert refused()
+    assert (run("6", "d", made=0)["commit"], refused()) == ("6", False)

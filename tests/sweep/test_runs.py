@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.making import settings, small_trace
+from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Table
-from vllm_sim.replay.run import replay
 from vllm_sim.sweep.runs import Cell, cell_key, run_cell
 
 

@@ -30,7 +30,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def run_replay(options: argparse.Namespace) -> int:
     quieten_vllm()
     from vllm_sim.replay.expect import differences, read_expected
-    from vllm_sim.replay.run import replay
+    from vllm_sim.replay.files import replay
 
     config = config_from(options)
     stored = read_expected(options.expect) if options.expect else None

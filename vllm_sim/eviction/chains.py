@@ -50,6 +50,21 @@ class Chains(NamedTuple):
     """Distinct nodes."""
 
 
+def reorder(requests: Requests, order: npt.NDArray[np.intp]) -> Requests:
+    """The same requests in another order."""
+    lengths = np.diff(requests.begins)[order]
+    ends = np.cumsum(lengths)
+    places = np.repeat(requests.begins[order] - (ends - lengths), lengths) + np.arange(ends[-1])
+    return Requests(
+        ids=requests.ids[places],
+        begins=np.concatenate([[0], ends]),
+        prompt_tokens=requests.prompt_tokens[order],
+        output_tokens=requests.output_tokens[order],
+        category=requests.category[order],
+        salt=requests.salt[order],
+    )
+
+
 def link(requests: Requests, block_size: int, raw: bool = False, named_tails: bool = False) -> Chains:
     """Numbers the blocks of requests.
 

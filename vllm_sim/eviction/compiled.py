@@ -11,9 +11,9 @@ structref each access of an array counts references, which took more than half o
 which the caller holds, keeps the arrays alive. A jitclass cannot be cached: every process would compile it again.
 
 numba's cache looks at the file of the compiled function alone and would serve a kernel with an old policy in it. The
-name of a structure therefore carries a digest of its class's sources, and of what those import: a change in any of them
-is another type. And it reads the types of all that was ever compiled: those of a class that this process has not
-imported, or that is no more, stay unread.
+name of a structure therefore carries the fingerprint of its class (provenance.py): other code is another type. And it
+reads the types of all that was ever compiled: those of a class that this process has not imported, or that is no more,
+stay unread.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ from numba.core.extending import (
 from numba.core.typing.templates import AttributeTemplate
 from numba.experimental import structref
 
-from vllm_sim.eviction.sources import source_digest
+from vllm_sim.provenance import fingerprint
 
 _T = TypeVar("_T")
 _STRUCTS: dict[type, type[types.StructRef]] = {}
@@ -59,7 +59,7 @@ class View(types.Type):
 
 def compiled(cls: type[_T]) -> type[_T]:
     """Declares that numba can compile the methods of this class."""
-    digest = source_digest(cls)
+    digest = fingerprint(cls)
 
     def __init__(self: Any, fields: Any) -> None:
         types.StructRef.__init__(self, fields)

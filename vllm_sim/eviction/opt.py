@@ -6,9 +6,6 @@ Knows the future, so it is for recorded traces only; the future is the order of 
 Source: Belady, "A study of replacement algorithms for a virtual-storage computer", IBM Systems Journal 1966.
 """
 
-import numpy as np
-
-from vllm_sim.eviction.chains import Chains
 from vllm_sim.eviction.compiled import compiled
 from vllm_sim.eviction.policy import Policy, Room
 
@@ -39,16 +36,3 @@ class Opt(Policy):
         if self.next[node] == self.end[node] or self.uses[self.next[node]] % 2:
             return 0, -_NEVER
         return 0, -self.uses[self.next[node]]
-
-
-def future(chains: Chains, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The requests of each node, for Room.uses and Room.first_use; rejected requests use nothing."""
-    counts = np.diff(chains.begins)
-    rows = np.repeat(np.arange(counts.size), counts)
-    within = np.arange(rows.size) - chains.begins[rows]
-    served = (chains.need <= capacity)[rows]
-    nodes = chains.nodes[served]
-    uses = (2 * rows + (within >= chains.hittable[rows]))[served]
-    order = np.argsort(nodes, kind="stable")
-    first = np.concatenate([[0], np.cumsum(np.bincount(nodes, minlength=chains.working_set))])
-    return uses[order], first

@@ -10,7 +10,7 @@ from vllm_sim.eviction import kernel
 from vllm_sim.eviction.book import EVICTED, ORPHANS, Book
 from vllm_sim.eviction.chains import Array, Chains
 from vllm_sim.eviction.compiled import is_compiled, native
-from vllm_sim.eviction.opt import future
+from vllm_sim.eviction.future import future
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 

@@ -11,7 +11,6 @@ errors divided by the time), so that long prefills do not drown the decodes. Eve
 is what the errors are of. Not modelled: the length of contexts, which the log does not tell.
 """
 
-import hashlib
 import itertools
 import json
 import re
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.latency import Table
 from vllm_sim.trace.files import iter_lines, open_output
 
@@ -107,7 +107,7 @@ def calibrate(log: Path, out: Path) -> dict[str, Any]:
             "(vllm serve --enable-logging-iteration-details --no-async-scheduling)"
         )
     table = fit([step for place, step in enumerate(steps) if place % _HELD_OUT])
-    result = asdict(table) | {"steps": len(steps), "log_sha256": hashlib.sha256(log.read_bytes()).hexdigest()}
+    result = asdict(table) | {"steps": len(steps), "log_sha256": file_sha256(log)}
     result["held_out"] = errors(table, steps[::_HELD_OUT])
     with open_output(out) as file:
         file.write(json.dumps(result, indent=2) + "\n")

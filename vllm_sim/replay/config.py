@@ -13,7 +13,12 @@ import msgspec
 
 from vllm_sim.replay.latency import DEVICES, MODELS, Table
 
-BACKENDS = ("engine", "blockpool", "fast")
+BACKENDS = {
+    "engine": "vllm_sim.replay.engine_backend:run_engine",
+    "blockpool": "vllm_sim.engine.blockpool:run",
+    "fast": "vllm_sim.eviction.simulate:simulate",
+}
+"""What serves the requests, imported when it is used."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
 
@@ -48,7 +53,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     model: Annotated[str, About("model folder", metavar="FOLDER")]
-    backend: Annotated[str, About("what runs", choices=BACKENDS)] = "engine"
+    backend: Annotated[str, About("what runs", choices=tuple(BACKENDS))] = "engine"
     policy: Annotated[str, About("eviction policy, by name or module:Class", grid="policies", metavar="P")] = "lru"
     policy_params: Annotated[dict[str, Any], About("the policy's parameters, an object", metavar="JSON")] = {}
     capacity_blocks: Annotated[

@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vllm_sim.engine.compat import installed_version
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.engine.version import installed_version
 from vllm_sim.eviction.chains import link
 from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import RunConfig
@@ -20,10 +20,9 @@ from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.outcome import Floats, Outcome, Schedule, Totals, request_results
 from vllm_sim.replay.requests import cache_requests, categories
-from vllm_sim.replay.rows import SCHEMA, RequestResult
-from vllm_sim.replay.run import Loaded, Result
+from vllm_sim.replay.rows import SCHEMA
+from vllm_sim.replay.run import Loaded, Result, Watcher
 from vllm_sim.replay.summary import summarise
-from vllm_sim.replay.timeline import open_timeline
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -32,8 +31,7 @@ def run_engine(
     loaded: Loaded,
     config: RunConfig,
     progress: Callable[[int], None],
-    on_result: Callable[[RequestResult], None] | None = None,
-    timeline_file: Path | None = None,
+    watcher: Watcher | None = None,
 ) -> Result:
     """vLLM's EngineCore in virtual time; arguments as those of `run.run`."""
     path, trace, records = loaded.path, loaded.trace, loaded.records
@@ -51,18 +49,13 @@ def run_engine(
     served: list[Any] = []
     with ExitStack() as stack:
         stack.callback(core.shutdown)
-        timeline = stack.enter_context(open_timeline(timeline_file)) if timeline_file else None
-        on_step = None if timeline is None else timeline.step
+        on_step = None if watcher is None else watcher.step
         driver = engine.Driver(core, trace, step_ms, asked, config.concurrency, progress, on_step, config.attribution)
         for one in driver.run(arrivals):
             served.append(one)
-            if on_result is not None or timeline is not None:
-                row = next(request_results(_outcome([one], loaded, config)))
-                row = msgspec.structs.replace(row, row=one.row)
-                if on_result is not None:
-                    on_result(row)
-                if timeline is not None:
-                    timeline.request(row)
+            if watcher is not None:
+                result = next(request_results(_outcome([one], loaded, config)))
+                watcher.request(msgspec.structs.replace(result, row=one.row))
     served.sort(key=lambda one: one.row)
     outcome = _outcome(served, loaded, config)
     ledger = driver.ledger

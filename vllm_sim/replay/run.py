@@ -1,40 +1,25 @@
-"""One run: a trace in, an outcome and its summary out, by one of three backends; and the files of a replay.
+"""One run: a trace in, an outcome and its summary out, by one of three backends; nothing is written.
 
 `engine` drives vLLM's EngineCore in virtual time; `blockpool` vLLM's KV-cache manager, one request after the other;
-`fast` the compiled kernel of `vllm_sim.eviction`. What a backend needs is imported when it is used.
-
-    requests.jsonl    a row for each request (rows.RequestResult), in the trace's order
-    summary.jsonl     one row (rows.RunSummary), which begins with what ran (config.RunConfig)
-    sessions.jsonl    a row for each session (rows.SessionResult)
-    evictions.jsonl   engine: who evicted whom (evictions.py), in blocks
-    blocks.jsonl      engine: lifetimes of blocks (engine/lifetimes.py)
-    run.json          seconds of wall time, host, versions: what differs from run to run
+`fast` the compiled kernel of `vllm_sim.eviction`. What a backend needs is imported when it is used, by its entry in
+config.BACKENDS, so that the fingerprint of a row (provenance.py) holds the code of its own backend alone.
 """
 
-import json
-import os
-import platform
-import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
-import vllm_sim
-from vllm_sim.engine.compat import found_version, installed_version
+from vllm_sim.engine.version import installed_version
 from vllm_sim.eviction.chains import Chains, Requests, link
-from vllm_sim.eviction.registry import find_policy
 from vllm_sim.eviction.simulate import Run
+from vllm_sim.provenance import load_entry
 from vllm_sim.replay.breakdown import Blocks, breakdown
-from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.outcome import Labels, Outcome, Totals, labels_of, request_results
+from vllm_sim.replay.config import BACKENDS, RunConfig
+from vllm_sim.replay.outcome import Labels, Outcome, Totals, labels_of
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
-from vllm_sim.replay.rows import PARTIAL, RequestResult, RunSummary, write_rows
-from vllm_sim.replay.summary import session_results, summarise
-from vllm_sim.trace.files import iter_records, open_output
+from vllm_sim.replay.rows import RequestResult, RunSummary
+from vllm_sim.replay.summary import summarise
+from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 
@@ -54,6 +39,16 @@ class Linked(NamedTuple):
 
     requests: Requests
     chains: Chains
+
+
+class Watcher(Protocol):
+    """What follows a run of the engine as it goes; it changes no row."""
+
+    def step(self, step: Any) -> None:
+        """A step that has ended (`engine.driver.Step`)."""
+
+    def request(self, result: RequestResult) -> None:
+        """A request that has ended."""
 
 
 class Result(NamedTuple):
@@ -93,30 +88,25 @@ def run(
     config: RunConfig,
     linked: Linked | None = None,
     progress: Callable[[int], None] = lambda done: None,
-    on_result: Callable[[RequestResult], None] | None = None,
-    timeline: Path | None = None,
+    watcher: Watcher | None = None,
 ) -> Result:
-    """Runs a trace; nothing is written but the timeline.
+    """Runs a trace; nothing is written.
 
     Args:
         loaded: the trace.
         config: how.
         linked: `link_blocks` of the trace, where it is there already; the engine needs none.
         progress: called with the number of finished requests.
-        on_result: engine: called with each request as it ends.
-        timeline: engine: where a trace for Perfetto is written.
+        watcher: engine: what follows the run as it goes.
 
     Raises:
         TraceError: a row lacks what the backend needs.
         ValueError: a value of the configuration does not go with the trace.
         VersionError: the backend needs vLLM, which is not installed or too old.
     """
-    if timeline is not None and config.backend != "engine":
-        raise ValueError(f"backend {config.backend} has no time to draw a timeline of; allowed: engine")
     if config.backend == "engine":
-        from vllm_sim.replay.engine_backend import run_engine
-
-        return run_engine(loaded, config, progress, on_result, timeline)
+        result: Result = load_entry(BACKENDS["engine"])(loaded, config, progress, watcher)
+        return result
     linked = linked or link_blocks(loaded, config.block_size, config.raw_blocks)
     retokenised = None if config.raw_blocks else loaded.retokenised
     outcome = serve(linked, loaded.records, loaded.labels, config, retokenised)
@@ -140,12 +130,11 @@ def serve(
         config: how.
         retokenised: as `Loaded` has it.
     """
-    if config.backend == "fast":
-        from vllm_sim.eviction.simulate import simulate as serve_chains
-    else:
-        installed_version()
-        from vllm_sim.engine.blockpool import run as serve_chains
-    found = serve_chains(linked.chains, config.policy, config.blocks, config.policy_params, config.seed)
+    if config.backend == "blockpool":
+        installed_version()  # its module imports vLLM
+    found = load_entry(BACKENDS[config.backend])(
+        linked.chains, config.policy, config.blocks, config.policy_params, config.seed
+    )
     return outcome_of(found, linked, records, labels, config, retokenised)
 
 
@@ -173,61 +162,3 @@ def outcome_of(
         totals=Totals(chains.working_set, found.evicted_blocks, found.orphan_blocks),
         retokenised=retokenised,
     )
-
-
-def replay(
-    path: Path,
-    out: Path,
-    config: RunConfig,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-    timeline: Path | None = None,
-) -> RunSummary:
-    """Replays a trace and writes the files of the run.
-
-    Args:
-        path: The trace.
-        out: Folder for the files. While the engine runs it holds requests.partial.jsonl too, to which each finished
-            request is appended: it stays after a kill.
-        config: How.
-        progress: Called with the numbers of finished and of all requests.
-        timeline: Engine: where a trace for Perfetto is written.
-
-    Raises:
-        TraceError, ValueError, VersionError: as `load` and `run`.
-    """
-    start = time.monotonic()
-    find_policy(config.policy)  # an unknown one need not wait for vLLM
-    loaded = load(path, config.model)
-    out.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        keep: Callable[[RequestResult], None] | None = None
-        if config.backend == "engine":
-            keep = partial(_append, stack.enter_context((out / PARTIAL).open("wb", buffering=0)))
-
-        summary, outcome = run(loaded, config, None, lambda done: progress(done, len(loaded.records)), keep, timeline)
-    write_rows(out / "requests.jsonl", request_results(outcome))
-    write_rows(out / "sessions.jsonl", session_results(outcome, config.warmup))
-    for name, rows in outcome.files.items():
-        write_rows(out / name, rows)
-    write_rows(out / "summary.jsonl", [summary.to_row()])
-    with open_output(out / "run.json") as text:
-        text.write(json.dumps(about(config, time.monotonic() - start), indent=2) + "\n")
-    (out / PARTIAL).unlink(missing_ok=True)
-    return summary
-
-
-def _append(file: BinaryIO, row: RequestResult) -> None:
-    file.write(msgspec.json.encode(row) + b"\n")
-
-
-def about(config: RunConfig, seconds: float) -> dict[str, Any]:
-    """What differs from run to run: wall time, host, versions; vllm is None where it is not installed."""
-    return {
-        "seconds": round(seconds, 3),
-        "host": platform.node(),
-        "cpus": os.cpu_count(),
-        "python": platform.python_version(),
-        "vllm": found_version(),
-        "vllm_sim": vllm_sim.__version__,
-        "model": config.model,
-    }

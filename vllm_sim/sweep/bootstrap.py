@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.replay.outcome import Mask, Outcome
-from vllm_sim.sweep.results import RATES
+from vllm_sim.replay.rows import Row
 
 DRAWS = 1000
 TURNS = 20
@@ -55,11 +55,11 @@ def rate_intervals(outcome: Outcome) -> list[dict[str, Pair]]:
         "block_hit_rate": (hit // outcome.block_size, prompt // outcome.block_size),
         "request_hit_rate": (hit / prompt, np.ones(len(turns))),
     }
-    parts = np.concatenate([chosen * sums[rate][0] for rate in RATES])
-    wholes = np.concatenate([chosen * sums[rate][1] for rate in RATES])
+    parts = np.concatenate([chosen * sums[rate][0] for rate in sums])
+    wholes = np.concatenate([chosen * sums[rate][1] for rate in sums])
     pairs = ratio_intervals(parts, wholes, outcome.labels.session.codes)
     return [
-        {f"{rate}_ci95": pairs[i * len(chosen) + group] for i, rate in enumerate(RATES)} for group in range(TURNS + 1)
+        {f"{rate}_ci95": pairs[i * len(chosen) + group] for i, rate in enumerate(sums)} for group in range(TURNS + 1)
     ]
 
 
@@ -80,6 +80,19 @@ def gain(outcome: Outcome, base: Outcome) -> dict[str, Any]:
     difference, prompt = hits(outcome) - hits(base), outcome.prompt_tokens
     (pair,) = ratio_intervals(difference[None], prompt[None], outcome.labels.session.codes)
     return {"gain_over_lru": round(float(difference.sum() / prompt.sum()), 6), "gain_over_lru_ci95": pair}
+
+
+def with_intervals(row: Row, outcome: Outcome) -> Row:
+    """A summary with the intervals of its rates, the share of token slots that are filled, and only the first turns."""
+    assert outcome.blocks_allocated is not None
+    whole, *turns = rate_intervals(outcome)
+    by_turn = {turn: rates | turns[int(turn)] for turn, rates in row["by_turn"].items() if int(turn) < TURNS}
+    served = ~outcome.rejected
+    computed = outcome.prompt_tokens + np.maximum(outcome.output_tokens, 1) - 1 - hits(outcome)
+    allocated = outcome.blocks_allocated * outcome.block_size
+    (pair,) = ratio_intervals((computed * served)[None], (allocated * served)[None], outcome.labels.session.codes)
+    filled = round(row["slots_filled"] / max(1, row["slots_allocated"]), 6)
+    return row | whole | {"by_turn": by_turn, "slots_filled_share": filled, "slots_filled_share_ci95": pair}
 
 
 def time_intervals(outcome: Outcome, sessions_of: Numbers, where: Mask | None = None) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Sweeps: many cells on all cores, each row appended to one file as it is finished.
 
 A sweep that was stopped, however, goes on where it was: a row holds the key of its cell, and a line that a kill has cut
-is cut off. When all cells are done the file is sorted, so that two sweeps of the same cells give the same bytes.
+is cut off. A row that other code made is replaced when its cell is wanted again. When all cells are done the file is
+sorted, so that two sweeps of the same cells give the same bytes.
 """
 
 import json
@@ -15,16 +16,16 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from msgspec.structs import replace
 
-from vllm_sim.engine.compat import VersionError
+from vllm_sim.engine.version import VersionError
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
+from vllm_sim.provenance import about, commit
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row, write_rows
-from vllm_sim.replay.run import about
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.lock import only_writer
-from vllm_sim.sweep.results import commit, cut_torn_line, in_order, read_rows, whole_bytes
-from vllm_sim.sweep.runs import Cell, blocks, cell_key, run_cell
+from vllm_sim.sweep.results import cut_torn_line, in_order, read_rows, run_file, whole_bytes
+from vllm_sim.sweep.runs import Cell, blocks, cell_code, cell_key, run_cell
 from vllm_sim.trace.files import open_output
 
 Progress = Callable[[int, int], None]
@@ -158,13 +159,14 @@ def sweep(
         ValueError: as `check_run`, or `out` is being written by another run, or a cell cannot be run; finished rows
             stay in the file.
     """
-    start = time.monotonic()
+    start, begun_at = time.monotonic(), commit()
     check_run(out, [cell.trace for cell in cells], jobs)
     with only_writer(out):
         cut_torn_line(out, _MARK)
-        there = read_rows(out)
-        known = {row.get("cell") for row in there}
         wanted = {cell_key(cell): cell for cell in cells}
+        codes = {key: cell_code(cell) for key, cell in wanted.items()}
+        there = [row for row in read_rows(out) if codes.get(row["cell"]) in (None, row.get("code"))]
+        known = {row["cell"] for row in there}
         todo = [cell for key, cell in wanted.items() if key not in known]
         progress(len(wanted) - len(todo), len(wanted))
         fresh = []
@@ -177,8 +179,10 @@ def sweep(
         rows = in_order(there + fresh)
         write_rows(out, rows)
         if cells:
-            _write_about(out, cells[0].config, len(fresh), time.monotonic() - start)
-    return [row for row in rows if row.get("cell") in wanted]
+            values = about(cells[0].config.model, time.monotonic() - start, begun_at) | {"cells": len(fresh)}
+            with open_output(run_file(out)) as file:
+                file.write(json.dumps(values, indent=2) + "\n")
+    return [row for row in rows if row["cell"] in wanted]
 
 
 def _run_named(cell: Cell) -> Row:
@@ -230,9 +234,3 @@ def _on_ray(cells: Sequence[Cell], address: str) -> Iterator[Row]:
                 yield from Parallel()(delayed(_run_named)(cell) for cell in cells[first : first + size])
     finally:
         ray.shutdown()
-
-
-def _write_about(out: Path, config: RunConfig, cells: int, seconds: float) -> None:
-    values = about(config, seconds) | {"cells": cells, "commit": commit()}
-    with open_output(out.with_name(out.name.removesuffix(".jsonl") + ".run.json")) as file:
-        file.write(json.dumps(values, indent=2) + "\n")

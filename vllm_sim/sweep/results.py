@@ -1,7 +1,6 @@
 """Files of rows: JSON lines that a sweep appends to, and that plots, page and check read."""
 
 import json
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,17 +45,29 @@ def conditions(row: Row) -> dict[str, Any]:
     return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
-def commit() -> str | None:
-    """The commit of this package, with `-dirty` behind it where its files differ; None where there is no repository."""
-    git = ["git", "-C", str(Path(__file__).parents[1])]
-    try:
-        head, changes = (
-            subprocess.run([*git, *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-            for words in (("rev-parse", "HEAD"), ("status", "--porcelain", "."))
+def run_file(rows: Path) -> Path:
+    """The file beside a file of rows that says what run computed them last, and of which commit their code is."""
+    return rows.with_name(rows.name.removesuffix(".jsonl") + ".run.json")
+
+
+def check_commit(rows: Path, maker: str) -> None:
+    """Checks that the code that made a file's rows is that of a commit.
+
+    Args:
+        rows: the file.
+        maker: the command that writes it.
+
+    Raises:
+        ValueError: it is of a tree with changes that were not committed, or nothing says of which.
+    """
+    beside = run_file(rows)
+    commit = json.loads(beside.read_text(encoding="utf-8")).get("commit") if beside.is_file() else None
+    if commit is None or commit.endswith("-dirty"):
+        found = f"no commit is in {beside}" if commit is None else f"{beside} names {commit}"
+        raise ValueError(
+            f"{rows}: {found}; allowed: rows of committed code. Commit the sources, then run `{maker}`, which keeps "
+            "the rows that the same code gave"
         )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return f"{head}-dirty" if changes else head
 
 
 def cut_torn_line(path: Path, mark: str | None = None) -> bool:

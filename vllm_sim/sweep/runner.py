@@ -1,25 +1,26 @@
 """Runs the points of a study's plan on all cores: rows are appended whole as they are finished.
 
 Started again after a kill it goes on behind whole rows. When all are there each file is put into the plan's order, so
-that two runs give the same bytes. Rows that another plan, trace or other code gave are dropped first.
+that two runs give the same bytes. Rows that another plan, trace or other code gave are dropped first. NAME.run.json
+beside each file tells of the run that computed rows last, and names the commit whose code gave them all.
 """
 
-import ast
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
 from itertools import groupby
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
+from vllm_sim.provenance import about, commit
 from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.sweep.lock import only_writer
-from vllm_sim.sweep.results import cut_torn_line, read_rows
+from vllm_sim.sweep.results import cut_torn_line, read_rows, run_file
+from vllm_sim.trace.files import open_output
 
 GROUP = 250
 """Points that one process runs in a row, at most."""
@@ -31,7 +32,7 @@ class Task(NamedTuple):
     key: str
     """Names the point over its trace."""
     code: str
-    """A digest of the code that its rows come from."""
+    """A fingerprint of the code that its rows come from."""
     files: tuple[str, ...]
     """A row for each."""
     point: Any
@@ -39,6 +40,7 @@ class Task(NamedTuple):
 
 def run_tasks(
     folder: Path,
+    model: str,
     tasks: Sequence[Task],
     rows_of: Callable[[Any], Sequence[Row]],
     shared: Callable[[Any], tuple[Any, ...]],
@@ -51,6 +53,7 @@ def run_tasks(
 
     Args:
         folder: of the rows' files.
+        model: the model's folder.
         tasks: the plan, in the order of the files.
         rows_of: a row for each of a task's files, from its point.
         shared: what a point shares with others, which are run behind one another; in the order of running.
@@ -65,6 +68,7 @@ def run_tasks(
     Raises:
         ValueError: another run writes into the folder, or what a point raised; what was finished is written first.
     """
+    start, begun_at = time.monotonic(), commit()
     folder.mkdir(parents=True, exist_ok=True)
     with only_writer(folder):
         files = {
@@ -77,6 +81,9 @@ def run_tasks(
                 write_rows(folder / name, [row for row in read_rows(folder / name) if row["key"] not in missing])
         wanted_now = [task for task in tasks if task.key in missing and only(task.point)]
         todo = sorted(wanted_now, key=lambda task: shared(task.point))
+        if todo:
+            for name in files:  # a killed run leaves none, and is no result
+                run_file(folder / name).unlink(missing_ok=True)
         done = len(tasks) - len(missing)
         say(f"{done:,} of {len(tasks):,} points are there already, {len(todo):,} to compute")
         progress(done, len(tasks))
@@ -94,7 +101,25 @@ def run_tasks(
                     continue
                 place = {key: number for number, key in enumerate(wanted)}
                 write_rows(folder / name, sorted(read_rows(folder / name), key=lambda row: place[row["key"]]))
+        values = about(Path(model).name, time.monotonic() - start, begun_at) | {"points": len(todo)}
+        del values["host"]
+        for name in files:
+            if (folder / name).is_file():
+                _note_run(run_file(folder / name), values)
         return len(todo)
+
+
+def _note_run(path: Path, values: Row) -> None:
+    """Writes what ran. If it computed nothing, all rows are of its code too, so a stored run gets its commit."""
+    stored = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if stored is None or values["points"]:
+        stored = values
+    elif (stored.get("commit") or "-dirty").endswith("-dirty"):
+        stored["commit"] = values["commit"]
+    else:
+        return
+    with open_output(path) as file:
+        file.write(json.dumps(stored, indent=2) + "\n")
 
 
 def _run(
@@ -158,22 +183,3 @@ def _finished(path: Path, wanted: dict[str, Task], say: Callable[[str], None]) -
         say(f"{path}: {len(rows) - len(kept):,} rows of another plan, trace or code are dropped")
         write_rows(path, kept)
     return {row["key"] for row in kept}
-
-
-def digest(files: Iterable[Path]) -> str:
-    """16 hexadecimal digits that stand for modules, comments and docstrings left out."""
-    return hashlib.sha256("".join(map(_code, files)).encode()).hexdigest()[:16]
-
-
-@lru_cache
-def _code(path: Path) -> str:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list):
-            node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-    return ast.dump(tree)
-
-
-def _is_text(line: ast.AST) -> bool:
-    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from vllm_sim.eviction.registry import find_policy
-from vllm_sim.eviction.sources import source_digest
+from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
-from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.config import BACKENDS, RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 
@@ -31,7 +31,7 @@ def run_cell(cell: Cell) -> Row:
     """The row of a cell.
 
     Returns:
-        The fields of summary.jsonl; `cell`, the key of the cell (see `cell_key`); and `capacity`, as it was asked for.
+        The fields of summary.jsonl; `cell` (see `cell_key`); `code` (see `cell_code`); and `capacity`, as it was given.
         With the capacity `all` the fields that say what ran, and `curve`.
 
     Raises:
@@ -46,20 +46,25 @@ def run_cell(cell: Cell) -> Row:
         if config.backend != "engine":
             linked = blocks(path, config.model, config.block_size, config.raw_blocks)
         summary = replay_run.run(loaded, config, linked).summary
-    key = {"cell": cell_key(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
+    key = {"cell": cell_key(cell), "code": cell_code(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
     return summary.to_row() | key
 
 
 def cell_key(cell: Cell) -> str:
-    """16 hexadecimal digits that stand for what decides a row: the trace's bytes, the configuration, and the code of
-    the policy and the cache.
+    """16 hexadecimal digits that stand for the trace's bytes and the configuration.
 
     Of the model the folder's name counts and not where it is.
     """
     values: dict[str, Any] = cell.config.values()
     values["trace"] = load(cell.trace, cell.config.model).trace.sha256
-    values["code"] = source_digest(find_policy(cell.config.policy), "vllm_sim.eviction.simulate")
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def cell_code(cell: Cell) -> str:
+    """A fingerprint of all code that the row of a cell comes from: its backend's and its policy's, and vLLM's version
+    where vLLM runs. With the key it decides the row.
+    """
+    return fingerprint(run_cell, BACKENDS[cell.config.backend], find_policy(cell.config.policy))
 
 
 def load(path: Path, model: str) -> Loaded:

@@ -1,7 +1,7 @@
 """The tokens of a trace, computed once and kept in a cache that every process maps into its memory.
 
 A trace's cache is a folder under $XDG_CACHE_HOME/vllm-sim (else ~/.cache/vllm-sim), named by a hash over the trace, the
-tokenizer's files and this module's format. It is written under a temporary name and renamed when it is whole, so that
+tokenizer's files and the code of this layer. It is written under a temporary name and renamed when it is whole, so that
 several processes may build it at the same time. Memory while building: one chunk of records; after that what is
 touched of 4 bytes a token and 41 bytes a record.
 """
@@ -20,12 +20,11 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_sim.provenance import file_sha256, fingerprint
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.vocabulary import Vocabulary
 
-FORMAT = 2
-"""Raised when the same trace gets other arrays, so that what an older version has cached is not used."""
 DIGEST_BYTES = 16
 # Where the response's part of a row's stream of fresh tokens begins, far behind any prompt's tail.
 _RESPONSE_START = 2**32
@@ -100,7 +99,7 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace
     """
     trace_hash = _hash_file(path)
     vocabulary = model if isinstance(model, Vocabulary) else Vocabulary(model)
-    key = hashlib.sha256(f"{FORMAT} {trace_hash}".encode())
+    key = hashlib.sha256(f"{fingerprint(load_tokenised)} {trace_hash}".encode())
     for part in vocabulary.fingerprint():
         key.update(hashlib.sha256(part).digest())
     folder = cache_folder() / key.hexdigest()[:32]
@@ -118,8 +117,7 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace
 
 def _hash_file(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(path)
     except FileNotFoundError:
         next(iter_records(path))  # raises with the folder in which the file was looked for
         raise

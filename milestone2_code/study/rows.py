@@ -1,0 +1,25 @@
+"""The row of any cell of study one."""
+
+from milestone2_code.study.study import EnginePoint, Point, Study
+from vllm_sim.provenance import load_entry
+from vllm_sim.replay.rows import Row
+
+AnyPoint = Point | EnginePoint
+MAKERS = {
+    "cache": "milestone2_code.study.cell:cache_row",
+    "engine": "milestone2_code.study.timed:engine_row",
+}
+FULL_CONVERSATIONS = 2000
+"""Rows from fewer are marked as quick."""
+
+
+def maker_of(point: AnyPoint) -> str:
+    """The entry of what makes the row of a cell."""
+    return MAKERS["engine" if isinstance(point, EnginePoint) else "cache"]
+
+
+def rows_of(study: Study, point: AnyPoint) -> list[Row]:
+    """The row of a cell."""
+    row: Row = load_entry(maker_of(point))(study, point)
+    sessions = len({record.session_id for record in study.chats(point.workload).records})
+    return [row | {"data": study.source(), "quick": study.quick or sessions < FULL_CONVERSATIONS}]

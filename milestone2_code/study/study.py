@@ -1,0 +1,79 @@
+"""A cell of study one, and the places that it reads and writes."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from milestone2_code.study.workload import Chats, Pattern, load_chats, ordered
+from vllm_sim.replay.rows import Row
+
+MAIN_BLOCK = 16
+ENDS = "lru+ends"
+"""No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
+
+
+class Point(NamedTuple):
+    """One cell of the fast backend."""
+
+    experiment: str
+    workload: str
+    block_size: int = MAIN_BLOCK
+    share: float | None = None
+    """Capacity in tokens: this share of the working set at block size MAIN_BLOCK; None: unlimited."""
+    policy: str = "lru"
+    pattern: Pattern = Pattern()
+    system_prompt: bool = False
+    backend: str = "fast"
+
+
+class EnginePoint(NamedTuple):
+    """One cell of the engine, in virtual time on a stated device."""
+
+    workload: str
+    share: float | None
+    concurrency: int | None
+    """None: requests arrive by the pattern."""
+    pattern: Pattern
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Study:
+    """Where the study reads and writes."""
+
+    data: Path
+    """Folder of preprocess_sharegpt.py's traces and of the download's source.json."""
+    model: str
+    results: Path
+    quick: bool = False
+
+    def trace(self, workload: str) -> Path:
+        return self.data / f"{workload}_turn.jsonl"
+
+    def chats(self, workload: str, system_prompt: bool = False) -> Chats:
+        return load_chats(self.trace(workload), self.model, workload, system_prompt)
+
+    def source(self) -> Row:
+        """Where the data comes from; made data has no source.json."""
+        about = self.data / "source.json"
+        if not about.is_file():
+            return {"source": "made"}
+        told = json.loads(about.read_text(encoding="utf-8"))
+        return {"source": told["source"], "sha256": told["sha256"], "whole": told.get("whole")}
+
+
+def key(study: Study, point: Point | EnginePoint) -> str:
+    """Names a cell of a plan over a trace and a model, of which the folder's name counts."""
+    text = f"{study.chats(point.workload).trace.sha256} {Path(study.model).name} {study.quick} {point!r}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def capacity_blocks(
+    study: Study, workload: str, share: float | None, block_size: int, system_prompt: bool
+) -> int | None:
+    """A share of the working set at MAIN_BLOCK, as blocks of another size that hold as many tokens."""
+    if share is None:
+        return None
+    chains = ordered(study.chats(workload, system_prompt), MAIN_BLOCK, Pattern()).chains
+    return max(1, int(share * chains.working_set * MAIN_BLOCK) // block_size)

@@ -1,0 +1,37 @@
+"""The rows of study one that the engine gives: times in virtual time."""
+
+import hashlib
+from pathlib import Path
+
+from milestone2_code.study.study import MAIN_BLOCK, EnginePoint, Study, capacity_blocks
+from milestone2_code.study.workload import write_timed
+from vllm_sim.provenance import fingerprint
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.rows import Row
+from vllm_sim.replay.run import run
+from vllm_sim.sweep.bootstrap import time_intervals, with_intervals
+from vllm_sim.sweep.runs import load
+
+
+def engine_row(study: Study, point: EnginePoint) -> Row:
+    """The row of a cell of the engine: times from the roofline model of an H100."""
+    config = RunConfig(
+        model=study.model,
+        capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),
+        block_size=MAIN_BLOCK,
+        concurrency=point.concurrency,
+    )
+    summary, outcome = run(load(timed_trace(study, point), study.model), config)
+    values: Row = {"experiment": "engine", "workload": point.workload, "capacity_share": point.share}
+    row = with_intervals(summary.to_row(), outcome) | time_intervals(outcome, outcome.labels.session.codes)
+    return values | point.pattern._asdict() | row
+
+
+def timed_trace(study: Study, point: EnginePoint) -> Path:
+    """The chats as the engine reads them, written if they are not there; trace, pattern and code decide the name."""
+    chats = study.chats(point.workload)
+    mark = hashlib.sha256(f"{fingerprint(write_timed)} {chats.trace.sha256} {point.pattern}".encode()).hexdigest()[:8]
+    path = study.data / f"timed_{point.workload}_{mark}.jsonl"
+    if not path.is_file():
+        write_timed(chats, point.pattern, path)
+    return path
