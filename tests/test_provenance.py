@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import vllm_sim
 from tests.making import small_trace
 from vllm_sim.eviction.lru import Lru
 from vllm_sim.provenance import file_sha256, fingerprint, load_entry, reached
@@ -19,7 +18,9 @@ from vllm_sim.replay.config import BACKENDS
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "exported_models" / "Llama-3.2-1B-Instruct"
 LRU = "vllm_sim.eviction.lru:Lru"
-CELL, CHAT, MIXED = (f"vllm_sim.study.{name}" for name in ("cells:run_cell", "chat.rows:rows_of", "mixed.rows:rows_of"))
+PACKAGES = ("vllm_sim", "milestone2_code", "milestone3_code")
+CELL = "vllm_sim.sweep.runs:run_cell"
+CHAT, MIXED = (f"milestone{number}_code.study.rows:rows_of" for number in (2, 3))
 MAKERS = {
     **{name: [CELL, entry, LRU] for name, entry in BACKENDS.items()},
     "chat": [CHAT, "milestone2_code.study.cell:cache_row", BACKENDS["fast"], LRU],
@@ -67,16 +68,19 @@ def ask(*path: Path) -> dict[str, str]:
 
 
 def modules(folder: Path) -> dict[str, Path]:
-    """All modules of the package in a folder."""
-    files = {file: file.relative_to(folder).with_suffix("").parts for file in (folder / "vllm_sim").rglob("*.py")}
+    """All modules of the packages in a folder; the scripts of a study are none."""
+    found = [file for name in PACKAGES for file in (folder / name).rglob("*.py")]
+    files = {file: file.relative_to(folder).with_suffix("").parts for file in found}
+    files = {file: parts for file, parts in files.items() if parts[0] == "vllm_sim" or "study" in parts}
     return {".".join(parts[:-1] if parts[-1] == "__init__" else parts): file for file, parts in files.items()}
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A folder with a copy of the package."""
+    """A folder with a copy of the package and of the studies."""
     ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(Path(vllm_sim.__file__).parent, tmp_path / "copy" / "vllm_sim", ignore=ignored)
+    for name in PACKAGES:
+        shutil.copytree(ROOT / name, tmp_path / "copy" / name, ignore=ignored)
     return tmp_path / "copy"
 
 
@@ -99,8 +103,9 @@ def test_rows_do_not_depend_on_arguments_plots_other_policies_nor_other_backends
     found = {kind: reached(*makers) for kind, makers in MAKERS.items()}
     for names in found.values():
         assert not {name for name in names if name.startswith(("vllm_sim.cli", "report.numbers"))}
-        assert not names & {f"vllm_sim.{name}" for name in ("replay.run", "replay.timeline", "eviction.hybrid")}
-        assert not names & {f"vllm_sim.study.{name}" for name in ("plot", "points", "results", "sweep", "chat.plan")}
+        assert not names & {f"vllm_sim.{name}" for name in ("replay.files", "replay.timeline", "eviction.hybrid")}
+        assert not names & {f"vllm_sim.sweep.{name}" for name in ("grid", "results", "runner")}
+        assert not {name for name in names if name.startswith(("vllm_sim.plots", "milestone2_code.study.plan"))}
     assert not {name for name in found["fast"] if name.startswith("vllm_sim.engine.")} - {"vllm_sim.engine.version"}
     assert "vllm_sim.engine.driver" not in found["blockpool"]
     assert "vllm_sim.eviction.opt" not in found["fast"]
@@ -148,10 +153,10 @@ LOADED = """
 import json, os, sys
 from pathlib import Path
 os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
-from vllm_sim.replay.config import Settings
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.sweep.runs import Cell, run_cell
 values = json.loads(sys.argv[2])
-row = run_cell(Cell(Path(sys.argv[1]), Settings(block_size=4, capacity_blocks=40, **values)))
+row = run_cell(Cell(Path(sys.argv[1]), RunConfig(block_size=4, capacity_blocks=40, **values)))
 names = [name for name, module in sys.modules.items() if name.partition(".")[0] == "vllm_sim"]
 print(json.dumps([row, names]))
 """
