@@ -75,8 +75,9 @@ def test_ignore_eos_goes_on_behind_the_recorded_end_and_is_the_same_each_time(ll
     recorded = list(generate(llm, ["words"])[0].token_ids)
     outputs = [generate(llm, ["words"], ignore_eos=True, max_tokens=1000)[0] for _ in range(2)]
     assert outputs[0].token_ids == outputs[1].token_ids
-    assert list(outputs[0].token_ids[: len(recorded) - 1]) == recorded[:-1]
-    assert EOT not in outputs[0].token_ids
+    assert recorded[-1] == EOT
+    assert list(outputs[0].token_ids[: len(recorded)]) == recorded
+    assert list(outputs[0].token_ids).count(EOT) == 1
     assert {(len(output.token_ids), output.finish_reason) for output in outputs} == {(1000, "length")}
     assert len(set(outputs[0].token_ids[len(recorded) :])) > 900
 

@@ -57,12 +57,14 @@ class Answers:
 
 
 def load_answers(model: str) -> Answers:
-    """The answers of the trace that the environment names; one copy a process."""
-    return _load_answers(Path(os.environ[TRACE_VARIABLE]), model)
+    """The answers of the trace that the environment names; one copy a process, read again when the file has changed."""
+    path = Path(os.environ[TRACE_VARIABLE])
+    status = path.stat() if path.exists() else None
+    return _load_answers(path, model, status and (status.st_mtime_ns, status.st_size))
 
 
 @functools.lru_cache(maxsize=1)
-def _load_answers(path: Path, model: str) -> Answers:
+def _load_answers(path: Path, model: str, status: tuple[int, int] | None) -> Answers:
     return Answers(path, model)
 
 
