@@ -21,7 +21,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import vllm_sim
-from vllm_sim.engine.compat import found_version, installed_version
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
@@ -32,6 +31,7 @@ from vllm_sim.replay.virtual import run_engine
 from vllm_sim.trace.files import iter_records, open_output
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
+from vllm_sim.vllm_version import found_version, installed_version
 
 
 def replay(

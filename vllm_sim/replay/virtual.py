@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.engine.compat import installed_version
 from vllm_sim.eviction.chains import link
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
@@ -23,6 +22,7 @@ from vllm_sim.replay.settings import Settings
 from vllm_sim.replay.timeline import open_timeline
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
+from vllm_sim.vllm_version import installed_version
 
 
 def run_engine(

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from joblib import Parallel, delayed, parallel_config
 
-from vllm_sim.engine.compat import VersionError
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.replay.rows import Row, write_rows
@@ -25,6 +24,7 @@ from vllm_sim.study.cells import Cell, blocks, cell_key, run_cell
 from vllm_sim.study.lock import only_writer
 from vllm_sim.study.results import commit, cut_torn_line, in_order, read_rows, whole_bytes
 from vllm_sim.trace.files import open_output
+from vllm_sim.vllm_version import VersionError
 
 Progress = Callable[[int, int], None]
 _CELLS_A_CORE = 4
