@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.engine.conftest import MODEL
 
 ROOT = Path(__file__).parents[2]
@@ -18,11 +20,12 @@ def engine(plugins: str | None) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment |= {"VLLM_TARGET_DEVICE": "cpu"} | ({} if plugins is None else {"VLLM_PLUGINS": plugins})
     command = [sys.executable, "-m", "tests.engine.untouched", str(MODEL)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.timeout(1100)
 def test_an_installed_package_that_nobody_asks_for_changes_one_function_and_no_step() -> None:
     groups = ("vllm.general_plugins", "vllm.platform_plugins")
     names = [plugin.name for group in groups for plugin in importlib.metadata.entry_points(group=group)]
