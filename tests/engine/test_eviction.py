@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from vllm.config import VllmConfig
 from vllm.entrypoints.llm import LLM
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.block_pool import BlockPool
@@ -15,6 +16,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from tests.engine.conftest import Start, generate, prompts_of
 from tests.engine.test_scheduling import preemptions
+from vllm_sim.engine import compat
+from vllm_sim.engine.contact import configure
+from vllm_sim.engine.options import SCHEDULER, name_scheduler
+from vllm_sim.engine.pool import PolicyBlockPool
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
@@ -111,6 +116,62 @@ def test_with_lru_nothing_is_touched(start: Start) -> None:
     assert type(pool_of(llm).free_block_queue) is FreeKVCacheBlockQueue
 
 
+class Named(AsyncScheduler):
+    """A scheduler that a user or a platform names."""
+
+
+def config_of(llm: LLM) -> VllmConfig:
+    return llm.llm_engine.vllm_config
+
+
+def test_a_policy_is_put_under_the_scheduler_that_the_configuration_names(start: Start) -> None:
+    llm = start(ROWS[:3], {"eviction": "arc"}, scheduler_cls=Named)
+    assert type(scheduler_of(llm)) is Named
+    assert type(pool_of(llm)) is PolicyBlockPool
+    assert config_of(llm).scheduler_config.scheduler_cls == SCHEDULER
+    assert config_of(llm).additional_config == {
+        "vllm_sim": {"eviction": "arc", "scheduler_cls": f"{__name__}.{Named.__qualname__}"}
+    }
+
+
+def test_a_named_policy_scheduler_needs_no_rebinding(start: Start) -> None:
+    compat.revert()
+    try:
+        llm = start(ROWS[:3], {"eviction": "arc"}, scheduler_cls=SCHEDULER)
+        assert type(scheduler_of(llm)) is AsyncScheduler
+        assert type(pool_of(llm)) is PolicyBlockPool
+        assert not hasattr(VllmConfig.__post_init__, "__wrapped__")
+    finally:
+        compat.apply()
+
+
+@pytest.mark.parametrize("options", [{}, {"eviction": "lru"}, {"on_inexact": "warn"}])
+def test_without_a_policy_no_scheduler_is_named(options: dict[str, Any]) -> None:
+    config = VllmConfig(additional_config={"vllm_sim": options})
+    name_scheduler(config)
+    assert config.scheduler_config.scheduler_cls is None
+    assert config.additional_config == {"vllm_sim": options}
+
+
+def test_a_configuration_that_is_read_twice_is_as_after_once() -> None:
+    config = VllmConfig(additional_config={"vllm_sim": {"eviction": "arc"}})
+    name_scheduler(config)
+    name_scheduler(config)
+    assert config.scheduler_config.scheduler_cls == SCHEDULER
+    assert config.additional_config == {"vllm_sim": {"eviction": "arc"}}
+
+
+def test_a_scheduler_that_cannot_be_imported_by_name_is_refused() -> None:
+    class Local(Scheduler):
+        pass
+
+    config = VllmConfig(additional_config={"vllm_sim": {"eviction": "lru"}})
+    configure(config, additional_config={"vllm_sim": {"eviction": "arc"}})
+    configure(config.scheduler_config, scheduler_cls=Local)
+    with pytest.raises(ValueError, match=r"cannot serve the scheduler .*Local; allowed: a class of a module"):
+        name_scheduler(config)
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
@@ -119,6 +180,8 @@ def test_with_lru_nothing_is_touched(start: Start) -> None:
         ({"eviction": "slru", "eviction_params": {"protected": 3}}, {}, "protected is 3"),
         ({"eviction": "arc", "eviction_params": {"share": 3}}, {}, "no parameter 'share'; allowed: none"),
         ({"eviction": "arc"}, {"enable_prefix_caching": False}, "without prefix caching"),
+        ({"eviction": "arc", "scheduler_cls": SCHEDULER}, {}, "allowed: another module.Class"),
+        ({"eviction": "arc", "scheduler_cls": 7}, {}, "scheduler_cls of vllm_sim is 7; allowed"),
     ],
 )
 def test_what_cannot_be_served_is_refused(

@@ -1,5 +1,6 @@
 """What a simulator cannot honour is refused by name: parameters of a request, and configurations at the start."""
 
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from vllm.inputs import TokensPrompt
 from vllm.sampling_params import BeamSearchParams, SamplingParams, StructuredOutputsParams
 
 from tests.engine.conftest import MODEL, Start, generate
+from vllm_sim.engine import refusals
+from vllm_sim.engine.contact import field
 from vllm_sim.engine.plugin import TRACE_VARIABLE
-from vllm_sim.engine.requests import check_parameters
+from vllm_sim.engine.refusals import REFUSALS, Refusal, refuse_unsupported
+from vllm_sim.engine.requests import _NEEDS_LOGITS, check_parameters
+from vllm_sim.vllm_version import VersionError
 
 ROWS = [{"prompt": "hehe", "response": "hahaha!"}]
 
@@ -160,6 +165,28 @@ def test_a_configuration_that_can_be_simulated_is_not_refused(configure: Any, ar
 def test_an_unknown_option_names_what_is_allowed(configure: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         configure(additional_config={"vllm_sim": options})
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.path)
+def test_every_field_that_is_looked_at_is_in_the_installed_vllm(configure: Any, refusal: Refusal) -> None:
+    value = reduce(field, refusal.path.split("."), configure())
+    assert refusal.refuses(value) is False
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=lambda refusal: refusal.path)
+def test_a_field_that_upstream_renames_is_an_error_and_not_accepted(
+    configure: Any, monkeypatch: pytest.MonkeyPatch, refusal: Refusal
+) -> None:
+    config = configure()
+    renamed = refusal._replace(path=refusal.path + "_renamed")
+    monkeypatch.setattr(refusals, "REFUSALS", (renamed,))
+    with pytest.raises(VersionError, match=f"has no .*{refusal.path.rpartition('.')[2]}_renamed, which vllm_sim reads"):
+        refuse_unsupported(config)
+
+
+@pytest.mark.parametrize("parameter", _NEEDS_LOGITS)
+def test_every_parameter_that_is_looked_at_is_in_the_installed_vllm(parameter: str) -> None:
+    assert field(SamplingParams(), parameter) in (None, [], {})
 
 
 def test_options_of_others_are_left_alone(configure: Any) -> None:

@@ -33,6 +33,15 @@ def test_server_of_another_shape_gives_the_same_answers(tmp_path: Path, options:
         assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
 
 
+def test_the_option_alone_puts_the_engines_process_under_a_policy(tmp_path: Path) -> None:
+    option = ("--additional-config", '{"vllm_sim": {"eviction": "arc"}}', "--num-gpu-blocks-override", "70")
+    with serve(tmp_path, ROWS, *SIZES, *option) as server:
+        prompts = [row["prompt"] for row in LOADS]
+        reply = server.client().completions.create(model=NAME, prompt=prompts, max_tokens=50)
+        assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
+        assert "vllm_sim evicts by policy arc" in server.log.read_text()
+
+
 def test_synthesised_answers_run_to_max_tokens_and_are_deterministic(tmp_path: Path) -> None:
     option = ("--additional-config", '{"vllm_sim": {"on_miss": "synthesize"}}')
     with serve(tmp_path, ROWS, *SIZES, *option) as server:

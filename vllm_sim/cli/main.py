@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vllm_sim import __version__
 from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
-from vllm_sim.engine.compat import VersionError
+from vllm_sim.vllm_version import VersionError
 
 COMMANDS = (calibrate, model, plot, record, replay, report, sweep, trace, workload)
 

@@ -102,16 +102,16 @@ def _serve(chains: Chains, capacity: int, manager: KVCacheManager) -> Run:
 
 
 def _compute(
-    manager: KVCacheManager, request: Request, hit_tokens: int, hit: Any, tokens: int, note: Callable[[], None]
+    manager: KVCacheManager, request: "_Row", hit_tokens: int, hit: Any, tokens: int, note: Callable[[], None]
 ) -> None:
     """Takes slots for a request as the scheduler does, up to `tokens`; `note` is called after each allocation."""
     manager.allocate_slots(request, request.num_tokens - hit_tokens, hit_tokens, hit)
-    request.num_computed_tokens = request.num_tokens
+    request.compute(request.num_tokens - request.num_computed_tokens)
     note()
     while request.num_computed_tokens < tokens:
         request.append_output_token_ids(0)
         manager.allocate_slots(request, 1)
-        request.num_computed_tokens += 1
+        request.compute(1)
         note()
 
 
@@ -121,7 +121,15 @@ def _computed_tokens(chains: Chains, row: int) -> int:
     return cached * _BLOCK_TOKENS + int(chains.need[row]) - cached
 
 
-def _make_request(chains: Chains, row: int, nodes: np.ndarray) -> Request:
+class _Row(Request):
+    """Upstream's request, whose count of computed tokens is kept here, as the scheduler keeps it."""
+
+    def compute(self, tokens: int) -> None:
+        """So many more tokens are computed."""
+        self.num_computed_tokens += tokens
+
+
+def _make_request(chains: Chains, row: int, nodes: np.ndarray) -> _Row:
     hashes = [BlockHash(int(node).to_bytes(_HASH_BYTES, "big")) for node in nodes]
     full = int(chains.prompt[row])
 
@@ -129,7 +137,7 @@ def _make_request(chains: Chains, row: int, nodes: np.ndarray) -> Request:
         return hashes[len(request.block_hashes) : request.num_tokens // _BLOCK_TOKENS]
 
     prompt = [0] * (full * _BLOCK_TOKENS + int(chains.prompt_need[row]) - full)
-    return Request(str(row), prompt, SamplingParams(max_tokens=1), None, arrival_time=0.0, block_hasher=hash_blocks)
+    return _Row(str(row), prompt, SamplingParams(max_tokens=1), None, arrival_time=0.0, block_hasher=hash_blocks)
 
 
 class _Ledger:

@@ -1,49 +1,35 @@
-"""Every name of vLLM that is rebound, in one table.
+"""Every change that vllm_sim makes to what is vLLM's, in one table: what, why, until when.
 
-A rebinding is the last resort, where no configuration field, hook or subclass serves. Whoever needs a row applies it
-by its name. `apply()` may be called again; `revert()` undoes it. A target that is not there raises and names the
-version of vLLM.
+A change is the last resort, where no configuration field, hook or subclass serves. A rebinding holds in the whole
+process: whoever needs it applies it by its name; `apply()` may be called again, `revert()` undoes it. The other rows
+change one object of one engine: their `put` does it. A target that is not there, or not as the row needs it, raises and
+names the version of vLLM. Not in here: what the hook Platform.check_and_update_config sets in a configuration, which is
+what it is for.
 """
 
 import functools
-import importlib
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from vllm_sim.engine.version import VersionError, installed_version
+from vllm_sim.engine.contact import Contact, Entry, Override, Promotion, Rebinding, Value
+from vllm_sim.vllm_version import VersionError
 
-__all__ = ["TABLE", "Rebinding", "VersionError", "apply", "installed_version", "revert"]
+__all__ = ["TABLE", "VersionError", "apply", "revert"]
 
 
-@dataclass(frozen=True, slots=True)
-class Rebinding:
-    """One rebound name.
+@runtime_checkable
+class Admitting(Protocol):
+    """An executor that is told of requests as they arrive."""
 
-    Attributes:
-        name: What it is applied by.
-        target: module:attribute path.
-        why: What needs it.
-        upstream: Where the target is called.
-        delete_when: What upstream would have to offer.
-        wrap: Makes the new function out of the old one.
-    """
-
-    name: str
-    target: str
-    why: str
-    upstream: str
-    delete_when: str
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    def admit(self, request: Any) -> None: ...
 
 
 def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def preprocess_add_request(self: Any, request: Any) -> Any:
         result = original(self, request)
-        admit = getattr(self.model_executor, "admit", None)
-        if admit is not None:
-            admit(result[0])
+        if isinstance(self.model_executor, Admitting):
+            self.model_executor.admit(result[0])
         return result
 
     return preprocess_add_request
@@ -51,70 +37,118 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _evicting(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def get_scheduler_cls(self: Any) -> Any:
-        from vllm_sim.engine.scheduler import with_policy
+    def __post_init__(self: Any) -> None:
+        original(self)
+        from vllm_sim.engine.options import name_scheduler
 
-        return with_policy(original(self))
+        name_scheduler(self)
 
-    return get_scheduler_cls
+    return __post_init__
 
 
-TABLE = (
-    Rebinding(
-        name="finish",
-        target="vllm.v1.engine.core:EngineCore.preprocess_add_request",
-        why="a recorded finish_reason 'length' ends the replay with 'length': request.max_tokens is lowered on arrival",
-        upstream="vllm/v1/engine/core.py, process_input_sockets; core_client.py, InprocClient.add_request",
-        delete_when="an executor can end a request by its length, or sees a request before it is scheduled",
-        wrap=_admitting,
-    ),
-    Rebinding(
-        name="eviction",
-        target="vllm.config:SchedulerConfig.get_scheduler_cls",
-        why="the scheduler that upstream would use gets a pool under a policy, and stays asynchronous where it was",
-        upstream="vllm/v1/engine/core.py, EngineCore.__init__",
-        delete_when="an option names a policy or a block pool, or --scheduler-cls keeps asynchronous scheduling",
-        wrap=_evicting,
-    ),
+FINISH = Rebinding(
+    name="finish",
+    target="vllm.v1.engine.core:EngineCore.preprocess_add_request",
+    why="a recorded finish_reason 'length' ends the replay with 'length': request.max_tokens is lowered on arrival",
+    upstream="vllm/v1/engine/core.py, process_input_sockets; core_client.py, InprocClient.add_request",
+    delete_when="an executor can end a request by its length, or sees a request before it is scheduled",
+    wrap=_admitting,
+)
+LENGTH = Value(
+    name="length",
+    target="vllm.v1.request:Request.max_tokens",
+    why="see finish",
+    upstream="vllm/v1/core/sched/utils.py, check_stop",
+    delete_when="see finish",
+    type=int,
+)
+EVICTION = Rebinding(
+    name="eviction",
+    target="vllm.config:VllmConfig.__post_init__",
+    why="the option eviction alone makes upstream's field scheduler_cls name PolicyScheduler, on every platform. No "
+    "hook of a general plugin sees a configuration, so each process that loads the plugin has this wrapper; where no "
+    "policy is named it reads additional_config and changes nothing. Who gives --scheduler-cls "
+    "vllm_sim.engine.scheduler.PolicyScheduler needs no wrapper: VLLM_PLUGINS may leave vllm_sim out",
+    upstream="pydantic, after it has set a VllmConfig's fields",
+    delete_when="an option names a policy or a block pool, or a general plugin is called with the configuration",
+    wrap=_evicting,
+)
+MANAGER = Promotion(
+    name="manager",
+    target="vllm.v1.core.kv_cache_manager:KVCacheManager",
+    why="the pool under a policy must know for which request blocks are allocated",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.__init__ makes it and names the class itself",
+    delete_when="the scheduler takes a manager's class, or the pool is told the request",
+)
+POOL = Promotion(
+    name="pool",
+    target="vllm.v1.core.block_pool:BlockPool",
+    why="a policy chooses the block that is evicted, and is told of hits, releases and lost hashes",
+    upstream="vllm/v1/core/kv_cache_coordinator.py, KVCacheCoordinator.__init__ makes it; three objects keep it",
+    delete_when="an option names a policy or a block pool",
+)
+ALLOCATE = Override(
+    name="allocate",
+    target="vllm.v1.core.kv_cache_manager:KVCacheManager.allocate_slots",
+    why="the ledger sees which request takes which blocks; KV events name no request",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
+    delete_when="KV events tell the request that stores or removes a block",
+    parameters=("request", "num_new_tokens", "num_new_computed_tokens", "new_computed_blocks"),
+)
+CACHE = Override(
+    name="cache",
+    target="vllm.v1.core.kv_cache_manager:KVCacheManager.cache_blocks",
+    why="the ledger sees blocks that are cached outside allocate_slots, under asynchronous scheduling",
+    upstream="vllm/v1/core/sched/async_scheduler.py",
+    delete_when="see allocate",
+    parameters=("request", "num_computed_tokens"),
+)
+FREE = Override(
+    name="free",
+    target="vllm.v1.core.block_pool:BlockPool.free_blocks",
+    why="the ledger measures how long blocks are idle; no KV event tells of a release",
+    upstream="vllm/v1/core/block_pool.py, free_blocks; vllm/v1/core/sched/scheduler.py, Scheduler._free_blocks",
+    delete_when="a KV event tells of a release",
+    parameters=("ordered_blocks",),
+)
+MAX_LENGTH = Value(
+    name="max_length",
+    target="vllm.v1.core.sched.scheduler:Scheduler.max_model_len",
+    why="vLLM does not start where a request of max_model_len needs more than the cache has; here such a request is "
+    "rejected by itself and counted",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule, update_from_output",
+    delete_when="vLLM starts with such a cache and refuses the request",
+    type=int,
+)
+VARIABLE = Entry(
+    name="variable",
+    target="vllm.envs:environment_variables",
+    why="vLLM warns of a variable VLLM_* that it does not know, and --fail-on-environ-validation ends the start",
+    upstream="vllm/platforms/interface.py, Platform.validate_environ",
+    delete_when="a plugin can register a variable",
 )
 
-_originals: dict[str, Callable[..., Any]] = {}
-
-
-def _resolve(target: str) -> tuple[Any, str]:
-    module, _, path = target.partition(":")
-    *owners, name = path.split(".")
-    try:
-        owner = functools.reduce(getattr, owners, importlib.import_module(module))
-        getattr(owner, name)
-    except (ImportError, AttributeError) as error:
-        version = installed_version()
-        raise VersionError(f"vllm {version} has no {target}, which vllm_sim {__name__} rebinds: {error}") from None
-    return owner, name
+TABLE: tuple[Contact, ...] = (
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE,
+)  # fmt: skip
 
 
 def apply(*names: str) -> None:
-    """Rebinds what the named rows of the table name (all rows unless told), where it is not rebound yet.
+    """Rebinds what the named rows of the table name (all rebindings unless told), where it is not rebound yet.
 
     Raises:
-        ValueError: there is no such row.
+        ValueError: there is no such rebinding.
         VersionError: a target is not there.
     """
-    known = [row.name for row in TABLE]
-    for name in names:
-        if name not in known:
-            raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(known)}")
-    for row in TABLE:
-        if row.name in (names or known) and row.target not in _originals:
-            owner, name = _resolve(row.target)
-            original = getattr(owner, name)
-            setattr(owner, name, row.wrap(original))
-            _originals[row.target] = original
+    rebindings = {row.name: row for row in TABLE if isinstance(row, Rebinding)}
+    for name in names or rebindings:
+        if name not in rebindings:
+            raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(rebindings)}")
+        rebindings[name].apply()
 
 
 def revert() -> None:
     """Binds every name of the table to what upstream had."""
-    for target, original in list(_originals.items()):
-        owner, name = _resolve(target)
-        setattr(owner, name, original)
-        del _originals[target]
+    for row in TABLE:
+        if isinstance(row, Rebinding):
+            row.revert()

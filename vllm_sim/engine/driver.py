@@ -21,7 +21,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.engine.ledger import Admission, Ledger
-from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core
+from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
 __all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
@@ -108,11 +108,12 @@ class Driver:
         self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
         config = core.vllm_config
         self.block_size = config.cache_config.block_size
-        self.capacity_blocks = config.cache_config.num_gpu_blocks_override - 1
+        self.scheduler = scheduler_of(core)
+        self.capacity_blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # without the null block
         self.ledger: Ledger | None = None
         if attribution:
             self.ledger = Ledger(self.block_size)
-            self.ledger.watch(core.scheduler.kv_cache_manager)
+            self.ledger.watch(self.scheduler.kv_cache_manager)
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
@@ -158,7 +159,7 @@ class Driver:
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
             computed = len(self.trace.prompt(row)) + len(self.trace.response(row)) - 1
-            if -(-computed // self.block_size) > self.capacity_blocks or computed >= self.core.scheduler.max_model_len:
+            if -(-computed // self.block_size) > self.capacity_blocks or computed >= self.scheduler.max_model_len:
                 served.rejected = True
                 served.end_ms = self.now_ms
                 if self.ledger is not None:
@@ -199,7 +200,7 @@ class Driver:
         if not self._is_busy():
             return []
         if self.ledger is not None:
-            self.ledger.lifetimes.now_ms = self.now_ms
+            self.ledger.set_time(self.now_ms)
         outputs, _ = self.core.step_fn()
         scheduled = self.executor.take_scheduled()
         if scheduled is not None:
@@ -229,12 +230,13 @@ class Driver:
         if self.step_ms is not None:
             self.now_ms += self.step_ms(load)
         if self.on_step is not None and load:
-            scheduler = self.core.scheduler
+            scheduler = self.scheduler
             running, waiting = len(scheduler.running), len(scheduler.waiting)
             self.on_step(Step(start_ms, self.now_ms, load, running, waiting, scheduler.kv_cache_manager.usage))
 
     def _end(self, name: str) -> Served:
-        served, request = self._running.pop(name), self._requests.pop(name)
+        served = self._running.pop(name)
+        request = self._requests.pop(name)
         served.end_ms = self.now_ms
         served.output_tokens = request.num_output_tokens
         served.preemptions = request.num_preemptions

@@ -19,10 +19,10 @@ from vllm.tokenizers import cached_tokenizer_from_config
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
-from vllm_sim.engine import compat
 from vllm_sim.engine.answers import Answers
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import TraceError
+from vllm_sim.vllm_version import installed_version
 
 logger = init_logger("vllm.vllm_sim.exactness")
 
@@ -43,7 +43,7 @@ def check_exact(answers: Answers, model_config: Any, on_inexact: str) -> None:
     _check_vocabulary(answers, model_config.get_vocab_size())
     if model_config.skip_tokenizer_init:
         return  # token ids are all that goes in and out
-    noted = answers.trace.folder / f"exact-{compat.installed_version()}-{model_config.tokenizer_mode}.txt"
+    noted = answers.trace.folder / f"exact-{installed_version()}-{model_config.tokenizer_mode}.txt"
     if not noted.exists():
         lines = list(_inexact_lines(answers, cached_tokenizer_from_config(model_config)))
         temporary = Path(f"{noted}.{os.getpid()}")

@@ -8,7 +8,7 @@ modelled: the time of a step (a step is answered at once), sampling, and everyth
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 from vllm.logger import init_logger
@@ -73,7 +73,7 @@ class ReplayExecutor(Executor):
         row = self._choose(request.request_id, request.prompt_token_ids, params)
         if row is not None and self._answers.trace.cut[row] and not params.ignore_eos:
             recorded = max(len(self._answers.trace.response(row)), params.min_tokens)
-            request.max_tokens = min(request.max_tokens, recorded)
+            compat.LENGTH.put(request, min(request.max_tokens, recorded))
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
         """Chooses and notes the answer of a request; returns its row, or None for a prompt that has none."""
@@ -122,6 +122,16 @@ class ReplayExecutor(Executor):
 
     # A step
 
+    @overload
+    def execute_model(
+        self, scheduler_output: SchedulerOutput, non_block: Literal[False] = False
+    ) -> ModelRunnerOutput | None: ...
+
+    @overload
+    def execute_model(
+        self, scheduler_output: SchedulerOutput, non_block: Literal[True] = True
+    ) -> Future[ModelRunnerOutput | None]: ...
+
     def execute_model(
         self, scheduler_output: SchedulerOutput, non_block: bool = False
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput | None] | None:
@@ -131,6 +141,16 @@ class ReplayExecutor(Executor):
         else:
             self._sampled, result = output, None  # the tokens are fetched by sample_tokens
         return _done(result) if non_block else result
+
+    @overload
+    def sample_tokens(
+        self, grammar_output: GrammarOutput | None, non_block: Literal[False] = False
+    ) -> ModelRunnerOutput: ...
+
+    @overload
+    def sample_tokens(
+        self, grammar_output: GrammarOutput | None, non_block: Literal[True] = True
+    ) -> Future[ModelRunnerOutput]: ...
 
     def sample_tokens(
         self, grammar_output: GrammarOutput | None, non_block: bool = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 
+from vllm_sim.engine import compat
 from vllm_sim.engine.lifetimes import Lifetimes
 
 
@@ -64,13 +65,17 @@ class Ledger:
         allocate, cache, free = manager.allocate_slots, manager.cache_blocks, manager.block_pool.free_blocks
 
         def allocate_slots(
-            request: Any, num_new_tokens: int, num_new_computed_tokens: int = 0, *args: Any, **kwargs: Any
+            request: Any,
+            num_new_tokens: int,
+            num_new_computed_tokens: int = 0,
+            new_computed_blocks: Any = None,
+            *args: Any,
+            **kwargs: Any,
         ) -> Any:
-            name, computed = request.request_id, request.num_computed_tokens
-            hit = kwargs.get("new_computed_blocks")
+            name, computed, hit = request.request_id, request.num_computed_tokens, new_computed_blocks
             is_first = not computed and name not in self.admissions
             found = self._look(request, num_new_computed_tokens, hit) if is_first else None
-            blocks = allocate(request, num_new_tokens, num_new_computed_tokens, *args, **kwargs)
+            blocks = allocate(request, num_new_tokens, num_new_computed_tokens, hit, *args, **kwargs)
             if blocks is None:
                 return None
             if found is not None:
@@ -94,8 +99,13 @@ class Ledger:
             free(blocks)
             self.lifetimes.released([block.block_id for block in blocks if not block.ref_cnt])
 
-        manager.allocate_slots, manager.cache_blocks = allocate_slots, cache_blocks
-        manager.block_pool.free_blocks = free_blocks
+        compat.ALLOCATE.put(manager, allocate_slots)
+        compat.CACHE.put(manager, cache_blocks)
+        compat.FREE.put(manager.block_pool, free_blocks)
+
+    def set_time(self, now_ms: float) -> None:
+        """What follows happens at this virtual time."""
+        self.lifetimes.now_ms = now_ms
 
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was seen counts as evicted."""

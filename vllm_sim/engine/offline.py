@@ -1,8 +1,7 @@
 """vLLM's EngineCore in this process, over a trace, with any eviction policy: what the driver steps.
 
-Faithful to vLLM 0.32 (v1/engine/core.py, read): configuration and engine are upstream's. One value is set behind
-upstream's back: the scheduler's max_model_len, because vLLM does not start where a request of that length needs more
-than the cache has, and here such a request is rejected by itself and counted.
+Faithful to vLLM 0.32 (v1/engine/core.py, read): configuration and engine are upstream's. One value of its scheduler is
+set afterwards: max_model_len (compat.py, row max_length).
 """
 
 import itertools
@@ -18,9 +17,11 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
+from vllm_sim.engine import compat
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.options import KEY
 from vllm_sim.engine.platform import ReplayPlatform
@@ -131,13 +132,19 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
         additional_config={KEY: {"on_inexact": "warn"}},
     )
     core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
-    core.scheduler.max_model_len = setup.max_model_len
+    compat.MAX_LENGTH.put(core.scheduler, setup.max_model_len)
     if known is not None and book is not None:
         if known.chains is not None:
             assert isinstance(core.model_executor, RowExecutor)
             numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
         _adopt(core, book, known)
     return core
+
+
+def scheduler_of(core: EngineCore) -> Scheduler:
+    """The scheduler of an engine that make_core built, which is vLLM's own."""
+    assert isinstance(core.scheduler, Scheduler)
+    return core.scheduler
 
 
 def _make_book(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> LiveBook | None:
@@ -173,7 +180,7 @@ def _adopt(core: EngineCore, book: LiveBook, known: Known) -> None:
         row = int(request.request_id)
         return (next(started) if known.chains is None else row), category[row]
 
-    adopt(core.scheduler.kv_cache_manager, book, describe)
+    adopt(scheduler_of(core).kv_cache_manager, book, describe)
 
 
 def _number_hashes(

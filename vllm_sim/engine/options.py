@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from vllm_sim.engine.contact import configure
+
 KEY = "vllm_sim"
+SCHEDULER = "vllm_sim.engine.scheduler.PolicyScheduler"
 _ALLOWED = {"on_miss": ("error", "synthesize"), "on_inexact": ("error", "warn")}
 
 
@@ -19,6 +22,8 @@ class Options:
     """The policy that evicts cached blocks: a registered name but `opt`, or `module:Class`; `lru` is vLLM's own."""
     eviction_params: dict[str, Any] = field(default_factory=dict)
     """The policy's parameters."""
+    scheduler_cls: str | None = None
+    """The scheduler that the policy is put under, `module.Class`; None: the one that vLLM would use."""
 
 
 def parse_options(additional_config: Any) -> Options:
@@ -41,11 +46,46 @@ def parse_options(additional_config: Any) -> Options:
     return options
 
 
+def name_scheduler(vllm_config: Any) -> None:
+    """Makes a configuration's own field `scheduler_cls` name PolicyScheduler, where the options name a policy.
+
+    Nothing is changed where they do not. A scheduler that is named already moves into the options.
+
+    Args:
+        vllm_config: changed; it is complete, so that upstream has decided on asynchronous scheduling.
+
+    Raises:
+        ValueError: an option or its value is not allowed, or the scheduler has no name to import it by.
+    """
+    options = parse_options(vllm_config.additional_config)
+    if options.eviction == "lru":
+        return
+    scheduler = vllm_config.scheduler_config
+    named = _importable(scheduler.scheduler_cls)
+    if named == SCHEDULER:
+        return
+    if named is not None:
+        values = dict(vllm_config.additional_config[KEY], scheduler_cls=named)
+        configure(vllm_config, additional_config={**vllm_config.additional_config, KEY: values})
+    configure(scheduler, scheduler_cls=SCHEDULER)
+
+
+def _importable(scheduler: str | type | None) -> str | None:
+    """The name to import a scheduler class by, in the engine's process."""
+    if scheduler is None or isinstance(scheduler, str):
+        return scheduler
+    if "<" in scheduler.__qualname__ or "." in scheduler.__qualname__:
+        raise ValueError(f"eviction cannot serve the scheduler {scheduler.__qualname__}; allowed: a class of a module")
+    return f"{scheduler.__module__}.{scheduler.__qualname__}"
+
+
 def _check_eviction(options: Options) -> None:
     if not isinstance(options.eviction, str):
         raise ValueError(f"option eviction of {KEY} is {options.eviction!r}; allowed: the name of a policy")
     if not isinstance(options.eviction_params, dict):
         raise ValueError(f"option eviction_params of {KEY} is {options.eviction_params!r}; allowed: an object")
+    if not isinstance(options.scheduler_cls, str | None) or options.scheduler_cls == SCHEDULER:
+        raise ValueError(f"option scheduler_cls of {KEY} is {options.scheduler_cls!r}; allowed: another module.Class")
     if options.eviction != "lru" or options.eviction_params:
         from vllm_sim.eviction.policy import Room
         from vllm_sim.eviction.registry import make_policy

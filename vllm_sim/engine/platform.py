@@ -6,6 +6,7 @@ the API server is touched.
 """
 
 import argparse
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from vllm.logger import init_logger
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_sim.engine import compat
+from vllm_sim.engine.contact import configure
 from vllm_sim.engine.options import parse_options
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.engine.refusals import refuse_unsupported
+from vllm_sim.vllm_version import installed_version
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -23,8 +27,6 @@ if TYPE_CHECKING:
 logger = init_logger("vllm.vllm_sim.platform")
 
 DEFAULT_BLOCK_SIZE = 16
-_CACHE_DTYPES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
-"""Those whose blocks hold keys and values and nothing else, such as scales."""
 
 
 class ReplayPlatform(Platform):
@@ -78,16 +80,15 @@ class ReplayPlatform(Platform):
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
         """Makes our variable known to vLLM, and accepts `--device cpu`, which vLLM itself has dropped."""
-        from vllm import envs
-
-        envs.environment_variables.setdefault(TRACE_VARIABLE, _trace_path)
-        if parser is not None and "--device" not in parser._option_string_actions:
-            parser.add_argument("--device", choices=["cpu"], default=argparse.SUPPRESS, action=_Ignore)
+        compat.VARIABLE.put(TRACE_VARIABLE, _trace_path)
+        if parser is not None:
+            with contextlib.suppress(argparse.ArgumentError):  # vLLM has the option, or this was called before
+                parser.add_argument("--device", choices=["cpu"], default=argparse.SUPPRESS, action=_Ignore)
 
     @classmethod
     def check_and_update_config(cls, vllm_config: "VllmConfig") -> None:
         """Puts the replay executor in, loads the trace, and refuses what a simulator cannot honour."""
-        compat.installed_version()
+        installed_version()
         try:
             cls._check_and_update(vllm_config)
         except ValueError as error:
@@ -99,13 +100,13 @@ class ReplayPlatform(Platform):
         options = parse_options(vllm_config.additional_config)
         if vllm_config.model_config is None:
             return
-        _refuse_unsupported(vllm_config)
+        refuse_unsupported(vllm_config)
         parallel = vllm_config.parallel_config
         if "." not in str(parallel.distributed_executor_backend):  # an executor named by its path is used
-            parallel.distributed_executor_backend = "vllm_sim.engine.executor.ReplayExecutor"
-        parallel.worker_cls = "vllm.v1.worker.worker_base.WorkerBase"  # never made; upstream wants a name
+            configure(parallel, distributed_executor_backend="vllm_sim.engine.executor.ReplayExecutor")
+        configure(parallel, worker_cls="vllm.v1.worker.worker_base.WorkerBase")  # never made; upstream wants a name
         if not vllm_config.cache_config.user_specified_block_size:
-            vllm_config.cache_config.block_size = DEFAULT_BLOCK_SIZE
+            configure(vllm_config.cache_config, block_size=DEFAULT_BLOCK_SIZE)
         cls._load(vllm_config, options)
 
     @classmethod
@@ -143,39 +144,3 @@ class _Ignore(argparse.Action):
 
 def _trace_path() -> str | None:
     return os.environ.get(TRACE_VARIABLE)
-
-
-def _refuse_unsupported(config: "VllmConfig") -> None:
-    """Raises ValueError for a configuration whose behaviour would not be the real one."""
-    model, parallel = config.model_config, config.parallel_config
-    text = model.hf_text_config
-    cache_dtype = config.cache_config.cache_dtype
-    reasons = {
-        "LoRA": config.lora_config is not None,
-        "speculative decoding": config.speculative_config is not None,
-        "pipeline parallelism": parallel.pipeline_parallel_size > 1,
-        "tensor parallelism": parallel.tensor_parallel_size > 1,
-        "context parallelism": parallel.decode_context_parallel_size > 1
-        or getattr(parallel, "prefill_context_parallel_size", 1) > 1,
-        "a pooling model": model.runner_type == "pooling",
-        "a multimodal model": model.is_multimodal_model,
-        "an encoder-decoder model": model.is_encoder_decoder,
-        "prompt embeddings": model.enable_prompt_embeds,
-        "custom logits processors": bool(model.logits_processors),
-        "a KV connector": config.kv_transfer_config is not None,
-        "KV offloading": getattr(config.cache_config, "kv_offloading_size", None) is not None,
-        f"a KV cache of type {cache_dtype}": cache_dtype not in _CACHE_DTYPES,
-        "watermarking": getattr(config, "watermark_config", None) is not None,
-        "a diffusion model": getattr(model, "is_diffusion", False),
-        "an encoder connector": getattr(config, "ec_transfer_config", None) is not None,
-        "a model with layers that are not full attention": model.is_hybrid
-        or model.is_attention_free
-        or model.use_mla
-        or model.get_sliding_window() is not None
-        or getattr(text, "attention_chunk_size", None) is not None
-        or any("full" not in kind for kind in getattr(text, "layer_types", None) or ()),
-        "--enable-trace-replay (it forces tokens on a real model)": getattr(model, "enable_trace_replay", False),
-    }
-    refused = [name for name, found in reasons.items() if found]
-    if refused:
-        raise ValueError(f"vllm_sim cannot simulate {', '.join(refused)}; see the limits in its README")

@@ -12,11 +12,14 @@ def platform() -> str | None:
 
 
 def general() -> None:
-    """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded."""
+    """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded.
+
+    See the row `eviction` of compat.py for what this touches where nothing is asked for.
+    """
     from vllm_sim.engine import compat
 
     try:
         compat.apply("eviction")
-    except RuntimeError as error:
+    except compat.VersionError as error:
         # A vLLM that nobody asked to simulate anything must start all the same.
         logging.getLogger(__name__).warning("%s", error)

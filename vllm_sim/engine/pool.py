@@ -16,6 +16,7 @@ from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request
 
+from vllm_sim.engine import compat
 from vllm_sim.eviction.live import LiveBook
 
 Describe = Callable[[Request], tuple[int, int]]
@@ -23,9 +24,16 @@ Describe = Callable[[Request], tuple[int, int]]
 
 
 class PolicyQueue(FreeKVCacheBlockQueue):
-    """Upstream's list, of the free blocks without a hash; the free blocks with one are held by the book."""
+    """Upstream's list, of the free blocks without a hash; the free blocks with one are held by the book.
 
-    def adopt(self, book: LiveBook, blocks: list[KVCacheBlock]) -> None:
+    Args:
+        free: The blocks that are free; none has a hash.
+        book: The book.
+        blocks: All blocks of the pool, by their numbers.
+    """
+
+    def __init__(self, free: list[KVCacheBlock], book: LiveBook, blocks: list[KVCacheBlock]):
+        super().__init__(free)
         self.book = book
         self.blocks = blocks
         self.held_blocks = 0
@@ -80,8 +88,7 @@ class PolicyBlockPool(BlockPool):
     free_block_queue: PolicyQueue
 
     def adopt(self, book: LiveBook, describe: Describe) -> None:
-        self.free_block_queue.__class__ = PolicyQueue
-        self.free_block_queue.adopt(book, self.blocks)
+        self.free_block_queue = PolicyQueue(self.free_block_queue.get_all_free_blocks(), book, self.blocks)
         self._book = book
         self._describe = describe
         self._request: Request | None = None
@@ -133,7 +140,7 @@ class PolicyBlockPool(BlockPool):
             return
         if request is not self._request:
             self.serve(request)
-        names = request.block_hashes[num_cached_blocks:num_full_blocks]
+        names: list[bytes] = [*request.block_hashes[num_cached_blocks:num_full_blocks]]
         parent = request.block_hashes[num_cached_blocks - 1] if num_cached_blocks else None
         self._book.cache([block.block_id for block in new], names, parent, self._tell())
 
@@ -174,8 +181,8 @@ def adopt(manager: KVCacheManager, book: LiveBook, describe: Describe) -> None:
         ValueError: the cache is of a kind that cannot be served.
     """
     check_supported(manager)
-    manager.__class__ = PolicyKVCacheManager
-    manager.block_pool.__class__ = PolicyBlockPool
+    compat.MANAGER.put(manager, PolicyKVCacheManager)
+    compat.POOL.put(manager.block_pool, PolicyBlockPool)
     assert isinstance(manager.block_pool, PolicyBlockPool)
     manager.block_pool.adopt(book, describe)
 

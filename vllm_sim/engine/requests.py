@@ -7,6 +7,7 @@ from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
 from vllm.sampling_params import SamplingParams
 
 from vllm_sim.engine.answers import Answers
+from vllm_sim.engine.contact import field
 from vllm_sim.engine.options import KEY, Options
 from vllm_sim.trace.record import MAX_TOKEN_ID
 
@@ -42,7 +43,7 @@ def check_parameters(params: Any) -> None:
         beams = params.max_tokens == 1 and not params.detokenize
         raise _refused("use_beam_search" if beams else "logprobs", "no logits are computed")
     for parameter in _NEEDS_LOGITS:
-        if getattr(params, parameter, None) not in (None, [], {}):
+        if field(params, parameter) not in (None, [], {}):
             raise _refused(parameter, "no logits are computed")
 
 

@@ -1,40 +1,45 @@
 """The scheduler that upstream would have used, with a block pool under the policy of the option `eviction`.
 
-Faithful to vLLM 0.32 (v1/core/sched/scheduler.py, async_scheduler.py, read): the scheduler is upstream's, and finished
-before its pool is put under a policy; with `lru` nothing of it is touched. Not there: a request's category; in a live
-server every request has the same, and `wa` is LRU.
+Faithful to vLLM 0.32 (v1/core/sched/scheduler.py, async_scheduler.py, config/scheduler.py, read): the scheduler is
+upstream's, asynchronous where upstream's would be, and finished before its pool is put under a policy. Not there: a
+request's category; in a live server every request has the same, and `wa` is LRU.
 """
 
-import functools
+import copy
 import itertools
 from typing import Any
 
+from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from vllm_sim.engine.options import parse_options
+from vllm_sim.engine.contact import configure
+from vllm_sim.engine.options import Options, parse_options
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.live import LiveBook, live_room
 
 logger = init_logger("vllm.vllm_sim.scheduler")
 
 
-@functools.cache
-def with_policy(upstream: type) -> type:
-    """A subclass of a scheduler class that heeds the option `eviction`."""
+class PolicyScheduler(SchedulerInterface):
+    """What `--scheduler-cls` names: a call of it gives a scheduler of the class that upstream would have used."""
 
-    class PolicyScheduler(upstream):
-        def __init__(self, vllm_config: Any, *args: Any, **kwargs: Any) -> None:
-            super().__init__(vllm_config, *args, **kwargs)
-            self.__class__ = upstream
-            options = parse_options(vllm_config.additional_config)
-            if options.eviction != "lru":
-                put_under_policy(self, options.eviction, options.eviction_params)
-
-    return PolicyScheduler
+    def __new__(cls, vllm_config: VllmConfig, *args: Any, **kwargs: Any) -> Any:
+        options = parse_options(vllm_config.additional_config)
+        scheduler = _upstream_class(vllm_config, options)(vllm_config, *args, **kwargs)
+        if options.eviction != "lru":
+            put_under_policy(scheduler, options.eviction, options.eviction_params)
+        return scheduler
 
 
-def put_under_policy(scheduler: Any, policy: str, params: dict[str, Any]) -> None:
+def _upstream_class(vllm_config: VllmConfig, options: Options) -> type[SchedulerInterface]:
+    config = copy.copy(vllm_config.scheduler_config)
+    configure(config, scheduler_cls=options.scheduler_cls)
+    return config.get_scheduler_cls()
+
+
+def put_under_policy(scheduler: SchedulerInterface, policy: str, params: dict[str, Any]) -> None:
     """Puts the block pool of a scheduler, which has served nobody yet, under a policy.
 
     Raises:

@@ -12,7 +12,6 @@ import msgspec
 import numpy as np
 
 from vllm_sim.engine.plugin import TRACE_VARIABLE
-from vllm_sim.engine.version import installed_version
 from vllm_sim.eviction.chains import link
 from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import RunConfig
@@ -25,6 +24,7 @@ from vllm_sim.replay.run import Loaded, Result, Watcher
 from vllm_sim.replay.summary import summarise
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
+from vllm_sim.vllm_version import installed_version
 
 
 def run_engine(

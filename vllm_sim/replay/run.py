@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from vllm_sim.engine.version import installed_version
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.simulate import Run
 from vllm_sim.provenance import load_entry
@@ -22,6 +21,7 @@ from vllm_sim.replay.summary import summarise
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
+from vllm_sim.vllm_version import installed_version
 
 
 class Loaded(NamedTuple):

@@ -16,7 +16,6 @@ import numpy as np
 from joblib import Parallel, delayed, parallel_config
 from msgspec.structs import replace
 
-from vllm_sim.engine.version import VersionError
 from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.provenance import about, commit
@@ -27,6 +26,7 @@ from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import cut_torn_line, in_order, read_rows, run_file, whole_bytes
 from vllm_sim.sweep.runs import Cell, blocks, cell_code, cell_key, run_cell
 from vllm_sim.trace.files import open_output
+from vllm_sim.vllm_version import VersionError
 
 Progress = Callable[[int, int], None]
 _CELLS_A_CORE = 4

@@ -1,0 +1,92 @@
+"""Which configurations a simulator refuses: those whose behaviour would not be the real one.
+
+Read: vllm/config/ of vLLM 0.32. A field that vLLM does not have is an error, not a configuration that is accepted.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_sim.engine.contact import field
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+_CACHE_DTYPES = ("auto", "float16", "bfloat16", "fp8", "fp8_e4m3", "fp8_e5m2")
+"""Those whose blocks hold keys and values and nothing else, such as scales."""
+
+
+class Refusal(NamedTuple):
+    """What is refused, by a field of a VllmConfig."""
+
+    what: str
+    """{} stands for the field's value."""
+    path: str
+    """The field."""
+    refuses: Callable[[Any], bool]
+    """Whether a value of it is refused."""
+
+
+def refuse_unsupported(config: "VllmConfig") -> None:
+    """Refuses a configuration whose behaviour would not be the real one.
+
+    Raises:
+        ValueError: with all that is refused.
+        VersionError: vLLM lacks a field that has to be looked at.
+    """
+    refused = []
+    for refusal in REFUSALS:
+        value = reduce(field, refusal.path.split("."), config)
+        if refusal.refuses(value):
+            refused.append(refusal.what.format(value))
+    if refused:
+        raise ValueError(f"vllm_sim cannot simulate {', '.join(dict.fromkeys(refused))}; see the limits in its README")
+
+
+def _is_set(value: Any) -> bool:
+    return value is not None
+
+
+def _is_several(value: int) -> bool:
+    return value > 1
+
+
+def _has_a_window(get_sliding_window: Callable[[], int | None]) -> bool:
+    return get_sliding_window() is not None
+
+
+def _has_other_layers(text_config: Any) -> bool:
+    """Whether a model's own configuration, whose fields depend on the model, names layers that are not full ones."""
+    if hasattr(text_config, "attention_chunk_size") and text_config.attention_chunk_size is not None:
+        return True
+    kinds = text_config.layer_types if hasattr(text_config, "layer_types") else None
+    return any("full" not in kind for kind in kinds or ())
+
+
+_OTHER_LAYERS = "a model with layers that are not full attention"
+
+REFUSALS = (
+    Refusal("LoRA", "lora_config", _is_set),
+    Refusal("speculative decoding", "speculative_config", _is_set),
+    Refusal("pipeline parallelism", "parallel_config.pipeline_parallel_size", _is_several),
+    Refusal("tensor parallelism", "parallel_config.tensor_parallel_size", _is_several),
+    Refusal("context parallelism", "parallel_config.decode_context_parallel_size", _is_several),
+    Refusal("context parallelism", "parallel_config.prefill_context_parallel_size", _is_several),
+    Refusal("a pooling model", "model_config.runner_type", lambda runner: runner == "pooling"),
+    Refusal("a multimodal model", "model_config.is_multimodal_model", bool),
+    Refusal("an encoder-decoder model", "model_config.is_encoder_decoder", bool),
+    Refusal("prompt embeddings", "model_config.enable_prompt_embeds", bool),
+    Refusal("custom logits processors", "model_config.logits_processors", bool),
+    Refusal("a KV connector", "kv_transfer_config", _is_set),
+    Refusal("KV offloading", "cache_config.kv_offloading_size", _is_set),
+    Refusal("a KV cache of type {}", "cache_config.cache_dtype", lambda dtype: dtype not in _CACHE_DTYPES),
+    Refusal("watermarking", "watermark_config", _is_set),
+    Refusal("a diffusion model", "model_config.is_diffusion", bool),
+    Refusal("an encoder connector", "ec_transfer_config", _is_set),
+    Refusal(_OTHER_LAYERS, "model_config.is_hybrid", bool),
+    Refusal(_OTHER_LAYERS, "model_config.is_attention_free", bool),
+    Refusal(_OTHER_LAYERS, "model_config.use_mla", bool),
+    Refusal(_OTHER_LAYERS, "model_config.get_sliding_window", _has_a_window),
+    Refusal(_OTHER_LAYERS, "model_config.hf_text_config", _has_other_layers),
+    Refusal("--enable-trace-replay (it forces tokens on a real model)", "model_config.enable_trace_replay", bool),
+)
