@@ -42,11 +42,11 @@ def committed() -> str:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The PDF that `vllm-sim report` makes of the committed rows."""
+    """The PDF that `python -m report` makes of the committed rows."""
     path = tmp_path_factory.mktemp("report") / "report.pdf"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)
-        assert main(["report", "--pdf", str(path)]) == 0
+        assert main(["--pdf", str(path)]) == 0
     return path.read_bytes()
 
 

@@ -5,8 +5,8 @@ import time
 from pathlib import Path
 
 import pytest
-from vllm_sim.study import points
 
+from vllm_sim.sweep import runner
 from vllm_sim.sweep.results import NEEDED, check_commit, read_rows, run_file
 from vllm_sim.sweep.runner import Task, run_tasks
 
@@ -41,7 +41,7 @@ def test_rows_are_of_the_commit_whose_code_gives_them(tmp_path: Path, monkeypatc
     rows, beside = tmp_path / ROWS, run_file(tmp_path / ROWS)
 
     def run(commit: str | None, code: str, made: int = 2) -> dict:
-        monkeypatch.setattr(points, "commit", lambda: commit)
+        monkeypatch.setattr(runner, "commit", lambda: commit)
         tasks = [Task(str(number), code, (ROWS,), number) for number in range(2)]
         row = dict.fromkeys(NEEDED)
         count = run_tasks(tmp_path, "model", tasks, lambda point: [row], lambda point: (0,), lambda text: None, 1)
