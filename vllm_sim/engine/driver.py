@@ -20,6 +20,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
+from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.ledger import Admission, Ledger
 from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace
@@ -158,8 +159,9 @@ class Driver:
             # A closed loop sends a row when a place is free.
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
-            computed = len(self.trace.prompt(row)) + len(self.trace.response(row)) - 1
-            if -(-computed // self.block_size) > self.capacity_blocks or computed >= self.scheduler.max_model_len:
+            computed = computed_tokens(len(self.trace.prompt(row)), len(self.trace.response(row)))
+            needed = needed_blocks(computed, self.block_size)
+            if needed > self.capacity_blocks or computed >= self.scheduler.max_model_len:
                 served.rejected = True
                 served.end_ms = self.now_ms
                 if self.ledger is not None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 
+from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
 from vllm_sim.engine.lifetimes import Lifetimes
 
@@ -120,7 +121,7 @@ class Ledger:
 
     def _look(self, request: Any, hit_tokens: int, hit_blocks: Any) -> Admission:
         hit, hashes, numbers = hit_tokens // self.block_size, request.block_hashes, self._number
-        known = hittable = (request.num_prompt_tokens - 1) // self.block_size
+        known = hittable = hittable_blocks(request.num_prompt_tokens, self.block_size)
         for place in range(hit, hittable):
             if hashes[place] not in numbers:
                 known = place

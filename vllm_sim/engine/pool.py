@@ -16,6 +16,7 @@ from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request
 
+from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
 from vllm_sim.eviction.live import LiveBook
 
@@ -107,7 +108,7 @@ class PolicyBlockPool(BlockPool):
         if not self._is_told and request is not None:
             self._is_told = True
             number, category = self._describe(request)
-            hittable = (request.num_prompt_tokens - 1) // self.hash_block_size
+            hittable = hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
             self._book.serve(category, number if self._is_new else -1, hittable)
         return request is not None and request.num_preemptions > 0
 

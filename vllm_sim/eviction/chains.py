@@ -13,6 +13,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from vllm_sim.block_rules import computed_tokens, full_blocks, hittable_blocks, needed_blocks
+
 Array = npt.NDArray[np.int64]
 
 
@@ -93,9 +95,9 @@ def link(requests: Requests, block_size: int, raw: bool = False, named_tails: bo
         need = prompt_need = full = cached = hittable = given
         usable = given
     else:
-        computed = tokens + np.maximum(requests.output_tokens, 1) - 1
-        need, prompt_need = -(-computed // block_size), -(-tokens // block_size)
-        cached, hittable = computed // block_size, (tokens - 1) // block_size
+        computed = computed_tokens(tokens, np.maximum(requests.output_tokens, 1))
+        need, prompt_need = needed_blocks(computed, block_size), needed_blocks(tokens, block_size)
+        cached, hittable = full_blocks(computed, block_size), hittable_blocks(tokens, block_size)
         usable = np.minimum(np.minimum(given, full) if named_tails else given, cached)
     begins = np.concatenate([[0], np.cumsum(cached)])
     nodes, count = _number(requests.ids, requests.begins, usable, begins, requests.salt)

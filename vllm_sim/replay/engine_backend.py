@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from vllm_sim.block_rules import needed_blocks
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.chains import link
 from vllm_sim.replay.breakdown import Blocks, breakdown
@@ -167,7 +168,7 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig) -> Any:
     lengths = [len(trace.prompt(row)) + len(trace.response(row)) for row in range(len(trace))]
     capacity = config.blocks
     if capacity is None:  # all requests at once have room, so nothing is evicted
-        capacity = sum(-(-length // config.block_size) for length in lengths)
+        capacity = sum(needed_blocks(length, config.block_size) for length in lengths)
     return engine.Setup(
         capacity_blocks=capacity,
         block_size=config.block_size,

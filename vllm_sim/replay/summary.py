@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vllm_sim.block_rules import computed_tokens
 from vllm_sim.replay.breakdown import Array
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Label, Mask, Outcome
@@ -141,7 +142,7 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
     assert allocated is not None
     whole = rates(outcome, counted)
     served = counted & ~outcome.rejected
-    computed = outcome.prompt_tokens + np.maximum(outcome.output_tokens, 1) - 1 - parts.hit
+    computed = computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - parts.hit
     return {name: getattr(whole, name) for name in Rates.__struct_fields__ if name != "requests"} | {
         "miss_cold_tokens": int(parts.cold[counted].sum()),
         "miss_evicted_tokens": int(parts.evicted[counted].sum()),

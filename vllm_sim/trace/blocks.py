@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vllm_sim.block_rules import computed_tokens, full_blocks
+
 _RATIO = 0x9E3779B97F4A7C15
 _U64 = np.uint64
 
@@ -79,7 +81,7 @@ def token_blocks(
         size: Block size, in tokens.
     """
     generated = np.maximum(np.diff(offsets) - prompts, 1)
-    rows, index = _places((prompts + generated - 1) // size)
+    rows, index = _places(full_blocks(computed_tokens(prompts, generated), size))
     ends = offsets[rows] + (index + 1) * size - 1
     return PromptBlocks(names[ends], rows, (index + 1) * size <= prompts[rows])
 
@@ -105,7 +107,7 @@ def hash_blocks(
         outputs: [rows], generated tokens.
         size: Block size, in tokens.
     """
-    rows, index = _places((prompts + np.maximum(outputs, 1) - 1) // size)
+    rows, index = _places(full_blocks(computed_tokens(prompts, np.maximum(outputs, 1)), size))
     units = unit_sizes[rows]
     last_token = (index + 1) * size - 1
     unit = last_token // units
