@@ -2,9 +2,9 @@
 
 Rebindings are applied. A hook is what a class of ours has under the name that its upstream class has too:
 its signature must take what upstream may call it with. What is a hook on one version and none on another shows only by
-comparison, which parity.upgrade does with the pinned one. Requirements are those of a file against what is installed.
+comparison, which parity.upgrade does with the pinned one. Requirements are those that a build without kernels has.
 
-usage: python -m parity.contacts REQUIREMENTS.txt
+usage: python -m parity.contacts
 """
 
 import importlib
@@ -12,9 +12,7 @@ import importlib.metadata
 import inspect
 import json
 import os
-import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity.signatures import refused
@@ -80,15 +78,12 @@ def public_names(upstream: type) -> list[str]:
 
 
 def unmet(lines: Iterable[str]) -> list[str]:
-    """Lines of a requirements file that this environment does not meet, and what it has."""
+    """Requirements that this environment does not meet, and what it has."""
     from packaging.requirements import Requirement
 
     found = []
     for line in lines:
-        text = line.partition("#")[0].strip()
-        if not text or text.startswith("-"):
-            continue
-        needed = Requirement(text)
+        needed = Requirement(line)
         if needed.marker is not None and not needed.marker.evaluate():
             continue
         try:
@@ -106,13 +101,13 @@ def _load(path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def probe(requirements: Iterable[str]) -> dict[str, Any]:
+def probe() -> dict[str, Any]:
     """All of it, as parity.upgrade reads it."""
     classes = {ours: (_load(ours), _load(upstream)) for ours, upstream in CLASSES}
     return {
         "vllm": importlib.metadata.version("vllm"),
         "torch": importlib.metadata.version("torch"),
-        "unmet": unmet(requirements),
+        "unmet": unmet(importlib.metadata.requires("vllm") or ()),
         "rebindings": rebindings(),
         "hooks": {ours: hooks(*pair) for ours, pair in classes.items()},
         "public": {path: public_names(_load(path)) for _, path in CLASSES},
@@ -122,4 +117,4 @@ def probe(requirements: Iterable[str]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.environ.setdefault("VLLM_SIM_TRACE_PATH", "named, so that the platform is ours")
-    print(json.dumps(probe(Path(sys.argv[1]).read_text(encoding="utf-8").splitlines())))
+    print(json.dumps(probe()))

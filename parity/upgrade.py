@@ -51,9 +51,9 @@ def build(version: str) -> Path:
     return folder / "bin" / "python"
 
 
-def probe(python: Path, requirements: Path) -> dict[str, Any]:
+def probe(python: Path) -> dict[str, Any]:
     """What parity.contacts finds with an interpreter."""
-    command = [python, "-m", "parity.contacts", str(requirements)]
+    command = [python, "-m", "parity.contacts"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -61,7 +61,7 @@ def probe(python: Path, requirements: Path) -> dict[str, Any]:
 
 def compare_contacts(pinned: dict[str, Any], other: dict[str, Any]) -> Iterator[Finding]:
     """The contacts of a version, with those of the pinned one."""
-    yield Finding("requirements", "common.txt", not other["unmet"], "; ".join(other["unmet"]) or "all met")
+    yield Finding("requirements", "without kernels", not other["unmet"], "; ".join(other["unmet"]) or "all met")
     for target, wrong in other["rebindings"].items():
         yield Finding("rebinding", target, wrong is None, wrong or "is there")
     for path, known in pinned["hooks"].items():
@@ -128,14 +128,11 @@ def print_table(version: str, findings: Iterable[Finding]) -> None:
 def look(version: str, folder: Path, is_quick: bool) -> list[Finding]:
     """All findings on a version."""
     place = Place(build(version), ROOT / "data" / "upgrade" / version, version)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    upstream_tests.unpack(upstream_tests.download(place), place.folder)
-    requirements = place.folder / "requirements" / "common.txt"
     pythons = {"pinned": Path(sys.executable), "other": place.python}
     model = make_model(folder / "model")
 
     def contacts() -> Iterator[Finding]:
-        return compare_contacts(*(probe(python, requirements) for python in pythons.values()))
+        return compare_contacts(*(probe(python) for python in pythons.values()))
 
     def steps() -> Iterator[Finding]:
         return (Finding("steps", *line) for line in upgrade_replays.compare_steps(pythons, folder, model))

@@ -20,8 +20,12 @@ from parity.workload import Case, make_answers, make_asks
 
 CASES = (*(BUSY[i] for i in (0, 2, 4, 8)), SERIAL[-1])
 """lru, lru asynchronous, arc, hybrid asynchronous, hybrid one at a time."""
-BACKENDS = ("engine", "blockpool", "fast")
-POLICIES = ("lru", "arc", "s3fifo", "hybrid")
+REPLAYS = {
+    "engine": ("lru", "hybrid"),
+    "blockpool": ("lru", "arc", "hybrid"),
+    "fast": ("lru", "arc", "s3fifo", "hybrid"),
+}
+"""Policies by backend; the first two import vLLM, which takes most of their time."""
 CONCURRENCY = 8
 
 Pythons = dict[str, Path]
@@ -82,7 +86,9 @@ def compare_hits(pythons: Pythons, folder: Path, model: str) -> Iterator[Line]:
         return f"{backend}, {policy}", not found, "; ".join(found) or f"token hit rate {rate}"
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        yield from pool.map(lambda one: run(*one), [(backend, policy) for backend in BACKENDS for policy in POLICIES])
+        yield from pool.map(
+            lambda one: run(*one), [(name, policy) for name, some in REPLAYS.items() for policy in some]
+        )
 
 
 def _vllm_sim(python: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -118,11 +118,11 @@ def download(place: Place) -> Path:
 
 
 def unpack(sdist: Path, folder: Path) -> None:
-    """The folder `tests` and the requirements alone: the whole sources would hide the installed vLLM."""
+    """The folder `tests` alone: beside it the sources would hide the installed vLLM."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             member.name = member.name.partition("/")[2]
-            if member.name.startswith(("tests/", "requirements/")):
+            if member.name.startswith("tests/"):
                 archive.extract(member, folder, filter="data")
 
 
