@@ -5,8 +5,8 @@ runs this. Compared: what the version requires, the contacts (rebindings, hooks)
 every step of the simulator and the hits of replays with those on the pinned version. No model is executed: that is
 `make parity`, for which a wheel of that version with CPU kernels is needed.
 
-usage: python -m parity.upgrade --vllm VERSION [--quick] [--keep DIR]
-The table is in results/upgrade-VERSION.json too, unless --quick leaves upstream's tests out.
+usage: python -m parity.upgrade --vllm VERSION [--keep DIR] [CHECK...]      CHECK: contacts, steps, hits, upstream
+Each check goes to results/upgrade-VERSION.json when it ends; a check that is not named stays there as it was.
 """
 
 import argparse
@@ -25,10 +25,10 @@ from rich.table import Table
 
 from parity import upgrade_replays, upstream_tests
 from parity.model import make_model
-from parity.results import update
+from parity.results import RESULTS, update
 from parity.upstream_tests import PINNED, ROOT, Place
 
-SECTIONS = ("requirements", "rebinding", "hook", "new upstream", "steps", "hits", "upstream's tests")
+CHECKS = ("contacts", "steps", "hits", "upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +125,17 @@ def print_table(version: str, findings: Iterable[Finding]) -> None:
     Console(width=170, markup=False, highlight=False).print(table)
 
 
-def look(version: str, folder: Path, is_quick: bool) -> list[Finding]:
-    """All findings on a version."""
+def record(version: str, check: str, findings: list[Finding]) -> None:
+    """Puts the findings of a check into the version's results; `holds` is null until all checks are there."""
+    path = RESULTS / f"upgrade-{version}.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["checks"] if path.exists() else {}
+    checks = known | {check: [asdict(one) for one in findings]}
+    holds = all(one["holds"] for rows in checks.values() for one in rows) if {*checks} == {*CHECKS} else None
+    update(path.stem, {"vllm": version, "pinned": PINNED, "kernels": False, "holds": holds, "checks": checks})
+
+
+def look(version: str, folder: Path, wanted: Iterable[str]) -> list[Finding]:
+    """The findings of the wanted checks on a version, which are recorded too."""
     place = Place(build(version), ROOT / "data" / "upgrade" / version, version)
     pythons = {"pinned": Path(sys.executable), "other": place.python}
     model = make_model(folder / "model")
@@ -140,9 +149,15 @@ def look(version: str, folder: Path, is_quick: bool) -> list[Finding]:
     def hits() -> Iterator[Finding]:
         return (Finding("hits", *line) for line in upgrade_replays.compare_hits(pythons, folder, model))
 
-    findings = attempt("contacts", contacts) + attempt("steps", steps) + attempt("hits", hits)
-    if not is_quick:
-        findings += attempt("upstream's tests", lambda: compare_upstream(upstream_tests.run_all(place)))
+    def upstream() -> Iterator[Finding]:
+        return compare_upstream(upstream_tests.run_all(place))
+
+    findings = []
+    for name, check in zip(CHECKS, (contacts, steps, hits, upstream), strict=True):
+        if name in wanted:
+            found = attempt(name, check)
+            record(version, name, found)
+            findings += found
     return findings
 
 
@@ -151,19 +166,18 @@ def main() -> int:
         prog="python -m parity.upgrade", description="What of this project holds on another version of vLLM."
     )
     parser.add_argument("--vllm", required=True, metavar="VERSION")
-    parser.add_argument("--quick", action="store_true", help="without upstream's tests; writes no results")
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)} (default: all)")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the logs and traces here")
     options = parser.parse_args()
+    for check in options.checks:
+        if check not in CHECKS:
+            parser.error(f"no check is named {check!r}; allowed: {', '.join(CHECKS)}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.keep or Path(temporary)).absolute()
         folder.mkdir(parents=True, exist_ok=True)
-        findings = look(options.vllm, folder, options.quick)
+        findings = look(options.vllm, folder, options.checks or CHECKS)
     print_table(options.vllm, findings)
     holds = all(one.holds for one in findings)
-    if not options.quick:
-        rows = [asdict(one) for one in findings]
-        found = {"vllm": options.vllm, "pinned": PINNED, "kernels": False, "holds": holds, "findings": rows}
-        update(f"upgrade-{options.vllm}", found)
     print(f"vLLM {options.vllm}: {'all of it holds' if holds else 'NOT all of it holds'}")
     return 0 if holds else 1
 

@@ -21,7 +21,7 @@ from parity.workload import Case, make_answers, make_asks
 CASES = (*(BUSY[i] for i in (0, 2, 4, 8)), SERIAL[-1])
 """lru, lru asynchronous, arc, hybrid asynchronous, hybrid one at a time."""
 REPLAYS = {
-    "engine": ("lru", "hybrid"),
+    "engine": ("lru", "arc"),
     "blockpool": ("lru", "arc", "hybrid"),
     "fast": ("lru", "arc", "s3fifo", "hybrid"),
 }

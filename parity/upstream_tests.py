@@ -49,11 +49,12 @@ FILES = (
 TRACE = "trace.jsonl"
 """In the folder where the tests are run."""
 RUNS = {
-    "plain": {"VLLM_PLUGINS": ""},
+    "plain": {"VLLM_PLUGINS": "", "VLLM_TARGET_DEVICE": "cpu"},
     "simulator mode": {"VLLM_SIM_TRACE_PATH": TRACE},
     "simulator mode, refusals lifted": {"VLLM_SIM_TRACE_PATH": TRACE, "VLLM_SIM_TEST_LIFTED": "1"},
-    "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1"},
+    "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1", "VLLM_TARGET_DEVICE": "cpu"},
 }
+"""A build without kernels finds no platform by itself; with kernels for a CPU it would be the same one."""
 REFUSAL = re.compile(r"(?:vllm_sim cannot simulate|Model Runner V1 does not support:) ([^;\[]*)[;\[]")
 """How our platform refuses, and upstream on a platform that is not its own; the group is what."""
 MAKE_MODELS = """

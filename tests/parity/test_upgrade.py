@@ -2,15 +2,17 @@
 
 import copy
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from parity import contacts
+from parity import contacts, results, upgrade
 from parity.contacts import Hook
 from parity.signatures import refused
-from parity.upgrade import Finding, attempt, compare_contacts, compare_upstream, print_table
+from parity.upgrade import CHECKS, Finding, attempt, compare_contacts, compare_upstream, print_table, record
 from parity.workload import END_TOKEN, TURNS, make_answers, make_asks
 from vllm_sim.engine import compat
 
@@ -154,3 +156,17 @@ def test_drawn_answers_end_as_a_models_do_and_make_the_next_prompt() -> None:
         prompt_before, answer_before = ([], []) if ask.after_row is None else served[ask.after_row]
         assert prompt == prompt_before + answer_before + ask.tokens
     assert 70 < ends < 70 * TURNS
+
+
+def test_a_version_holds_in_the_results_once_every_check_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for module in (results, upgrade):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+
+    def holds() -> bool | None:
+        return json.loads((tmp_path / "upgrade-9.9.9.json").read_text(encoding="utf-8"))["holds"]
+
+    for check in CHECKS:
+        record("9.9.9", check, [Finding(check, "x", True, "")])
+        assert holds() is (True if check == CHECKS[-1] else None)
+    record("9.9.9", "steps", [Finding("steps", "x", False, "step 3 differs")])
+    assert holds() is False
