@@ -1,8 +1,9 @@
 """Where this package touches vLLM, probed in an environment with some version of it; prints JSON for parity.upgrade.
 
-Rebindings are applied. A hook is what a class of ours has under the name that its upstream class has too:
-its signature must take what upstream may call it with. What is a hook on one version and none on another shows only by
-comparison, which parity.upgrade does with the pinned one. Requirements are those that a build without kernels has.
+The rows of compat's table, which say what of vLLM is changed, are checked. A hook is what a class of ours has under the
+name that its upstream class has too: its signature must take what upstream may call it with. What is a hook on one
+version and none on another shows only by comparison, which parity.upgrade does with the pinned one. Requirements are
+those that a build without kernels has.
 
 usage: python -m parity.contacts
 """
@@ -36,14 +37,14 @@ class Hook(NamedTuple):
     """A call that upstream's signature allows and ours does not take."""
 
 
-def rebindings() -> dict[str, str | None]:
-    """What is wrong with each row of compat's table, by the row's target; None where it can be rebound."""
+def changes() -> dict[str, str | None]:
+    """What is wrong with each row of compat's table, by the row's target; None where vLLM has what it needs."""
     from vllm_sim.engine import compat
 
     found: dict[str, str | None] = {}
     for row in compat.TABLE:
         try:
-            compat.apply(row.name)
+            row.check()
             found[row.target] = None
         except compat.VersionError as error:
             found[row.target] = str(error)
@@ -108,7 +109,7 @@ def probe() -> dict[str, Any]:
         "vllm": importlib.metadata.version("vllm"),
         "torch": importlib.metadata.version("torch"),
         "unmet": unmet(importlib.metadata.requires("vllm") or ()),
-        "rebindings": rebindings(),
+        "changes": changes(),
         "hooks": {ours: hooks(*pair) for ours, pair in classes.items()},
         "public": {path: public_names(_load(path)) for _, path in CLASSES},
         "abstract": {ours: sorted(getattr(pair[0], "__abstractmethods__", ())) for ours, pair in classes.items()},

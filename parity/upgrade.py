@@ -1,9 +1,9 @@
 """`make upgrade VLLM=VERSION`: what of this project holds on another vLLM; ends with 1 where something does not.
 
 An environment with that version, without kernels, is built beside the project's own, which has the pinned version and
-runs this. Compared: what the version requires, the contacts (rebindings, hooks), upstream's own tests of that version,
-every step of the simulator and the hits of replays with those on the pinned version. No model is executed: that is
-`make parity`, for which a wheel of that version with CPU kernels is needed.
+runs this. Compared: what the version requires, the contacts (what is changed, hooks), every step of the simulator and
+the hits of replays with those on the pinned version, and upstream's own tests of that version. No model is executed:
+that is `make parity`, for which a wheel of that version with CPU kernels is needed.
 
 usage: python -m parity.upgrade --vllm VERSION [--keep DIR] [CHECK...]      CHECK: contacts, steps, hits, upstream
 Each check goes to results/upgrade-VERSION.json when it ends; a check that is not named stays there as it was.
@@ -62,8 +62,8 @@ def probe(python: Path) -> dict[str, Any]:
 def compare_contacts(pinned: dict[str, Any], other: dict[str, Any]) -> Iterator[Finding]:
     """The contacts of a version, with those of the pinned one."""
     yield Finding("requirements", "without kernels", not other["unmet"], "; ".join(other["unmet"]) or "all met")
-    for target, wrong in other["rebindings"].items():
-        yield Finding("rebinding", target, wrong is None, wrong or "is there")
+    for target, wrong in other["changes"].items():
+        yield Finding("change", target, wrong is None, wrong or "is there")
     for path, known in pinned["hooks"].items():
         name = path.partition(":")[2]
         yield from _compare_hooks(name, known, other["hooks"][path])

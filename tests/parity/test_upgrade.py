@@ -75,7 +75,7 @@ def test_an_unmet_requirement_is_named_with_what_there_is() -> None:
 
 PINNED: dict[str, Any] = {
     "unmet": [],
-    "rebindings": {"vllm:EngineCore.x": None},
+    "changes": {"vllm:EngineCore.x": None},
     "hooks": {"ours:Executor": {"old": Hook("(self)", None), "kept": Hook("(self)", None)}},
     "abstract": {"ours:Executor": []},
     "public": {"vllm:Executor": ["kept", "old"]},
@@ -88,13 +88,13 @@ def test_a_version_like_the_pinned_one_holds() -> None:
     assert all(one.holds for one in found)
 
 
-def test_a_missing_target_of_a_rebinding_is_in_the_table(
+def test_a_missing_target_of_a_change_is_in_the_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(compat, "TABLE", (dataclasses.replace(compat.TABLE[0], target=MADE_UP),))
-    other = copy.deepcopy(PINNED) | {"rebindings": contacts.rebindings()}
+    other = copy.deepcopy(PINNED) | {"changes": contacts.changes()}
     (wrong,) = [one for one in compare_contacts(PINNED, other) if not one.holds]
-    assert (wrong.section, wrong.name) == ("rebinding", MADE_UP)
+    assert (wrong.section, wrong.name) == ("change", MADE_UP)
     print_table("9.9.9", [wrong])
     printed = " ".join(capsys.readouterr().out.split())
     assert "NO" in printed
