@@ -1,6 +1,9 @@
 # Every target sets the environment up on first use (vllm/install.sh ends at once when it is there).
+# VLLM=0.33.0 takes another version of vLLM than the pinned one, in an environment of its own.
 PYTHON ?= python3
-VENV := .venv
+PINNED := $(shell cat vllm/VERSION)
+VLLM ?= $(PINNED)
+VENV := .venv$(if $(filter-out $(PINNED),$(VLLM)),-$(VLLM))
 MODEL := exported_models/Llama-3.2-1B-Instruct
 TRACE ?= trace.jsonl
 HOST ?= localhost
@@ -10,10 +13,10 @@ PYTEST = $(VENV)/bin/python -m pytest
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: setup serve test test-all lint format bench parity study report clean
+.PHONY: setup serve test test-all lint format bench parity upgrade study report clean
 
 setup:
-	@PYTHON=$(PYTHON) vllm/install.sh $(VENV)
+	@PYTHON=$(PYTHON) VLLM=$(VLLM) vllm/install.sh $(VENV)
 
 serve: setup
 	VLLM_SIM_TRACE_PATH=$(TRACE) $(VENV)/bin/python -m vllm.entrypoints.openai.api_server --model $(MODEL) \
@@ -41,8 +44,13 @@ bench: setup
 	$(PYTEST) -m bench -s benchmarks
 
 parity: setup
-	@PYTHON=$(PYTHON) parity/install.sh $(VENV)-parity
+	@PYTHON=$(PYTHON) parity/install.sh .venv-parity
 	$(VENV)/bin/python -m parity $(PARITY)
+
+# What holds on another version, in results/upgrade-VERSION.json: make upgrade VLLM=0.33.0
+upgrade:
+	@PYTHON=$(PYTHON) VLLM=$(PINNED) vllm/install.sh .venv
+	PYTHON=$(PYTHON) .venv/bin/python -m parity.upgrade --vllm $(VLLM) $(UPGRADE)
 
 # Both studies from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: small ones in data/quick.
 QUICK_FLAG := $(if $(QUICK),--quick)
@@ -75,4 +83,4 @@ report: setup
 	$(VENV)/bin/python -m report --pdf report.pdf
 
 clean:
-	rm -rf $(VENV) $(VENV)-parity build *.egg-info
+	rm -rf .venv .venv-* build *.egg-info

@@ -6,22 +6,29 @@ Step = dict[str, Any]
 FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "tokens")
 
 
-def differences(real: list[Step], simulated: list[Step], fields: tuple[str, ...] = FIELDS, limit: int = 5) -> list[str]:
+def differences(
+    real: list[Step],
+    simulated: list[Step],
+    fields: tuple[str, ...] = FIELDS,
+    limit: int = 5,
+    other: str = "in the simulator",
+) -> list[str]:
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
     A step is compared in all `fields`: who is scheduled, with how many tokens and computed tokens, in which blocks,
-    who is preempted, resumed or has finished, which hashes are removed, and which tokens come out.
+    who is preempted, resumed or has finished, which hashes are removed, and which tokens come out. `other` says where
+    the second log is from.
     """
     if not real:
-        return ["the real side has no step: nothing was compared"]
+        return ["the first log has no step: nothing was compared"]
     found = []
     if len(real) != len(simulated):
-        found.append(f"{len(real)} steps, and {len(simulated)} in the simulator")
-    for number, (one, other) in enumerate(zip(real, simulated, strict=False)):
+        found.append(f"{len(real)} steps, and {len(simulated)} {other}")
+    for number, (one, two) in enumerate(zip(real, simulated, strict=False)):
         found += [
-            f"step {number}, {name}: {_short(one[name])}, and {_short(other[name])} in the simulator"
+            f"step {number}, {name}: {_short(one[name])}, and {_short(two[name])} {other}"
             for name in fields
-            if one[name] != other[name]
+            if one[name] != two[name]
         ]
         if len(found) >= limit:
             break

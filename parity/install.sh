@@ -10,7 +10,7 @@ venv=${1:-.venv-parity}
 torch=torch==2.13.0+cpu
 pip_options=(--quiet --disable-pip-version-check --no-deps)
 
-pins=$( (cat parity/install.sh parity/requirements.txt vllm/*.txt; sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml) | cksum)
+pins=$( (cat parity/install.sh parity/requirements.txt vllm/build-requirements.txt vllm/requirements.txt; sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml) | cksum)
 [ "$(cat "$venv/.complete" 2>/dev/null)" != "$pins" ] || exit 0
 
 say() { printf 'parity set-up: %s\n' "$*" >&2; }

@@ -36,7 +36,7 @@ def _lift_refusals() -> None:
     from vllm_sim.engine import answers, platform
 
     load = answers.load_answers
-    platform._refuse_unsupported = lambda config: None
+    platform.refuse_unsupported = lambda config: None
     answers.load_answers = lambda model: load(str(EXPORTED))
 
 

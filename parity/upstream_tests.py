@@ -1,21 +1,25 @@
 """Upstream's own tests on cache and scheduler: plain, in simulator mode, and with our block pool under LRU.
 
-They are run from vLLM's source distribution in the second environment; the tests that pass must be the same each time.
+They are run from vLLM's source distribution, in an environment with that version (the second one unless told; a kernel
+is not needed, and without kernels some fail in all runs); the tests that pass must be the same each time.
 No model hub is needed: configurations of the models that they name are written here, without weights, and with the
 exported model's tokenizer. A test that needs more of a model (its image processor) fails in all runs. In simulator mode
 the platform refuses what it could not show truly; the tests that ask for it are counted and named apart, and in a run
 of their own, with the refusals lifted, they must pass like the others.
 
-usage: python -m parity.upstream_tests [SDIST [FILE...]]      SDIST: vllm-0.32.0.tar.gz, else pip downloads it
-Without FILE (test_scheduler, ...) all of them are run, and results/upstream_tests.json is written.
+usage: python -m parity.upstream_tests [--sdist FILE] [FILE...]      --sdist: else pip downloads it
+Without FILE (test_scheduler, ...) all of them are run, and results/upstream_tests.json is written. Another version than
+the pinned one: `python -m parity.upgrade`.
 """
 
+import argparse
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
@@ -26,9 +30,9 @@ from parity.model import EXPORTED
 from parity.results import update
 
 ROOT = Path(__file__).parents[1]
-PYTHON = ROOT / ".venv-parity" / "bin" / "python"
-FOLDER = ROOT / ".venv-parity" / "upstream"
-VERSION = "0.32.0"
+PINNED = (ROOT / "vllm" / "VERSION").read_text(encoding="utf-8").strip()
+"""The version of vLLM that the project installs unless told."""
+SECOND = ROOT / ".venv-parity"
 FILES = (
     "test_prefix_caching",
     "test_kv_cache_utils",
@@ -42,13 +46,15 @@ FILES = (
     "test_priority_preemption_bug",
     "test_swa_inflight_window_free",
 )
-TRACE = FOLDER / "trace.jsonl"
+TRACE = "trace.jsonl"
+"""In the folder where the tests are run."""
 RUNS = {
-    "plain": {"VLLM_PLUGINS": ""},
-    "simulator mode": {"VLLM_SIM_TRACE_PATH": str(TRACE)},
-    "simulator mode, refusals lifted": {"VLLM_SIM_TRACE_PATH": str(TRACE), "VLLM_SIM_TEST_LIFTED": "1"},
-    "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1"},
+    "plain": {"VLLM_PLUGINS": "", "VLLM_TARGET_DEVICE": "cpu"},
+    "simulator mode": {"VLLM_SIM_TRACE_PATH": TRACE},
+    "simulator mode, refusals lifted": {"VLLM_SIM_TRACE_PATH": TRACE, "VLLM_SIM_TEST_LIFTED": "1"},
+    "our pool, LRU": {"VLLM_SIM_TEST_POOL": "1", "VLLM_TARGET_DEVICE": "cpu"},
 }
+"""A build without kernels finds no platform by itself; with kernels for a CPU it would be the same one."""
 REFUSAL = re.compile(r"(?:vllm_sim cannot simulate|Model Runner V1 does not support:) ([^;\[]*)[;\[]")
 """How our platform refuses, and upstream on a platform that is not its own; the group is what."""
 MAKE_MODELS = """
@@ -76,6 +82,16 @@ for name, config in models.items():
 """
 
 
+class Place(NamedTuple):
+    """Where a version's tests are run."""
+
+    python: Path
+    """The interpreter of an environment with that version, this package and pytest."""
+    folder: Path
+    """For the source distribution, the tests, a model hub, reports and logs."""
+    version: str
+
+
 class Run(NamedTuple):
     """What pytest told of a run."""
 
@@ -87,59 +103,63 @@ class Run(NamedTuple):
     """How many block pools were ours."""
 
 
-def download() -> Path:
+def download(place: Place) -> Path:
     """vLLM's source distribution, once; pip looks at its metadata, for which no kernel is built."""
-    path = FOLDER / f"vllm-{VERSION}.tar.gz"
+    path = place.folder / f"vllm-{place.version}.tar.gz"
     if not path.exists():
         environment = os.environ | {
             "VLLM_TARGET_DEVICE": "empty",
-            "VLLM_VERSION_OVERRIDE": VERSION,
-            "PATH": f"{PYTHON.parent}:{os.environ['PATH']}",
+            "VLLM_VERSION_OVERRIDE": place.version,
+            "PATH": f"{place.python.parent}:{os.environ['PATH']}",
         }
-        options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "vllm", "--dest", str(FOLDER))
-        subprocess.run([PYTHON, "-m", "pip", "download", *options, f"vllm=={VERSION}"], env=environment, check=True)
+        options = ("--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "vllm", "--dest", str(place.folder))
+        command = [place.python, "-m", "pip", "download", *options, f"vllm=={place.version}"]
+        subprocess.run(command, env=environment, check=True)
     return path
 
 
-def unpack(sdist: Path) -> None:
+def unpack(sdist: Path, folder: Path) -> None:
     """The folder `tests` alone: beside it the sources would hide the installed vLLM."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             member.name = member.name.partition("/")[2]
             if member.name.startswith("tests/"):
-                archive.extract(member, FOLDER, filter="data")
+                archive.extract(member, folder, filter="data")
 
 
-def make_hub() -> None:
+def make_hub(place: Place) -> None:
     """A model hub's cache that holds configurations and a tokenizer; and a trace, which no test asks for."""
-    hub = FOLDER / "hub"
-    subprocess.run([PYTHON, "-c", MAKE_MODELS, hub], check=True)
+    hub = place.folder / "hub"
+    subprocess.run([place.python, "-c", MAKE_MODELS, hub], check=True)
     for repository in hub.iterdir():
         (repository / "refs").mkdir(exist_ok=True)
         (repository / "refs" / "main").write_text("0")
         for name in ("tokenizer.json", "tokenizer_config.json"):
             shutil.copy(EXPORTED / name, repository / "snapshots" / "0")
-    TRACE.write_text('{"prompt_token_ids": [1], "response_token_ids": [2], "finish_reason": "length"}\n')
+    (place.folder / TRACE).write_text(
+        '{"prompt_token_ids": [1], "response_token_ids": [2], "finish_reason": "length"}\n', encoding="utf-8"
+    )
 
 
-def run(name: str) -> None:
+def run(place: Place, name: str, files: Sequence[str]) -> None:
     """Runs the tests in one of the ways of RUNS; leaves pytest's report, and beside it a log of what it printed."""
-    report, log = FOLDER / f"{name}.xml", FOLDER / f"{name}.log"
+    folder = place.folder
+    report, log = folder / f"{name}.xml", folder / f"{name}.log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}
-    environment |= {"HF_HUB_CACHE": str(FOLDER / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | RUNS[name]
-    command = [PYTHON, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", "-p", "parity.upstream_pool"]
-    command += ["-c", os.devnull, "--rootdir", FOLDER]  # not the settings of this project
-    command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in sys.argv[2:] or FILES)]
+    environment |= {"HF_HUB_CACHE": str(folder / "hub"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)} | RUNS[name]
+    command = [place.python, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider"]
+    command += ["-p", "parity.upstream_pool", "-c", os.devnull, "--rootdir", folder]  # not this project's settings
+    command += [f"--junit-xml={report}", *(f"tests/v1/core/{file}.py" for file in files)]
     report.unlink(missing_ok=True)
     with log.open("w") as file:
-        subprocess.run(command, cwd=FOLDER, env=environment, stdout=file, stderr=file)
+        subprocess.run(command, cwd=folder, env=environment, stdout=file, stderr=file)
     if not report.exists():
         raise SystemExit(f"pytest did not finish:\n{log.read_text()[-3000:]}")
 
 
-def read(name: str) -> Run:
+def read(place: Place, name: str) -> Run:
     """What a run has left."""
-    report, log = FOLDER / f"{name}.xml", FOLDER / f"{name}.log"
+    report, log = place.folder / f"{name}.xml", place.folder / f"{name}.log"
     pools = next((line for line in log.read_text().splitlines() if line.startswith("pools:")), "")
     found = Run(set(), set(), {}, pools.removeprefix("pools: "))
     for case in ElementTree.parse(report).iter("testcase"):
@@ -172,16 +192,17 @@ def about(found: Run, plain: Run) -> dict[str, Any]:
     }
 
 
-def main() -> int:
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    unpack(Path(sys.argv[1]) if len(sys.argv) > 1 else download())
-    make_hub()
+def run_all(place: Place, files: Sequence[str] = FILES, sdist: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Runs the tests in each way, prints what came out, and returns it as `about` has it, by way."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    unpack(sdist or download(place), place.folder)
+    make_hub(place)
     console = Console(width=150, highlight=False)
     runs: dict[str, dict[str, Any]] = {}
     plain = None
     for name in RUNS:
-        run(name)
-        found = read(name)
+        run(place, name, files)
+        found = read(place, name)
         plain = plain or found
         row = runs[name] = about(found, plain)
         counts = ", ".join(f"{row[key]} {key}" for key in ("passed", "failed", "refused"))
@@ -192,11 +213,24 @@ def main() -> int:
             console.print(
                 f"    {'passes only' if test in found.passed else 'DOES NOT PASS'} here: {test}", markup=False
             )
-    if not sys.argv[2:]:
-        update("upstream_tests", {"vllm": VERSION, "files": FILES, "runs": runs})
-    is_same = plain is not None and bool(plain.passed) and not any(row["differences"] for row in runs.values())
-    console.print("the same tests pass" if is_same else "NOT the same tests pass")
-    return 0 if is_same else 1
+    return runs
+
+
+def is_same(runs: dict[str, dict[str, Any]]) -> bool:
+    """Whether tests passed, and the same ones in each way."""
+    return bool(runs["plain"]["passed"]) and not any(row["differences"] for row in runs.values())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m parity.upstream_tests", description="vLLM's own tests.")
+    parser.add_argument("files", nargs="*", metavar="FILE", help="such as test_scheduler (default: all)")
+    parser.add_argument("--sdist", type=Path, metavar="FILE", help=f"vllm-{PINNED}.tar.gz (default: pip downloads it)")
+    options = parser.parse_args()
+    runs = run_all(Place(SECOND / "bin" / "python", SECOND / "upstream", PINNED), options.files or FILES, options.sdist)
+    if not options.files:
+        update("upstream_tests", {"vllm": PINNED, "files": FILES, "runs": runs})
+    print("the same tests pass" if is_same(runs) else "NOT the same tests pass")
+    return 0 if is_same(runs) else 1
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ BLOCK_SIZE = 32
 """The CPU's attention wants multiples of 32."""
 FIRST_TOKEN, LAST_TOKEN = 1000, 100_000
 END_TOKEN, END_BIAS = 128009, 8.0
-"""With random weights all logits are near 0. The bias gives the end token 2.3 %, and no scheduler foresees the end."""
+END_SHARE = 0.023
+"""With random weights all logits are near 0. The bias gives the end token this share of what is generated, and no
+scheduler foresees the end."""
 TURNS = 3
 
 
@@ -79,3 +81,16 @@ def make_asks(seed: int, sessions: int) -> list[Ask]:
                 )
             )
     return asks
+
+
+def make_answers(asks: list[Ask], seed: int) -> dict[int, tuple[list[int], list[int]]]:
+    """Prompt and answer of each row, drawn from the seed: what a real model would generate, for want of one."""
+    rng = random.Random(seed)
+    served: dict[int, tuple[list[int], list[int]]] = {}
+    for ask in asks:
+        prompt, before = ([], []) if ask.after_row is None else served[ask.after_row]
+        answer: list[int] = []
+        while len(answer) < ask.max_tokens and END_TOKEN not in answer[-1:]:
+            answer.append(END_TOKEN if rng.random() < END_SHARE else rng.randrange(FIRST_TOKEN, LAST_TOKEN))
+        served[ask.row] = prompt + before + ask.tokens, answer
+    return served

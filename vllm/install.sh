@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the virtual environment: torch (CPU), the official vLLM without kernels, the pinned rest, this package.
 # usage: vllm/install.sh [VENV]      (default .venv, made anew; PYTHON names the interpreter)
+# VLLM names another version than the pinned one in vllm/VERSION; vllm/requirements-$VLLM.txt then holds what it needs
+# other than requirements.txt, where there is such a file.
 # It ends at once when VENV/.complete says that these very pins are installed. Anything else, an interrupted
 # run among it, is built again from an empty environment: pip cannot tell half an installation from a whole one.
 set -euo pipefail
@@ -8,11 +10,15 @@ cd "$(dirname "$0")/.."
 venv=${1:-.venv}
 case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 python=${PYTHON:-python3}
-vllm_version=0.32.0
+vllm_version=${VLLM:-$(cat vllm/VERSION)}
 torch_version=2.13.0
 pip_options=(--quiet --disable-pip-version-check --no-deps)
 
-pins=$( (cat vllm/install.sh vllm/*.txt; sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml) | cksum)
+pin_files=(vllm/build-requirements.txt vllm/requirements.txt)
+overlay=vllm/requirements-$vllm_version.txt
+[ ! -e "$overlay" ] || pin_files+=("$overlay")
+
+pins=$( (echo "$vllm_version"; cat vllm/install.sh "${pin_files[@]}"; sed -n '/^\[build-system\]/,/^\[tool\./p' pyproject.toml) | cksum)
 if [ "$(cat "$venv/.complete" 2>/dev/null)" = "$pins" ]; then
     exec "$venv/bin/vllm-sim" model export --quiet  # at once, unless the model was removed or its recipe is newer
 fi
@@ -42,7 +48,7 @@ PY
 pip install "${pip_options[@]}" "${cpu_build[@]}"
 pip install "${pip_options[@]}" -r vllm/build-requirements.txt
 
-# VLLM_TARGET_DEVICE=empty builds no kernel. The version is overridden because it would become 0.32.0+empty, which
+# VLLM_TARGET_DEVICE=empty builds no kernel. The version is overridden because it would become X.Y.Z+empty, which
 # pip rejects. No cache: pip would hand this build to others, or another build to us, under the same name.
 # The optional Rust front end is skipped when rustc does not answer; a compiler that does would take minutes.
 say "vLLM $vllm_version, built from its source distribution without kernels"
@@ -54,6 +60,7 @@ PATH="$venv/no-rust:$venv/bin:$PATH" VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERR
 
 say "the pinned rest"
 pip install "${pip_options[@]}" -r vllm/requirements.txt
+[ ! -e "$overlay" ] || pip install "${pip_options[@]}" -r "$overlay"
 pip install "${pip_options[@]}" --no-build-isolation --editable .
 
 say "the exported model"

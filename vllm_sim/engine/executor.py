@@ -220,8 +220,8 @@ class ReplayExecutor(Executor):
     def get_supported_kv_cache_layouts(self) -> list[list[str]]:
         return [["LBNHC"]]
 
-    def set_kv_cache_layout(self, layout_name: str) -> None:
-        pass
+    def set_kv_cache_layout(self, layout_name: str, *args: Any, **kwargs: Any) -> None:
+        """Workers would be told the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
 
     def initialize_from_config(self, kv_cache_configs: list[KVCacheConfig]) -> None:
         blocks, tokens = kv_cache_configs[0].num_blocks - 1, self.cache_config.block_size
