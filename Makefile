@@ -6,6 +6,9 @@ TRACE ?= trace.jsonl
 HOST ?= localhost
 PORT ?= 8000
 PYTEST = $(VENV)/bin/python -m pytest
+# Files are given out in the order of their names: the longest ones, of engines, come first.
+JOBS ?= 2
+PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: setup serve test test-all lint format bench parity study report clean
 
@@ -18,12 +21,12 @@ serve: setup
 	    --max-num-seqs 4 --block-size 8 --host $(HOST) --port $(PORT)
 
 test: setup
-	$(PYTEST) -m "not slow and not bench"
+	$(PYTEST) $(PARALLEL) -m "not slow and not bench"
 
 # Ray is there for the test of sweeps on a cluster alone.
 test-all: setup
 	@$(VENV)/bin/python -m pip install -q ray==2.60.0
-	$(PYTEST) -m "not bench"
+	$(PYTEST) $(PARALLEL) -m "not bench"
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -1,10 +1,16 @@
-"""One server for all tests of the HTTP side: starting one costs half a minute."""
+"""One server for all tests of the HTTP side, since a start costs half a minute; and what every worker process needs."""
 
+import fcntl
+import gc
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
+from numba.core.caching import IndexDataCacheFile
 
 from tests.serving import Server, serve
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 
 SYSTEM = "You answer questions about a library of eight floors, and you answer them in one sentence each time. " * 8
 TOOL = {
@@ -41,6 +47,50 @@ ROWS = [
     },
     *({"prompt": f"load {i} " + "word " * (i % 40), "response": f"answer {i}"} for i in range(200)),
 ]
+SERVED = ("tests/server/test_requests.py", "tests/standalone_tests/test_simulator_mode.py")
+"""The files whose tests share the server."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """`--dist loadfile`: a worker is given whole files, whose fixtures it makes once, and the files of one server."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Files(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return SERVED[0] if file in SERVED else file
+
+    return Files(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """vLLM chooses its platform once in a process: whatever is collected first, it is ours."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv(TRACE_VARIABLE, "named, so that the platform is ours")
+        return (yield)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported stays to the end; a search for garbage among the 650,000 objects of it takes 0.5 s."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_writer_of_compiled_code() -> Iterator[None]:
+    """Workers share numba's cache; two that save at once would give two kernels one file name (numba 0.65, read)."""
+    save = IndexDataCacheFile.save
+
+    def save_alone(self: Any, *arguments: Any) -> None:
+        with Path(self._index_path).with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            save(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(IndexDataCacheFile, "save", save_alone)
+        yield
 
 
 @pytest.fixture(scope="session")
