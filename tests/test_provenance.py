@@ -24,9 +24,9 @@ CHAT, MIXED = (f"milestone{number}_code.study.rows:rows_of" for number in (2, 3)
 MAKERS = {
     **{name: [CELL, entry, LRU] for name, entry in BACKENDS.items()},
     "chat": [CHAT, "milestone2_code.study.cell:cache_row", BACKENDS["fast"], LRU],
-    "chat engine": [CHAT, "milestone2_code.study.timed:engine_row", LRU],
+    "chat engine": [CHAT, "milestone2_code.study.timed:engine_row", BACKENDS["engine"], LRU],
     "mixed": [MIXED, "milestone3_code.study.effects:bytes_row", LRU],
-    "mixed engine": [MIXED, "milestone3_code.study.timed:engine_rows", LRU],
+    "mixed engine": [MIXED, "milestone3_code.study.timed:engine_rows", BACKENDS["engine"], LRU],
 }
 """What the rows of each kind are made by, under LRU."""
 UPSTREAM = {"engine", "blockpool", "chat engine", "mixed engine"}
@@ -235,9 +235,9 @@ def test_a_sweep_replaces_rows_that_other_code_made(copy: Path, tmp_path: Path) 
     (tmp_path / "helper.py").write_text("SIGN = -1  # most recent first\n")
     (second,) = hits()
     assert (second != first, runs()) == (True, 1)
-    rows = copy / "vllm_sim" / "replay" / "rows.py"
+    rows = copy / "vllm_sim" / "replay" / "summary.py"
     text = rows.read_text()
-    rows.write_text(text.replace('"hit_tokens": found.hit * block_size', '"hit_tokens": 0'))
+    rows.write_text(text.replace("hit_tokens=int(hits)", "hit_tokens=0"))
     assert rows.read_text() != text
     assert hits() == [0]
 

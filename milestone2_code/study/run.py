@@ -61,7 +61,7 @@ def row_again(study: Study, name: str) -> Row | None:
 def makers(point: AnyPoint) -> list[Maker]:
     """What the row of a cell comes from; of the policies its own, and `lru` to compare with."""
     if isinstance(point, EnginePoint):
-        return [rows_of, maker_of(point), find_policy("lru")]
+        return [rows_of, maker_of(point), BACKENDS["engine"], find_policy("lru")]
     policies = ["lru"] if point.policy == ENDS else ["lru", point.policy]
     return [rows_of, maker_of(point), BACKENDS[point.backend], *map(find_policy, policies)]
 

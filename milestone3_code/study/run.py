@@ -11,6 +11,7 @@ from milestone3_code.study.rows import EXPERIMENTS, rows_of
 from milestone3_code.study.study import Point, Study
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
+from vllm_sim.replay.config import BACKENDS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import Task, run_tasks
 
@@ -96,7 +97,8 @@ def key(study: Study, point: Point) -> str:
 def makers(experiment: str, policy: str) -> list[Maker]:
     """What rows come from; of the policies those that they need."""
     used = {policy, "lru"} | OTHER_POLICIES.get(experiment, set())
-    return [rows_of, EXPERIMENTS[experiment], *map(find_policy, sorted(used))]
+    backend = [BACKENDS["engine"]] if experiment == "engine" else []
+    return [rows_of, EXPERIMENTS[experiment], *backend, *map(find_policy, sorted(used))]
 
 
 def _part(point: Point) -> str:

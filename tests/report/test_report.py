@@ -20,13 +20,17 @@ ROOT = Path(__file__).parents[2]
 CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.name not in ("lib.typ", "report.typ")]
 
 
-@pytest.fixture
-def results(tmp_path) -> Path:
+def copy_rows(folder: Path) -> Path:
     """A copy of the rows, under a commit."""
-    copy = Path(shutil.copytree(ROOT / "results", tmp_path / "results"))
+    copy = Path(shutil.copytree(ROOT / "results", folder / "results"))
     for path in copy.glob("*.jsonl"):
         run_file(path).write_text(json.dumps({"commit": "0" * 40}))
     return copy
+
+
+@pytest.fixture
+def results(tmp_path) -> Path:
+    return copy_rows(tmp_path)
 
 
 def text_of(results: Path) -> str:
@@ -35,19 +39,9 @@ def text_of(results: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def committed() -> str:
+def committed(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The text of the committed rows."""
-    return text_of(ROOT / "results")
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """The PDF that `python -m report` makes of the committed rows."""
-    path = tmp_path_factory.mktemp("report") / "report.pdf"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)
-        assert main(["--pdf", str(path)]) == 0
-    return path.read_bytes()
+    return text_of(copy_rows(tmp_path_factory.mktemp("committed")))
 
 
 def change(path: Path, wanted: Callable[[dict], bool], **values: Any) -> None:

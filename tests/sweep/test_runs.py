@@ -8,14 +8,14 @@ import pytest
 from tests.making import settings, small_trace
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Table
-from vllm_sim.sweep.runs import Cell, cell_key, run_cell
+from vllm_sim.sweep.runs import Cell, cell_code, cell_key, run_cell
 
 
 @pytest.mark.parametrize("policy", ["lru", "arc", "opt"])
 def test_row_of_a_cell_is_the_summary_of_a_replay(policy: str, tmp_path: Path) -> None:
     trace, how = small_trace(tmp_path), settings(policy=policy, warmup=0.3)
     row = run_cell(Cell(trace, how))
-    assert row.pop("cell") == cell_key(Cell(trace, how))
+    assert (row.pop("cell"), row.pop("code")) == (cell_key(Cell(trace, how)), cell_code(Cell(trace, how)))
     assert row == replay(trace, tmp_path / "out", how).to_row()
     assert 0 < row["hit_tokens"] < row["prompt_tokens"]
 
