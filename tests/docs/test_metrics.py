@@ -1,4 +1,4 @@
-"""docs/metrics.md has every field of every row, and names none that no row has."""
+"""docs/metrics.md has every field of every row."""
 
 import json
 import re
@@ -8,8 +8,10 @@ import pytest
 
 from tests.docs.pages import ROOT
 from tests.making import settings, small_trace
-from vllm_sim.replay.run import replay
-from vllm_sim.sweep.grid import make_cells, sweep
+from vllm_sim.replay.config import RunConfig, fields_of
+from vllm_sim.replay.files import replay
+from vllm_sim.replay.rows import RequestResult, RunSummary, SessionResult
+from vllm_sim.sweep.grid import Grid, make_cells, sweep
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (?:A row of )?([\w.]+)(?: [^\n]*)?\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -26,6 +28,19 @@ def fields(path: Path) -> set[str]:
     return {name for line in path.read_text(encoding="utf-8").splitlines() for name in json.loads(line)}
 
 
+@pytest.mark.parametrize(
+    ("section", "kinds"),
+    [
+        ("summary.jsonl", (RunConfig, RunSummary)),
+        ("requests.jsonl", (RequestResult,)),
+        ("sessions.jsonl", (SessionResult,)),
+    ],
+)
+def test_every_declared_field_is_on_the_page(section: str, kinds: tuple[type, ...]) -> None:
+    declared = {field.name for kind in kinds for field in fields_of(kind)}
+    assert declared - named(section) == set()
+
+
 @pytest.mark.parametrize("backend", ["fast", pytest.param("engine", marks=pytest.mark.slow)])
 def test_every_field_of_a_run_is_on_the_page(backend: str, tmp_path: Path) -> None:
     replay(small_trace(tmp_path), tmp_path / "run", settings(backend=backend))
@@ -37,7 +52,7 @@ def test_every_field_of_a_run_is_on_the_page(backend: str, tmp_path: Path) -> No
 
 def test_every_field_of_a_sweep_is_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    sweep(make_cells([small_trace(tmp_path)], settings(), ["lru"], ["20", "all"], [4], [0]), out, 1)
+    sweep(make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20", "all"], [4], [0])), out, 1)
     assert fields(out) - named("summary.jsonl") == set()
 
 

@@ -10,7 +10,7 @@ from report.readme import PAGES, rewrite, table
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = (
     "download_sharegpt.py",
     "preprocess_sharegpt.py",
