@@ -13,7 +13,7 @@ PYTEST = $(VENV)/bin/python -m pytest
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25
 
-.PHONY: setup serve test test-all lint format bench parity upgrade study report clean
+.PHONY: setup serve test test-all lint format bench parity upgrade study report docs clean
 
 setup:
 	@PYTHON=$(PYTHON) VLLM=$(VLLM) vllm/install.sh $(VENV)
@@ -82,5 +82,16 @@ endif
 report: setup
 	$(VENV)/bin/python -m report --pdf report.pdf
 
+# The manual, into site/, by a small environment of its own: mkdocs is no part of what runs the project.
+DOCS_VENV := .venv-docs
+docs: $(DOCS_VENV)/.complete
+	$(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	@echo "site/index.html"
+
+$(DOCS_VENV)/.complete: docs/requirements.txt
+	$(PYTHON) -m venv --clear $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip install --quiet --no-deps -r docs/requirements.txt
+	@touch $@
+
 clean:
-	rm -rf .venv .venv-* build *.egg-info
+	rm -rf .venv .venv-* build site *.egg-info

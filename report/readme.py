@@ -1,7 +1,10 @@
-"""The README's tables, made from rows: `python -m report.readme`, between two comments for each study."""
+"""The tables of the README and of docs/results.md, made from rows: `python -m report.readme`.
+
+Each table stands between two comments, `<!-- NAME: begin -->` and `<!-- NAME: end -->`, and replaces what is there.
+"""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,8 @@ from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
 
-BEGIN, END = "<!-- study one: begin -->", "<!-- study one: end -->"
-BEGIN_TWO, END_TWO = BEGIN.replace("one", "two"), END.replace("one", "two")
+Section = Callable[[Path], str]
+"""Markdown out of the folder of rows."""
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -40,8 +43,8 @@ def table(rows: Sequence[Row]) -> str:
     rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
     for words, policy in (
         ("the same under `hybrid`", "hybrid"),
-        ("the same under LRU, told what nobody asks for again (in chat: which sessions are over)", ENDS),
-        ("the same under the optimum (`opt`)", "opt"),
+        ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ENDS),
+        ("the same under the optimum (`belady`)", "opt"),
     ):
         rest.append((words, "policy", {"capacity_share": 0.1, "policy": policy}, "token_hit_rate"))
     for size in (64, 512):
@@ -89,7 +92,7 @@ def _spread(row: Row, field: str, form: str = ".3f") -> str:
 
 
 def section(results: Path) -> str:
-    """Both tables.
+    """Both tables of study one.
 
     Raises:
         ValueError: the rows are not results.
@@ -98,20 +101,87 @@ def section(results: Path) -> str:
     return f"{table(rows)}\n\n{backends(rows, read_rows(results / 'chat_engine.jsonl'))}"
 
 
-def rewrite(readme: Path, results: Path) -> None:
+def findings(results: Path) -> str:
+    """What both studies found, in four lines.
+
+    Raises:
+        ValueError: the rows are not results.
+    """
+    chat, mixes = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl")
+    if any(row["quick"] for row in (*chat, *mixes)):
+        raise ValueError("rows of a quick run are no results; run both studies without --quick")
+    single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
+    tenth = {"capacity_share": 0.1}
+    lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "opt"))
+    gaps = [row for row in mixes if row["experiment"] == "gap" and row["block_size"] == mixed.MAIN_BLOCK]
+    whole = {row["policy"]: row for row in gaps if row["mix"] == "all"}
+    closed = ", ".join(f"`{name}` {mixed.percent(whole[name], 'gap_closed')}" for name in ("hybrid", "arc"))
+    count = f"{len({row['mix'] for row in gaps} - {'all'})} mixes"
+    shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
+    runs = [row for row in mixes if row["experiment"] == "guarantee"]
+    worst = 100 * min(row["gain_over_lru"] for row in runs)
+    loss = mixed.lost_most(mixes)
+    mix_gain = 100 * loss.row["gain_over_lru"]
+    rate, blocks = "token_hit_rate", f"blocks of {mixed.MAIN_BLOCK}"
+    lines = [
+        "| question | answer | condition |",
+        "|---|---|---|",
+        _line(
+            "What do the turns of a chat share?",
+            [
+                f"token hit rate {_spread(multi, rate)}; first exchanges alone: {_spread(single, rate)}",
+                f"{multi['sessions']:,} ShareGPT conversations, unlimited cache, {blocks}",
+            ],
+        ),
+        _line(
+            "What does a small cache lose?",
+            [
+                f"LRU keeps {_spread(lru, rate)}, the optimum {_spread(best, rate)}",
+                "the same conversations, capacity 10% of the working set",
+            ],
+        ),
+        _line(
+            "How much of the gap between LRU and the optimum does a policy close?",
+            [closed, f"{count} of chat, agents, documents, few-shot and one-off calls, {shares}, {blocks}"],
+        ),
+        _line(
+            "What can `hybrid` lose against LRU?",
+            [
+                f"{worst:+.2f} points of token hit rate; one workload within a mix ({loss.workload}) "
+                f"{100 * loss.gain:+.1f}, while the mix gains {mix_gain:+.1f}",
+                f"the worst of {len(runs):,} runs; the worst workload of the {count}",
+            ],
+        ),
+    ]
+    return "\n".join(lines)
+
+
+PAGES: Mapping[str, Mapping[str, Section]] = {
+    "README.md": {"findings": findings},
+    "docs/results.md": {"study one": section, "study two": mixed.section},
+}
+
+
+def rewrite(page: Path, sections: Mapping[str, Section], results: Path) -> None:
     """Puts the tables between the comments.
+
+    Args:
+        page: the Markdown file.
+        sections: by the name in the comments, what makes the table.
+        results: folder of rows.
 
     Raises:
         ValueError: a comment is missing, or the rows are not results.
     """
-    text = readme.read_text(encoding="utf-8")
-    for begin, end, make in ((BEGIN, END, section), (BEGIN_TWO, END_TWO, mixed.section)):
+    text = page.read_text(encoding="utf-8")
+    for name, make in sections.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
         before, found_begin, rest = text.partition(begin)
         _, found_end, after = rest.partition(end)
         if not (found_begin and found_end):
-            raise ValueError(f"{readme} lacks {begin} or {end}")
+            raise ValueError(f"{page} lacks {begin} or {end}")
         text = f"{before}{begin}\n{make(results)}\n{end}{after}"
-    readme.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 def _row(rows: Sequence[Row], experiment: str, workload: str, **wanted: Any) -> Row:
@@ -128,10 +198,11 @@ def _line(name: str, values: Sequence[str]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--readme", type=Path, default=Path("README.md"))
-    parser.add_argument("--results", type=Path, default=Path("results"))
+    parser.add_argument("--root", type=Path, default=Path(), help="folder of README.md and docs/ (default: this one)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of rows (default: %(default)s)")
     options = parser.parse_args()
-    rewrite(options.readme, options.results)
+    for page, sections in PAGES.items():
+        rewrite(options.root / page, sections, options.results)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The README's tables of study two, made from its rows."""
+"""The tables of study two in docs/results.md, made from its rows."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from milestone3_code.study.study import MAIN_BLOCK
 from vllm_sim.replay.rows import Row
@@ -10,6 +11,18 @@ from vllm_sim.sweep.results import read_rows
 MAIN_SHARE = "10%"
 GAP_SHARES = ("5%", "10%", "20%", "50%")
 FLOOR = -0.005
+NAMES = {"opt": "belady", "wa": "workload_aware"}
+"""Policies that rows call by their short names."""
+
+
+class Loss(NamedTuple):
+    """What a workload loses in a mix."""
+
+    workload: str
+    gain: float
+    """Token hit rate over LRU's; below 0."""
+    row: Row
+    """The row of the mix."""
 
 
 def section(results: Path) -> str:
@@ -35,7 +48,8 @@ def _gaps(rows: Sequence[Row]) -> str:
     lines = [f"| gap closed | {' | '.join(f'blocks of {size}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for policy in [row["policy"] for row in sorted(main, key=lambda row: -row["gap_closed"])]:
         cells = [by_policy.get((policy, size)) for size in sizes]
-        lines.append(f"| `{policy}` | {' | '.join(_percent(row, 'gap_closed') if row else '' for row in cells)} |")
+        closed = " | ".join(percent(row, "gap_closed") if row else "" for row in cells)
+        lines.append(f"| `{NAMES.get(policy, policy)}` | {closed} |")
     return "\n".join(lines)
 
 
@@ -64,7 +78,7 @@ def _worst(rows: Sequence[Row]) -> str:
     worst = min(cells, key=lambda row: row["gain_over_lru"])
     what = f"{worst['workload']} of `{worst['mix']}` alone" if worst["workload"] else f"mix `{worst['mix']}`"
     return (
-        f"Of {len(cells):,} cells (each mix and each of its workloads alone; the largest request to all of the working "
+        f"Of {len(cells):,} runs (each mix and each of its workloads alone; the largest request to all of the working "
         f"set; blocks of {min(row['block_size'] for row in cells)} to {max(row['block_size'] for row in cells)}; with "
         f"tags, without, shuffled) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
         f"rate against LRU: {what}, {worst['capacity_blocks']:,} blocks of {worst['block_size']}."
@@ -78,25 +92,26 @@ def _random(rows: Sequence[Row]) -> str:
     below = {name: sum(gain < FLOOR for gain in found) for name, found in gains.items()}
     return (
         f"On {len({row['seed'] for row in cells})} random traffics that are harder (loops longer than the cache, "
-        f"streams that stop) {below['hybrid']} of {len(cells):,} cells are more than half a point under LRU, the worst "
+        f"streams that stop) {below['hybrid']} of {len(cells):,} runs are more than half a point under LRU, the worst "
         f"{least['hybrid']:+.2f}; without its guard {below['hybrid without guard']} "
         f"({least['hybrid without guard']:+.2f}), "
         f"under `arc` {below['arc']} ({least['arc']:+.2f})."
     )
 
 
-def _loser(rows: Sequence[Row]) -> str:
-    """The workload that loses most in a mix, at any capacity of the gap."""
+def lost_most(rows: Sequence[Row]) -> Loss:
+    """The workload that loses most under `hybrid` in a mix, at any capacity of the gap."""
     chosen = [row for row in rows if row["experiment"] == "mix" and row["policy"] == "hybrid"]
     chosen = [row for row in chosen if row["block_size"] == MAIN_BLOCK and row["capacity"] in GAP_SHARES]
-    gain, name, row = min(
-        ((part["gain_over_lru"], name, row) for row in chosen for name, part in row["by_workload"].items()),
-        key=lambda found: found[0],
-    )
-    whole = 100 * row["gain_over_lru"]
+    losses = (Loss(name, part["gain_over_lru"], row) for row in chosen for name, part in row["by_workload"].items())
+    return min(losses, key=lambda loss: loss.gain)
+
+
+def _loser(rows: Sequence[Row]) -> str:
+    loss = lost_most(rows)
     return (
-        f"The workload that loses most is {name} in `{row['mix']}` at {row['capacity']}: {100 * gain:+.1f} points, "
-        f"while the whole mix gains {whole:+.1f}."
+        f"The workload that loses most is {loss.workload} in `{loss.row['mix']}` at {loss.row['capacity']}: "
+        f"{100 * loss.gain:+.1f} points, while the whole mix gains {100 * loss.row['gain_over_lru']:+.1f}."
     )
 
 
@@ -117,7 +132,8 @@ def _engine(rows: Sequence[Row]) -> str:
     )
 
 
-def _percent(row: Row, field: str) -> str:
+def percent(row: Row, field: str) -> str:
+    """A share and its interval in per cent."""
     low, high = row[f"{field}_ci95"]
     return f"{_one(row[field])} % ({_one(low)} to {_one(high)})"
 

@@ -1,4 +1,4 @@
-"""The scripts of study one as a user meets them, and the README's table against results/."""
+"""The scripts of study one as a user meets them, and the tables of README and manual against results/."""
 
 import subprocess
 import sys
@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from report.readme import rewrite, table
+from report.readme import PAGES, rewrite, table
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCRIPTS = (
     "download_sharegpt.py",
     "preprocess_sharegpt.py",
@@ -50,11 +50,12 @@ def test_a_second_run_into_one_folder_is_one_clear_error(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
-def test_the_readme_shows_what_the_results_say(tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    (tmp_path / "README.md").write_text(text, encoding="utf-8")
-    rewrite(tmp_path / "README.md", ROOT / "results")
-    assert (tmp_path / "README.md").read_text(encoding="utf-8") == text
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_shows_what_the_results_say(page: str, tmp_path: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    (tmp_path / "page.md").write_text(text, encoding="utf-8")
+    rewrite(tmp_path / "page.md", PAGES[page], ROOT / "results")
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == text
 
 
 def test_quick_rows_make_no_table() -> None:

@@ -1,12 +1,14 @@
-"""The README's tables of study one are made from rows, and from results alone."""
+"""The tables of the README and of docs/results.md are made from rows, and from results alone."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from milestone2_code.study.study import ENDS
-from report.readme import BEGIN, END, backends, rewrite, table
+from report.readme import backends, findings, rewrite, table
+from tests.serving import ROOT
 
 
 def row(experiment: str, workload: str, **values: Any) -> dict[str, Any]:
@@ -59,11 +61,37 @@ def test_the_engine_s_rows_stand_below_those_they_agree_with() -> None:
 
 
 def test_text_around_the_tables_stays(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n")
-    with pytest.raises(ValueError, match="lacks"):
-        rewrite(readme, tmp_path)
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page = tmp_path / "page.md"
+    page.write_text("before\n")
+    with pytest.raises(ValueError, match="lacks <!-- two: begin -->"):
+        rewrite(page, {"two": str}, tmp_path)
+    kept = "before\n<!-- two: begin -->\nold\n<!-- two: end -->\nafter\n"
+    page.write_text(kept)
     with pytest.raises(FileNotFoundError):
-        rewrite(readme, tmp_path)
-    assert readme.read_text() == f"before\n{BEGIN}\nold\n{END}\nafter\n"
+        rewrite(page, {"two": findings}, tmp_path)
+    assert page.read_text() == kept
+    rewrite(page, {"two": lambda results: results.name}, tmp_path / "new")
+    assert page.read_text() == kept.replace("old", "new")
+
+
+def test_a_changed_row_changes_the_findings(tmp_path: Path) -> None:
+    before = findings(ROOT / "results")
+    assert len(before.splitlines()) == 2 + 4
+    for name in ("chat.jsonl", "mixed.jsonl"):
+        lines = (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()
+        changed = [json.loads(line) for line in lines]
+        for found in changed:
+            for field in ("token_hit_rate", "gap_closed", "gain_over_lru"):
+                if isinstance(found.get(field), float):
+                    found[field] /= 2
+        (tmp_path / name).write_text("".join(json.dumps(found) + "\n" for found in changed), encoding="utf-8")
+    after = findings(tmp_path)
+    assert all(old != new for old, new in zip(before.splitlines()[2:], after.splitlines()[2:], strict=True))
+
+
+def test_findings_of_a_quick_run_are_refused(tmp_path: Path) -> None:
+    for name in ("chat.jsonl", "mixed.jsonl"):
+        first, *_ = (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()
+        (tmp_path / name).write_text(json.dumps(json.loads(first) | {"quick": True}) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="quick run"):
+        findings(tmp_path)
