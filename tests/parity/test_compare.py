@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from parity.compare import FIELDS, counts, differences, hits, missing
-from parity.workload import TURNS, make_asks
+from parity.compare import FIELDS, chunks_inside_output, counts, differences, hits, missing
+from parity.workload import TURNS, Shape, make_asks
 
 STEPS: list[dict[str, Any]] = [
     {
@@ -77,6 +77,22 @@ def test_a_resumed_prefill_is_no_chunk() -> None:
     assert counts(steps)["chunked_prefills"] == 0
 
 
+@pytest.mark.parametrize(
+    ("computed", "tokens", "is_inside"),
+    [(0, 39, False), (0, 40, True), (32, 9, True), (32, 10, False), (41, 1, False)],
+)
+def test_a_chunk_is_inside_the_output_from_the_prompts_end_to_before_the_last_known_token(
+    computed: int, tokens: int, is_inside: bool
+) -> None:
+    step: dict[str, Any] = {name: [] for name in FIELDS} | {"tokens": {}}
+    steps = [
+        step | {"new": [["0", 0, 40, [1]]], "tokens": {"0": [[7], None]}},
+        step | {"known": [["0", 40, 1, []]], "tokens": {"0": [[8], None]}},
+        step | {"known": [["0", computed, tokens, []]]},
+    ]
+    assert chunks_inside_output(steps, {"0": 40}) == is_inside
+
+
 def test_hits_are_those_of_the_first_admission() -> None:
     again = copy.deepcopy(STEPS[0])
     again["new"][0][1] = 64
@@ -84,11 +100,11 @@ def test_hits_are_those_of_the_first_admission() -> None:
 
 
 def test_the_same_seed_makes_the_same_requests_and_another_other_ones() -> None:
-    assert make_asks(1, 70) == make_asks(1, 70) != make_asks(2, 70)
+    assert make_asks(1, 70, Shape()) == make_asks(1, 70, Shape()) != make_asks(2, 70, Shape())
 
 
 def test_a_turn_follows_the_turn_before_it() -> None:
-    asks = make_asks(1, 70)
+    asks = make_asks(1, 70, Shape())
     assert len(asks) == 70 * TURNS
     for ask in asks:
         assert ask.after_row == (None if ask.row % TURNS == 0 else ask.row - 1)
