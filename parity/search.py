@@ -23,6 +23,7 @@ LANES = 2
 BATCH, SABOTAGED_BATCH = 25, 5
 """Cases of a process."""
 SABOTAGED = "EagerExecutor"
+INSIDE = "resumed_chunks_inside_output"
 
 
 class Outcome(NamedTuple):
@@ -54,10 +55,11 @@ def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool) 
             break
     if is_sabotaged:
         return _record_sabotage(found, seed)
-    _record(found, seed)
-    wrong = [one for one in found if one.wrong]
-    checks.console.print(f"search: {len(found)} cases; {len(wrong)} differ")
-    return 1 if wrong else 0
+    row = summary(found, seed)
+    update("parity", {"search": row})
+    for name in ("configurations", "pressed", "steps", INSIDE, "differences"):
+        checks.console.print(f"search: {row[name]:,} {name.replace('_', ' ')}")
+    return 1 if row["differences"] else 0
 
 
 def repeat(folder: Path, model: str, file: Path) -> int:
@@ -79,9 +81,9 @@ def _run_batch(folder: Path, model: str, batch: Sequence[Drawn], is_sabotaged: b
     jobs = [simulated_job(folder, case, side) for case in made for side in _simulated_sides(case)]
     if jobs:
         run_side("simulator", folder, model, jobs, folder / f"simulator-{first}.log")
-    outcomes = [_compare(folder, one) for one in batch]
+    outcomes = [compare(folder, one) for one in batch]
     for outcome in outcomes:
-        _tell(outcome)
+        tell(outcome)
     return outcomes
 
 
@@ -89,7 +91,7 @@ def _simulated_sides(case: Case) -> tuple[str, ...]:
     return ("simulator",) if case.executor == SABOTAGED else ("simulator", "driver")
 
 
-def _compare(folder: Path, drawn: Drawn) -> Outcome:
+def compare(folder: Path, drawn: Drawn) -> Outcome:
     """Compares the logs of a case; a side that has none, or that ended in an error, differs."""
     case, wrong, logs = drawn.case, [], {}
     for side in ("real", *_simulated_sides(case)):
@@ -107,7 +109,7 @@ def _compare(folder: Path, drawn: Drawn) -> Outcome:
         wrong += [f"{side}: {line}" for line in differences(real["steps"], log["steps"])]
     if "simulator" in logs:
         wrong += checks.check_facts(case, real["facts"], logs["simulator"]["facts"])
-    seen = counts(real["steps"]) | {"resumed_chunks_inside_output": _inside(folder, case, real["steps"])}
+    seen = counts(real["steps"]) | {INSIDE: _inside(folder, case, real["steps"])}
     return Outcome(drawn, seen, wrong, {name: real["facts"][name] for name in ("vllm", "torch")})
 
 
@@ -120,7 +122,7 @@ def _inside(folder: Path, case: Case, steps: list[dict[str, Any]]) -> int:
     return chunks_inside_output(steps, {str(row["id"]): len(row["prompt_token_ids"]) for row in rows})
 
 
-def _tell(outcome: Outcome) -> None:
+def tell(outcome: Outcome) -> None:
     """Prints a case, and writes the file that repeats it if it differs."""
     number, is_tight, case = outcome.drawn
     seen = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in outcome.seen.items() if count)
@@ -133,31 +135,32 @@ def _tell(outcome: Outcome) -> None:
     values = {"number": number, "is_tight": is_tight, "case": asdict(case), "differences": outcome.wrong}
     path = Path(f"parity-{case.name}.json")
     path.write_text(json.dumps(values | outcome.versions, indent=1) + "\n", encoding="utf-8")
-    for line in outcome.wrong:
-        checks.console.print(f"     {line}", markup=False)
     checks.console.print(f"     again: python -m parity --repeat {path}", markup=False)
 
 
-def _record(found: Sequence[Outcome], seed: int) -> None:
-    """Writes a search to results/parity.json."""
+def summary(found: Sequence[Outcome], seed: int) -> dict[str, Any]:
+    """What results/parity.json says of a search: what was drawn, what happened, how many cases differ.
+
+    A case is pressed where blocks were evicted and requests preempted; `tight_not_pressed` counts those drawn for it
+    in which one of both did not happen.
+    """
     sums: Counter[str] = Counter()
-    drawn: dict[str, Counter[str]] = {"policy": Counter(), "block_size": Counter(), "async_scheduling": Counter()}
+    drawn: dict[str, Counter[str]] = {name: Counter() for name in ("policy", "block_size", "async_scheduling")}
     for outcome in found:
         sums.update(outcome.seen)
         for name, counter in drawn.items():
             counter[str(getattr(outcome.drawn.case, name))] += 1
-    pressed = [one for one in found if one.seen.get("evictions") and one.seen.get("preemptions")]
-    tight = [one for one in found if one.drawn.is_tight]
+    pressed = [bool(one.seen.get("evictions") and one.seen.get("preemptions")) for one in found]
     row = {
         "seed": seed,
         "configurations": len(found),
-        "configurations_with_evictions_and_preemptions": len(pressed),
-        "drawn_as_tight": len(tight),
-        "drawn_as_tight_without": len([one for one in tight if one not in pressed]),
+        "pressed": sum(pressed),
+        "tight": sum(one.drawn.is_tight for one in found),
+        "tight_not_pressed": sum(one.drawn.is_tight and not is_so for one, is_so in zip(found, pressed, strict=True)),
+        f"with_{INSIDE}": sum(one.seen.get(INSIDE, 0) > 0 for one in found),
         "drawn": {name: dict(sorted(counter.items())) for name, counter in drawn.items()},
     }
-    different = sum(bool(one.wrong) for one in found)
-    update("parity", {"search": row | dict(sums) | {"differences": different} | found[0].versions})
+    return row | dict(sums) | {"differences": sum(bool(one.wrong) for one in found)} | found[0].versions
 
 
 def _record_sabotage(found: Sequence[Outcome], seed: int) -> int:
