@@ -20,7 +20,7 @@ from parity import checks, over_http, search
 from parity.drawing import CASES_OF_A_SEED
 from parity.model import EXPORTED, make_model
 from parity.results import update
-from parity.sides import REAL_PYTHON, Job, must_run, real_job, simulated_job
+from parity.sides import REAL_PYTHON, SIMULATOR_PYTHON, real_job, run_side, simulated_job
 from parity.workload import BLOCK_SIZE, Case
 
 BUSY = (
@@ -41,14 +41,17 @@ SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for polic
 def run_cases(folder: Path, model: str, cases: Sequence[Case], wrong: Sequence[Case]) -> None:
     """Runs all cases on all sides; `wrong` on the simulator's side alone."""
 
-    def run(side: str, jobs: list[Job]) -> None:
-        must_run(side, folder, model, jobs)
+    def run_real(lane: int) -> None:
+        if jobs := [real_job(case) for case in cases[lane :: search.LANES]]:
+            run_side(REAL_PYTHON, "real", folder, model, jobs)
+
+    def run_simulated(side: str) -> None:
+        late = [simulated_job(folder, case, checks.wrong_side(case)) for case in wrong] if side == "simulator" else []
+        run_side(SIMULATOR_PYTHON, side, folder, model, [*(simulated_job(folder, case) for case in cases), *late])
 
     with ThreadPoolExecutor(search.LANES) as pool:
-        list(pool.map(lambda lane: run("real", [*map(real_job, cases[lane :: search.LANES])]), range(search.LANES)))
-        jobs = [simulated_job(folder, case) for case in cases]
-        late = [simulated_job(folder, case, checks.wrong_side(case)) for case in wrong]
-        list(pool.map(run, ("simulator", "driver"), (jobs + late, jobs)))
+        list(pool.map(run_real, range(search.LANES)))
+        list(pool.map(run_simulated, ("simulator", "driver")))
 
 
 def parse() -> argparse.Namespace:

@@ -16,7 +16,7 @@ from parity import checks
 from parity.compare import chunks_inside_output, counts, differences
 from parity.drawing import Drawn, draw
 from parity.results import update
-from parity.sides import real_job, run_side, simulated_job
+from parity.sides import REAL_PYTHON, SIMULATOR_PYTHON, real_job, simulated_job, try_side
 from parity.workload import Case
 
 LANES = 2
@@ -76,11 +76,11 @@ def _run_batch(folder: Path, model: str, batch: Sequence[Drawn], is_sabotaged: b
     if is_sabotaged:
         batch = [one._replace(case=replace(one.case, executor=SABOTAGED)) for one in batch]
     first = batch[0].case.name
-    run_side("real", folder, model, [real_job(one.case) for one in batch], folder / f"real-{first}.log")
+    try_side(REAL_PYTHON, "real", folder, model, [real_job(one.case) for one in batch], folder / f"real-{first}.log")
     made = [one.case for one in batch if (folder / f"{one.case.name}.jsonl").exists()]
     jobs = [simulated_job(folder, case, side) for case in made for side in _simulated_sides(case)]
     if jobs:
-        run_side("simulator", folder, model, jobs, folder / f"simulator-{first}.log")
+        try_side(SIMULATOR_PYTHON, "simulator", folder, model, jobs, folder / f"simulator-{first}.log")
     outcomes = [compare(folder, one) for one in batch]
     for outcome in outcomes:
         tell(outcome)

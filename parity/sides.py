@@ -12,6 +12,7 @@ from parity.workload import Case
 
 ROOT = Path(__file__).parents[1]
 REAL_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
+SIMULATOR_PYTHON = Path(sys.executable)
 Job = dict[str, Any]
 """A case; where the simulator runs it, the trace that it answers from, and the side where that is another one."""
 
@@ -26,7 +27,7 @@ def simulated_job(folder: Path, case: Case, side: str | None = None) -> Job:
     return real_job(case) | {"trace": str(folder / f"{case.name}.jsonl")} | ({} if side is None else {"side": side})
 
 
-def run_side(side: str, folder: Path, model: str, jobs: list[Job], log: Path) -> bool:
+def try_side(python: Path, side: str, folder: Path, model: str, jobs: list[Job], log: Path) -> bool:
     """Runs jobs of cases, one after the other, and returns whether all went well; what they print goes to the log."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment |= {
@@ -38,14 +39,13 @@ def run_side(side: str, folder: Path, model: str, jobs: list[Job], log: Path) ->
     }
     if side != "real":
         environment["VLLM_SIM_TRACE_PATH"] = jobs[0]["trace"]
-    python = REAL_PYTHON if side == "real" else Path(sys.executable)
     command = [str(python), "-m", "parity.engine", side, str(folder), model, json.dumps(jobs)]
     with log.open("w") as file:
         return not subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file).returncode
 
 
-def must_run(side: str, folder: Path, model: str, jobs: list[Job]) -> None:
-    """As run_side, and ends this process with the end of the log where something fails."""
+def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[Job]) -> None:
+    """As try_side, with a log in the folder; ends this process with the log's end where something fails."""
     log = folder / f"{side}-{Case.read(jobs[0]['case']).name}.log"
-    if not run_side(side, folder, model, jobs, log):
+    if not try_side(python, side, folder, model, jobs, log):
         raise SystemExit(f"the {side} side failed:\n" + "\n".join(log.read_text().splitlines()[-30:]))

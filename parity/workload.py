@@ -6,7 +6,7 @@ twice (vLLM computes the last block again), and the cache is small (evictions, p
 """
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 BLOCK_SIZE = 32
@@ -42,6 +42,9 @@ class Shape:
     """What a request's priority may be."""
 
 
+USUAL = Shape()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """One engine and what it serves."""
@@ -63,7 +66,7 @@ class Case:
     long_prefill_token_threshold: int = 0
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
-    shape: Shape = field(default_factory=Shape)
+    shape: Shape = USUAL
 
     @classmethod
     def read(cls, values: dict[str, Any]) -> "Case":
@@ -99,7 +102,7 @@ class Ask:
     priority: int = 0
 
 
-def make_asks(seed: int, sessions: int, shape: Shape) -> list[Ask]:
+def make_asks(seed: int, sessions: int, shape: Shape = USUAL) -> list[Ask]:
     """The requests of so many sessions, each session's rows in a sequence."""
     rng = random.Random(seed)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from parity.compare import FIELDS, chunks_inside_output, counts, differences, hits, missing
-from parity.workload import TURNS, Shape, make_asks
+from parity.workload import TURNS, make_asks
 
 STEPS: list[dict[str, Any]] = [
     {
@@ -100,11 +100,11 @@ def test_hits_are_those_of_the_first_admission() -> None:
 
 
 def test_the_same_seed_makes_the_same_requests_and_another_other_ones() -> None:
-    assert make_asks(1, 70, Shape()) == make_asks(1, 70, Shape()) != make_asks(2, 70, Shape())
+    assert make_asks(1, 70) == make_asks(1, 70) != make_asks(2, 70)
 
 
 def test_a_turn_follows_the_turn_before_it() -> None:
-    asks = make_asks(1, 70, Shape())
+    asks = make_asks(1, 70)
     assert len(asks) == 70 * TURNS
     for ask in asks:
         assert ask.after_row == (None if ask.row % TURNS == 0 else ask.row - 1)
