@@ -1,30 +1,28 @@
 """`make parity`: real model execution against the simulator, step by step; ends with 1 where anything differs.
 
-A whole run writes its counts to results/parity.json, `--startup` its ratio.
+A whole run writes its counts to results/parity.json, `--startup` its ratio, `--search` what it drew and saw.
 
 usage: python -m parity [--quick | --startup] [--no-http] [--keep DIR]
+       python -m parity --search N [--seed S] [--sabotage] [--keep DIR]
+       python -m parity --repeat FILE [--keep DIR]
 In the project's environment, after parity/install.sh.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from parity import checks, over_http
+from parity import checks, over_http, search
+from parity.drawing import CASES_OF_A_SEED
 from parity.model import EXPORTED, make_model
 from parity.results import update
+from parity.sides import REAL_PYTHON, SIMULATOR_PYTHON, real_job, run_side, simulated_job
 from parity.workload import BLOCK_SIZE, Case
 
-ROOT = Path(__file__).parents[1]
-REAL_PYTHON = ROOT / ".venv-parity" / "bin" / "python"
 BUSY = (
     Case(seed=1),
     Case(seed=2),
@@ -40,52 +38,45 @@ SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for polic
 """One request after the other, which every backend of `vllm-sim replay` can serve."""
 
 
-def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[dict[str, Any]]) -> None:
-    """Runs jobs of cases in one process; what it prints goes to a log in the folder."""
-    log = folder / f"{side}-{Case(**jobs[0]['case']).name}.log"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    environment |= {
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",  # more threads make so small a model slower
-        "PYTHONPATH": str(ROOT),
-    }
-    if side != "real":
-        environment["VLLM_SIM_TRACE_PATH"] = jobs[0]["trace"]
-    command = [str(python), "-m", "parity.engine", side, str(folder), model, json.dumps(jobs)]
-    with log.open("w") as file:
-        if subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file).returncode:
-            raise SystemExit(f"the {side} side failed:\n" + "\n".join(log.read_text().splitlines()[-30:]))
-
-
 def run_cases(folder: Path, model: str, cases: Sequence[Case], wrong: Sequence[Case]) -> None:
     """Runs all cases on all sides; `wrong` on the simulator's side alone."""
 
-    def job(case: Case) -> dict[str, Any]:
-        return {"case": asdict(case), "trace": str(folder / f"{case.name}.jsonl")}
-
-    def run_real(case: Case) -> None:  # the CPU build starts one engine in a process
-        run_side(REAL_PYTHON, "real", folder, model, [{"case": asdict(case)}])
+    def run_real(lane: int) -> None:
+        if jobs := [real_job(case) for case in cases[lane :: search.LANES]]:
+            run_side(REAL_PYTHON, "real", folder, model, jobs)
 
     def run_simulated(side: str) -> None:
-        late = [job(case) | {"side": checks.wrong_side(case)} for case in wrong] if side == "simulator" else []
-        run_side(Path(sys.executable), side, folder, model, [*map(job, cases), *late])
+        late = [simulated_job(folder, case, checks.wrong_side(case)) for case in wrong] if side == "simulator" else []
+        run_side(SIMULATOR_PYTHON, side, folder, model, [*(simulated_job(folder, case) for case in cases), *late])
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(run_real, cases))
+    with ThreadPoolExecutor(search.LANES) as pool:
+        list(pool.map(run_real, range(search.LANES)))
         list(pool.map(run_simulated, ("simulator", "driver")))
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m parity", description="Real model execution against the simulator, step by step."
     )
-    parser.add_argument("--quick", action="store_true", help="two cases, and nothing else")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--quick", action="store_true", help="two cases, and nothing else")
+    what.add_argument("--startup", action="store_true", help="how long a real and a simulated server take to start")
+    what.add_argument("--search", type=int, metavar="N", help="N configurations and workloads drawn at random")
+    what.add_argument("--repeat", type=Path, metavar="FILE", help="the case of a file that a search has left")
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the search")
+    parser.add_argument("--sabotage", action="store_true", help="the search must find a simulator wrong on purpose")
     parser.add_argument("--no-http", action="store_true", help="without the two servers")
-    parser.add_argument("--startup", action="store_true", help="how long a real and a simulated server take to start")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the logs and traces here")
     options = parser.parse_args()
+    if options.sabotage and options.search is None:
+        parser.error("--sabotage is for --search")
+    if options.search is not None and not 0 < options.search < CASES_OF_A_SEED:
+        parser.error(f"--search is {options.search}; allowed: 1 to {CASES_OF_A_SEED - 1}")
+    return options
+
+
+def main() -> int:
+    options = parse()
     if not REAL_PYTHON.exists():
         raise SystemExit(f"{REAL_PYTHON} is not there: run parity/install.sh (make parity does)")
     with tempfile.TemporaryDirectory() as temporary:
@@ -95,6 +86,10 @@ def main() -> int:
             update("parity", {"startup": over_http.measure_start(REAL_PYTHON, folder, str(EXPORTED))})
             return 0
         model = make_model(folder / "model")
+        if options.search is not None:
+            return search.search(folder, model, options.search, options.seed, options.sabotage)
+        if options.repeat is not None:
+            return search.repeat(folder, model, options.repeat)
         cases = (BUSY[0], BUSY[2]) if options.quick else BUSY + SERIAL
         wrong = replace(BUSY[0], executor="LateExecutor"), replace(BUSY[0], block_size=2 * BLOCK_SIZE)
         run_cases(folder, model, cases, wrong)

@@ -69,7 +69,7 @@ def check_steps(folder: Path, cases: Sequence[Case]) -> Found:
         facts = real["facts"]
         values = [facts["scheduler"], facts["executor"], facts["pool"], *(f"{count:,}" for count in seen.values())]
         table.add_row(case.name, *values, "no" if found else "yes")
-        flags = {name: value for name, value in asdict(case).items() if name not in ("sessions", "executor")}
+        flags = {name: value for name, value in asdict(case).items() if name not in ("sessions", "executor", "shape")}
         classes = {
             side: {name: log["facts"][name] for name in CLASSES}
             for side, log in (("real", real), ("simulator", simulated))

@@ -63,6 +63,23 @@ def counts(steps: list[Step]) -> dict[str, int]:
     }
 
 
+def chunks_inside_output(steps: list[Step], prompt_tokens: dict[str, int]) -> int:
+    """How often a request that had come back computed a chunk that ended inside its output, where it may not sample.
+
+    Args:
+        steps: of one side.
+        prompt_tokens: by request.
+    """
+    given = dict.fromkeys(prompt_tokens, 0)
+    found = 0
+    for step in steps:
+        for name, computed, tokens, _ in (*step["new"], *step["known"]):
+            found += prompt_tokens[name] <= computed + tokens < prompt_tokens[name] + given[name]
+        for name, (tokens, _) in step["tokens"].items():
+            given[name] += len(tokens)
+    return found
+
+
 def missing(found: dict[str, int]) -> list[str]:
     """The things of `counts` that never happened."""
     return [f"{name} is 0: the comparison has not seen any" for name, count in found.items() if not count]

@@ -4,21 +4,37 @@ Run in the second environment without VLLM_SIM_TRACE_PATH, the model is executed
 become traces; run with it, the simulator answers from these traces. Configuration, loop and recorder are the same text
 for both. Time is counted in steps that have ended, so the host's clock decides nothing.
 
+Each case runs in a child of its own: the imports are done once, and a case that fails or does not end leaves the
+others alone. It then has a log with an error, or none.
+
 usage: python -m parity.engine real|simulator FOLDER MODEL CASES.json
 """
 
 import functools
+import gc
 import heapq
+import importlib
 import json
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parity.workload import END_BIAS, END_TOKEN, Ask, Case, make_asks
+from parity.workload import END_TOKEN, Ask, Case, make_asks
 
 Step = dict[str, Any]
+LIMIT_S = 900
+"""A case that takes longer is ended."""
+IMPORTS = {
+    "real": ("vllm.v1.engine.core", "vllm.v1.worker.cpu_worker", "vllm.model_executor.models.llama"),
+    "simulator": ("parity.simulator",),
+}
+"""What takes long, once for all children. On the real side it is not numba: vLLM 0.32's CPU worker does not start where
+llvmlite is imported (`register_triton_kernel_overrides` looks through the attributes of all modules), so a process that
+has used an eviction policy cannot start a second engine."""
 
 
 def engine_arguments(case: Case, model: str) -> Any:
@@ -37,6 +53,7 @@ def engine_arguments(case: Case, model: str) -> Any:
         max_num_seqs=case.max_num_seqs,
         max_num_batched_tokens=case.max_num_batched_tokens,
         async_scheduling=case.async_scheduling,
+        **case.upstream,
         seed=case.seed,
         disable_log_stats=True,
         additional_config={"vllm_sim": {"eviction": case.policy, "on_inexact": "warn"}},
@@ -147,7 +164,8 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
             prompt, answer = ([], []) if ask.after_row is None else served[ask.after_row]
             served[ask.row] = (prompt + answer + ask.tokens, [])
             running.add(str(ask.row))
-            core.add_request(*core.preprocess_add_request(_request(ask, served[ask.row][0])))
+            request = _request(ask, served[ask.row][0], now, case.shape.end_bias)
+            core.add_request(*core.preprocess_add_request(request))
         outputs, executed = core.step_fn()
         core.post_step(executed)
         now += outputs is not None  # None: asynchronous, a step was begun and none has ended
@@ -160,7 +178,7 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
     return served
 
 
-def _request(ask: Ask, prompt: list[int]) -> Any:
+def _request(ask: Ask, prompt: list[int], now: int, end_bias: float) -> Any:
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
 
@@ -169,13 +187,14 @@ def _request(ask: Ask, prompt: list[int]) -> Any:
         prompt_token_ids=prompt,
         mm_features=None,
         sampling_params=SamplingParams(
-            max_tokens=ask.max_tokens, stop_token_ids=[END_TOKEN], logit_bias={END_TOKEN: END_BIAS}, temperature=1.0
+            max_tokens=ask.max_tokens, stop_token_ids=[END_TOKEN], logit_bias={END_TOKEN: end_bias}, temperature=1.0
         ),
         pooling_params=None,
-        arrival_time=float(ask.row),
+        arrival_time=float(now),
         lora_request=None,
         cache_salt=None,
         data_parallel_rank=None,
+        priority=ask.priority,
     )
 
 
@@ -210,8 +229,12 @@ def write_trace(path: Path, served: dict[int, tuple[list[int], list[int]]]) -> N
             file.write(json.dumps(record) + "\n")
 
 
-def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None) -> None:
-    """Runs a case and writes its log; on the real side its trace too."""
+def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None) -> bool:
+    """Runs a case and writes its log, up to an error if there is one; on the real side its trace too.
+
+    Returns:
+        Whether there was no error.
+    """
     if trace is not None:
         os.environ["VLLM_SIM_TRACE_PATH"] = str(trace)
     if side == "driver":
@@ -224,22 +247,48 @@ def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None
     else:
         core = make_core(case, model, is_real=trace is None)
         recorder = Recorder(core)
-        run = functools.partial(serve, core, case, make_asks(case.seed, case.sessions))
+        run = functools.partial(serve, core, case, make_asks(case.seed, case.sessions, case.shape))
+    error = None
     try:
         served = run()
-        log = {"facts": facts(core), "steps": recorder.steps}
-    finally:
-        core.shutdown()
-    if trace is None:
-        write_trace(folder / f"{case.name}.jsonl", served)
+        if trace is None:
+            write_trace(folder / f"{case.name}.jsonl", served)
+    except Exception as raised:
+        traceback.print_exc()
+        error = f"{type(raised).__name__}: {raised}"
+    log = {"facts": facts(core), "steps": recorder.steps, "error": error}
     (folder / f"{case.name}.{side}.json").write_text(json.dumps(log), encoding="utf-8")
+    core.shutdown()
+    return error is None
+
+
+def run_in_child(job: dict[str, Any], side: str, folder: Path, model: str) -> bool:
+    """Runs a job in a child of this process, which has no engine; returns whether it went well."""
+    child = os.fork()
+    if child:
+        return os.waitpid(child, 0)[1] == 0
+    status = 1
+    try:
+        signal.alarm(LIMIT_S)  # ends this process
+        trace = Path(job["trace"]) if "trace" in job else None
+        status = 0 if run_case(Case.read(job["case"]), job.get("side", side), folder, model, trace) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def main() -> None:
-    side, folder, model, cases = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
-    for values in cases:
-        case = Case(**values["case"])
-        run_case(case, values.get("side", side), folder, model, Path(values["trace"]) if "trace" in values else None)
+    side, folder, model, jobs = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    for module in IMPORTS["real" if side == "real" else "simulator"]:
+        importlib.import_module(module)
+    engine_arguments(Case.read(jobs[0]["case"]), model).create_engine_config()  # looks at the model's class, once
+    gc.freeze()  # else each engine collects at its start what was imported
+    failed = [job for job in jobs if not run_in_child(job, side, folder, model)]
+    if failed:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

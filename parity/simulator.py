@@ -1,15 +1,18 @@
-"""The simulator in a comparison: its executor, one that is wrong on purpose, and the driver of `vllm-sim replay`."""
+"""The simulator in a comparison: its executor, two that are wrong on purpose, and the driver of `vllm-sim replay`."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.output import SchedulerOutput
 
 from parity.workload import Case, make_asks
 from vllm_sim.engine.driver import Arrival, Asked, Driver, Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import load_tokenised
 
-__all__ = ["LateExecutor", "RowExecutor", "make_driver"]
+__all__ = ["EagerExecutor", "LateExecutor", "RowExecutor", "make_driver"]
 
 
 class LateExecutor(RowExecutor):
@@ -19,6 +22,18 @@ class LateExecutor(RowExecutor):
         super()._answer(request_id, prompt_tokens, row, params)
         answer = self._running[request_id]
         answer.tokens = [answer.tokens[0], *answer.tokens]
+
+
+class EagerExecutor(RowExecutor):
+    """A request samples as soon as its prompt is computed, also where it returns and has output to compute again.
+
+    The simulator did so once, and only preemptions with long outputs and small budgets show it.
+    """
+
+    def _step(self, output: SchedulerOutput) -> Any:
+        known = output.scheduled_cached_reqs
+        no_output = replace(known, num_output_tokens=[0] * len(known.num_output_tokens))
+        return super()._step(replace(output, scheduled_cached_reqs=no_output))
 
 
 def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arrival]]:
@@ -36,14 +51,15 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         async_scheduling=case.async_scheduling,
         policy=case.policy,
         seed=case.seed,
+        upstream=case.upstream,
     )
-    asks = make_asks(case.seed, case.sessions)
+    asks = make_asks(case.seed, case.sessions, case.shape)
     known = Known(np.zeros(len(asks), np.int64), [None] * len(asks), None)  # one category, as in a live server
     driver = Driver(
         make_core(trace, model, setup, known),
         load_tokenised(trace, model),
         lambda load: 1.0,
-        [Asked(max_tokens=ask.max_tokens) for ask in asks],
+        [Asked(priority=ask.priority, max_tokens=ask.max_tokens) for ask in asks],
         case.concurrency,
     )
     is_open = case.concurrency is None

@@ -1,21 +1,50 @@
 """The requests of a comparison, made from a seed. Needs neither vLLM nor torch: both environments make the same ones.
 
-Sessions of three turns over a few long system prompts; a turn's prompt holds the whole conversation before it, what
+Sessions of some turns over a few long system prompts; a turn's prompt holds the whole conversation before it, what
 was generated included. Some prompts are longer than a step's budget (chunked prefill), some are whole blocks and sent
 twice (vLLM computes the last block again), and the cache is small (evictions, preemptions).
 """
 
 import random
 from dataclasses import dataclass
+from typing import Any
 
 BLOCK_SIZE = 32
 """The CPU's attention wants multiples of 32."""
 FIRST_TOKEN, LAST_TOKEN = 1000, 100_000
-END_TOKEN, END_BIAS = 128009, 8.0
+END_TOKEN = 128009
 END_SHARE = 0.023
-"""With random weights all logits are near 0. The bias gives the end token this share of what is generated, and no
-scheduler foresees the end."""
+"""The end token's share of answers that are drawn; no scheduler foresees the end."""
 TURNS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """How long the parts of a workload's requests are, in tokens, and when they come, in steps."""
+
+    systems: tuple[int, ...] = (40, 96, 128, 230)
+    """Lengths of the system prompts that the sessions share."""
+    firsts: tuple[int, ...] = (8, 25, 60, 300)
+    """Lengths that a first prompt may add to its system prompt."""
+    repeated: int = 4 * BLOCK_SIZE
+    """Length of a first prompt, of whole blocks, that every tenth session sends."""
+    turns: int = TURNS
+    """Requests of a session."""
+    added: tuple[int, int] = (5, 70)
+    """A later turn adds at least the first, and less than the second."""
+    answers: tuple[int, int] = (2, 90)
+    """A request's max_tokens is at least the first, and less than the second."""
+    end_bias: float = 8.0
+    """With random weights all logits are near 0. 8 gives the end token 2.3 %, and no scheduler foresees the end."""
+    gaps: tuple[int, ...] = (0, 0, 2, 9)
+    """Steps that may lie between the starts of two sessions."""
+    thinking: tuple[int, int] = (0, 12)
+    """Steps between an answer and the next turn: at least the first, less than the second."""
+    priorities: tuple[int, ...] = (0,)
+    """What a request's priority may be."""
+
+
+USUAL = Shape()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,11 +59,29 @@ class Case:
     """None: as many as arrive."""
     block_size: int = BLOCK_SIZE
     executor: str = "RowExecutor"
-    """The simulator's; LateExecutor is wrong on purpose."""
+    """The simulator's; LateExecutor and EagerExecutor are wrong on purpose."""
     capacity_blocks: int = 90
     max_num_seqs: int = 12
     max_num_batched_tokens: int = 256
     max_model_len: int = 2048
+    scheduling_policy: str = "fcfs"
+    long_prefill_token_threshold: int = 0
+    enable_chunked_prefill: bool = True
+    scheduler_reserve_full_isl: bool = True
+    shape: Shape = USUAL
+
+    @classmethod
+    def read(cls, values: dict[str, Any]) -> "Case":
+        """A case from what JSON makes of it."""
+        shape = {name: tuple(value) if isinstance(value, list) else value for name, value in values["shape"].items()}
+        return cls(**values | {"shape": Shape(**shape)})
+
+    @property
+    def upstream(self) -> dict[str, Any]:
+        """Arguments of EngineArgs, by their names, that all sides take from here. Token ids alone go in and out."""
+        names = ("scheduling_policy", "long_prefill_token_threshold", "enable_chunked_prefill")
+        values = {name: getattr(self, name) for name in (*names, "scheduler_reserve_full_isl")}
+        return values | {"skip_tokenizer_init": True}
 
     @property
     def name(self) -> str:
@@ -54,30 +101,32 @@ class Ask:
     """The turn before, whose prompt and answer begin this prompt; or None."""
     step: int
     """Step of arrival; with after_row so many steps after its end."""
+    priority: int = 0
 
 
-def make_asks(seed: int, sessions: int) -> list[Ask]:
-    """Three turns a session, each session's rows in a sequence."""
+def make_asks(seed: int, sessions: int, shape: Shape = USUAL) -> list[Ask]:
+    """The requests of so many sessions, each session's rows in a sequence."""
     rng = random.Random(seed)
 
     def text(length_tokens: int) -> list[int]:
         return [rng.randrange(FIRST_TOKEN, LAST_TOKEN) for _ in range(length_tokens)]
 
-    systems = [text(length) for length in (40, 96, 128, 230)]
-    repeated = text(4 * BLOCK_SIZE)
+    systems = [text(length) for length in shape.systems]
+    repeated = text(shape.repeated)
     asks: list[Ask] = []
     step = 0
     for session in range(sessions):
-        step += rng.choice((0, 0, 2, 9))
-        first = repeated if session % 10 == 3 else rng.choice(systems) + text(rng.choice((8, 25, 60, 300)))
-        for turn in range(TURNS):
+        step += rng.choice(shape.gaps)
+        first = repeated if session % 10 == 3 else rng.choice(systems) + text(rng.choice(shape.firsts))
+        for turn in range(shape.turns):
             asks.append(
                 Ask(
                     row=len(asks),
-                    tokens=text(rng.randrange(5, 70)) if turn else first,
-                    max_tokens=rng.randrange(2, 90),
+                    tokens=text(rng.randrange(*shape.added)) if turn else first,
+                    max_tokens=rng.randrange(*shape.answers),
                     after_row=len(asks) - 1 if turn else None,
-                    step=rng.randrange(0, 12) if turn else step,
+                    step=rng.randrange(*shape.thinking) if turn else step,
+                    priority=rng.choice(shape.priorities) if len(shape.priorities) > 1 else 0,
                 )
             )
     return asks
@@ -94,3 +143,12 @@ def make_answers(asks: list[Ask], seed: int) -> dict[int, tuple[list[int], list[
             answer.append(END_TOKEN if rng.random() < END_SHARE else rng.randrange(FIRST_TOKEN, LAST_TOKEN))
         served[ask.row] = prompt + before + ask.tokens, answer
     return served
+
+
+def largest_tokens(asks: list[Ask]) -> int:
+    """The tokens of the largest request, prompt and answer, where every answer is as long as it may be."""
+    totals: list[int] = []
+    for ask in asks:
+        before = 0 if ask.after_row is None else totals[ask.after_row]
+        totals.append(before + len(ask.tokens) + ask.max_tokens)
+    return max(totals)

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from parity.compare import FIELDS, counts, differences, hits, missing
+from parity.compare import FIELDS, chunks_inside_output, counts, differences, hits, missing
 from parity.workload import TURNS, make_asks
 
 STEPS: list[dict[str, Any]] = [
@@ -75,6 +75,22 @@ def test_a_resumed_prefill_is_no_chunk() -> None:
     steps = copy.deepcopy(STEPS)
     steps[1]["resumed"] = ["0"]
     assert counts(steps)["chunked_prefills"] == 0
+
+
+@pytest.mark.parametrize(
+    ("computed", "tokens", "is_inside"),
+    [(0, 39, False), (0, 40, True), (32, 9, True), (32, 10, False), (41, 1, False)],
+)
+def test_a_chunk_is_inside_the_output_from_the_prompts_end_to_before_the_last_known_token(
+    computed: int, tokens: int, is_inside: bool
+) -> None:
+    step: dict[str, Any] = {name: [] for name in FIELDS} | {"tokens": {}}
+    steps = [
+        step | {"new": [["0", 0, 40, [1]]], "tokens": {"0": [[7], None]}},
+        step | {"known": [["0", 40, 1, []]], "tokens": {"0": [[8], None]}},
+        step | {"known": [["0", computed, tokens, []]]},
+    ]
+    assert chunks_inside_output(steps, {"0": 40}) == is_inside
 
 
 def test_hits_are_those_of_the_first_admission() -> None:

@@ -61,6 +61,8 @@ class Setup:
     policy: str = "lru"
     policy_params: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    upstream: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
 
 
 class RowExecutor(ReplayExecutor):
@@ -128,6 +130,7 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
         max_num_seqs=setup.max_num_seqs,
         max_num_batched_tokens=setup.max_num_batched_tokens,
         async_scheduling=setup.async_scheduling,
+        **setup.upstream,
         disable_log_stats=True,
         additional_config={KEY: {"on_inexact": "warn"}},
     )

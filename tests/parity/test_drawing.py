@@ -1,0 +1,72 @@
+"""What a search draws: the same by its seed, within what can run, and under pressure in most cases."""
+
+import json
+from collections import Counter
+from dataclasses import asdict
+
+import pytest
+
+from parity.drawing import BLOCK_SIZES, LIVE, REQUESTS, Drawn, draw
+from parity.workload import Case, largest_tokens, make_asks
+from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.registry import POLICIES, make_policy
+
+
+@pytest.fixture(scope="module")
+def drawn() -> list[Drawn]:
+    return [draw(7, number) for number in range(1, 101)]
+
+
+def test_a_seed_and_a_number_always_draw_the_same_case_and_others_another(drawn: list[Drawn]) -> None:
+    assert [draw(7, number) for number in (100, 1, 50)] == [drawn[99], drawn[0], drawn[49]]
+    assert draw(8, 1) != drawn[0]
+    assert len({one.case.name for one in drawn}) == len({one.case.seed for one in drawn}) == len(drawn)
+
+
+def test_two_of_three_cases_are_tight(drawn: list[Drawn]) -> None:
+    assert [one.is_tight for one in drawn[:6]] == [True, True, False] * 2
+    assert sum(one.is_tight for one in drawn) == 67
+
+
+def test_the_largest_request_of_every_case_can_be_served(drawn: list[Drawn]) -> None:
+    for one in drawn:
+        case = one.case
+        asks = make_asks(case.seed, case.sessions, case.shape)
+        assert largest_tokens(asks) <= case.max_model_len <= case.capacity_blocks * case.block_size
+        assert case.max_num_seqs <= case.max_num_batched_tokens
+        assert case.long_prefill_token_threshold <= case.max_model_len
+        assert case.enable_chunked_prefill or case.max_num_batched_tokens >= case.max_model_len
+        assert REQUESTS[0] <= len(asks) < REQUESTS[1] + case.shape.turns
+
+
+def test_a_tight_cache_holds_less_than_twice_its_largest_request(drawn: list[Drawn]) -> None:
+    for one in drawn:
+        case = one.case
+        need_blocks = -(-largest_tokens(make_asks(case.seed, case.sessions, case.shape)) // case.block_size)
+        assert need_blocks <= case.capacity_blocks
+        assert not one.is_tight or case.capacity_blocks < 2 * need_blocks
+        assert not one.is_tight or case.max_num_seqs >= 4
+
+
+def test_every_policy_that_can_be_live_is_drawn_and_everything_else_too(drawn: list[Drawn]) -> None:
+    def values(name: str) -> Counter[object]:
+        return Counter(getattr(one.case, name) for one in drawn)
+
+    assert set(values("policy")) == set(LIVE) == set(POLICIES) - {"opt"}
+    assert set(values("block_size")) == set(BLOCK_SIZES)
+    for name in ("async_scheduling", "enable_chunked_prefill", "scheduler_reserve_full_isl", "scheduling_policy"):
+        assert len(values(name)) == 2
+    assert {64, 8192} <= set(values("max_num_batched_tokens"))
+    assert None in values("concurrency")
+    assert max(values("long_prefill_token_threshold")) > 0
+    assert set(Counter(one.case.shape.turns for one in drawn)) == {1, 2, 3, 4}
+
+
+@pytest.mark.parametrize("policy", LIVE)
+def test_a_drawn_policy_needs_not_know_the_future(policy: str) -> None:
+    make_policy(policy, Room(blocks=1, nodes=1))
+
+
+def test_a_case_comes_back_from_the_file_that_repeats_it(drawn: list[Drawn]) -> None:
+    for one in drawn[:10]:
+        assert Case.read(json.loads(json.dumps(asdict(one.case)))) == one.case
