@@ -12,7 +12,7 @@ from typing import NamedTuple
 from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.config import config_of
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.runs import Cell, run_cell
+from vllm_sim.sweep.runs import GridRun, make_row
 
 TRACE_SUFFIXES = (".jsonl", ".gz", ".zst")
 MAKERS = {
@@ -25,7 +25,7 @@ MAKERS = {
 }
 """What makes a trace, by a word in its name."""
 MARKS = ("key", "code", "data", "quick")
-"""What a study writes beside the fields of a row."""
+"""What a grid or a study writes besides the fields of a row."""
 
 
 class Report(NamedTuple):
@@ -104,7 +104,7 @@ def _maker(trace: str) -> str:
 
 def _reason(row: Row) -> str | None:
     """Why a row cannot be computed from its fields alone; None if it can."""
-    if row.get("cell") is None and "experiment" not in row:
+    if "key" not in row:
         return "rows that neither `vllm-sim sweep` nor a study made"
     if row["backend"] == "engine" and row["latency_model"] == "table" and row["latency_table"] is None:
         return "rows of a latency table from before rows held it"
@@ -112,8 +112,8 @@ def _reason(row: Row) -> str | None:
 
 
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
-    if "cell" in row:
-        return run_cell(Cell(trace, config_of(row, model), row.get("capacity")))
+    if "experiment" not in row:
+        return make_row(GridRun(trace, config_of(row, model), row.get("capacity")))
     if "mix" in row:
         from milestone3_code.study import run as mixed
 
@@ -129,10 +129,10 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:
-    """Fields that differ or are gone, but for a study's marks. The trace's name, and a sweep's key, are no result."""
+    """Fields that differ or are gone, but for the marks. The trace's name is no result."""
     capacity = stored["capacity_blocks"]
     where = f"{stored['trace']}, {stored['policy']}, block size {stored['block_size']}, capacity {capacity}"
-    names = [name for name in stored if name in fresh and name not in ("trace", "cell", *MARKS)]
+    names = [name for name in stored if name in fresh and name not in ("trace", *MARKS)]
     lost = [name for name in stored if name not in fresh and name not in MARKS]
     for name in names:
         if isinstance(stored[name], dict) and isinstance(fresh[name], dict):  # a study keeps a part of some tables

@@ -19,10 +19,10 @@ ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "exported_models" / "Llama-3.2-1B-Instruct"
 LRU = "vllm_sim.eviction.lru:Lru"
 PACKAGES = ("vllm_sim", "milestone2_code", "milestone3_code")
-CELL = "vllm_sim.sweep.runs:run_cell"
+ROW = "vllm_sim.sweep.runs:make_row"
 CHAT, MIXED = (f"milestone{number}_code.study.rows:rows_of" for number in (2, 3))
 MAKERS = {
-    **{name: [CELL, entry, LRU] for name, entry in BACKENDS.items()},
+    **{name: [ROW, entry, LRU] for name, entry in BACKENDS.items()},
     "chat": [CHAT, "milestone2_code.study.cell:cache_row", BACKENDS["fast"], LRU],
     "chat engine": [CHAT, "milestone2_code.study.timed:engine_row", BACKENDS["engine"], LRU],
     "mixed": [MIXED, "milestone3_code.study.effects:bytes_row", LRU],
@@ -154,11 +154,12 @@ import json, os, sys
 from pathlib import Path
 os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.sweep.runs import Cell, run_cell
+from vllm_sim.sweep.runs import GridRun, make_row, row_code
 values = json.loads(sys.argv[2])
-row = run_cell(Cell(Path(sys.argv[1]), RunConfig(block_size=4, capacity_blocks=40, **values)))
+config = RunConfig(block_size=4, capacity_blocks=40, **values)
+row = make_row(GridRun(Path(sys.argv[1]), config))
 names = [name for name, module in sys.modules.items() if name.partition(".")[0] == "vllm_sim"]
-print(json.dumps([row, names]))
+print(json.dumps([row_code(config.backend, config.policy), names]))
 """
 
 
@@ -169,9 +170,9 @@ def test_every_module_that_a_run_loads_counts(tmp_path: Path, backend: str, poli
     values = {"backend": backend, "policy": policy, "model": str(MODEL)}
     values |= {"concurrency": 2} if backend == "engine" else {}
     said = python(LOADED, str(small_trace(tmp_path)), json.dumps(values), path=[ROOT])
-    row, names = json.loads(said.splitlines()[-1])
-    makers = load_entry(CELL), BACKENDS[backend], load_entry(f"vllm_sim.eviction.{policy}:{policy.capitalize()}")
-    assert row["code"] == fingerprint(*makers)
+    code, names = json.loads(said.splitlines()[-1])
+    makers = load_entry(ROW), BACKENDS[backend], load_entry(f"vllm_sim.eviction.{policy}:{policy.capitalize()}")
+    assert code == fingerprint(*makers)
     assert set(names) <= reached(*makers)
     assert f"vllm_sim.eviction.{policy}" in names
 
@@ -223,11 +224,12 @@ def test_a_sweep_replaces_rows_that_other_code_made(copy: Path, tmp_path: Path) 
     def hits() -> list[int]:
         script = "import sys; from vllm_sim.cli import main; sys.exit(main(sys.argv[1:]))"
         command = ["sweep", str(trace), "--out", str(out), "--model", str(MODEL), *options]
+        (tmp_path / "out.run.json").unlink(missing_ok=True)
         python(script, *command, path=[copy, tmp_path], XDG_CACHE_HOME=str(tmp_path / "cache"))
         return [json.loads(line)["hit_tokens"] for line in out.read_text().splitlines()]
 
     def runs() -> int:
-        return json.loads((tmp_path / "out.run.json").read_text())["cells"]
+        return json.loads((tmp_path / "out.run.json").read_text())["runs"]
 
     (first,) = hits()
     assert first > 0

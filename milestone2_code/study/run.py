@@ -12,7 +12,7 @@ from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
 from vllm_sim.replay.config import BACKENDS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.runner import Task, run_tasks
+from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 CELLS, ENGINE_CELLS = "chat.jsonl", "chat_engine.jsonl"
 
@@ -38,9 +38,12 @@ def run_study(
             timed_trace(study, point)
     # vLLM chooses its platform when a process imports it first: for the engine, which blockpool does not mind.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(WORKLOADS[0]))
-    chosen = [(part, point) for part in parts for point in planned(study, part)]
-    tasks = [Task(key(study, point), fingerprint(*makers(point)), (part,), point) for part, point in chosen]
-    run_tasks(study.results, study.model, tasks, partial(rows_of, study), _shared, say, jobs, progress)
+    plan = [
+        PlannedRun(key(study, point), fingerprint(*makers(point)), (study.results / part,), point, _shared(point))
+        for part in parts
+        for point in planned(study, part)
+    ]
+    run_grid(plan, partial(rows_of, study), study.model, say, jobs, progress=progress)
 
 
 def planned(study: Study, part: str) -> list[AnyPoint]:

@@ -13,7 +13,7 @@ from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
 from vllm_sim.replay.config import BACKENDS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.runner import Task, run_tasks
+from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 PLAN = Path(__file__).parents[1] / "study.toml"
 OTHER_POLICIES = {"loss": {"opt", "hybrid"}, "gap": {"opt"}, "random": set(POLICIES)}
@@ -47,21 +47,18 @@ def run_study(
             raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
     # vLLM chooses its platform when a process imports it first.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
-    tasks = [
-        Task(key(study, point), fingerprint(*makers(point.experiment, point.policy)), point.files(), point)
+    runs = [
+        PlannedRun(
+            key=key(study, point),
+            code=fingerprint(*makers(point.experiment, point.policy)),
+            files=tuple(study.results / name for name in point.files()),
+            values=point,
+            group=_shared(point),
+        )
         for point in chosen
     ]
-    run_tasks(
-        study.results,
-        study.model,
-        tasks,
-        partial(rows_of, study),
-        _shared,
-        say,
-        jobs,
-        progress,
-        only=lambda point: _part(point) in parts,
-    )
+    rows = partial(rows_of, study)
+    run_grid(runs, rows, study.model, say, jobs, progress=progress, only=lambda point: _part(point) in parts)
 
 
 def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | None:

@@ -43,10 +43,11 @@ def test_a_missing_input_names_the_step_before(tmp_path: Path) -> None:
 def test_a_second_run_into_one_folder_is_one_clear_error(tmp_path: Path) -> None:
     for name in ("single_turn.jsonl", "multi_turn.jsonl"):
         (tmp_path / name).write_text('{"prompt_token_ids": [1, 2], "output_length": 1, "session_id": "a"}\n')
-    with only_writer(tmp_path):
+    rows = tmp_path / "chat.jsonl"
+    with only_writer(rows):
         done = run("compare_multi_vs_single_turn.py", "--data", str(tmp_path), "--out", str(tmp_path))
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == f"error: {tmp_path} is being written by another run; allowed: one at a time"
+    assert done.stderr.splitlines()[-1] == f"error: {rows} is being written by another run; allowed: one at a time"
     assert "Traceback" not in done.stderr
 
 

@@ -22,7 +22,7 @@ from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.sweep.results import NEEDED, pick, read_rows
-from vllm_sim.sweep.runner import Task, run_tasks
+from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 
 @pytest.fixture(scope="module")
@@ -209,14 +209,15 @@ def test_random_traffic_is_the_same_again_and_its_streams_reuse_what_they_should
 
 
 def test_two_runs_of_a_study_do_not_write_into_one_folder(tmp_path):
-    tasks, row = [Task("a", "", ("rows.jsonl",), 0)], dict.fromkeys(NEEDED)
+    rows = tmp_path / "rows.jsonl"
+    plan, row = [PlannedRun("a", "", (rows,), 0, ())], dict.fromkeys(NEEDED)
 
     def run_again(point: int) -> list[dict]:
-        with pytest.raises(ValueError, match=f"{tmp_path} is being written by another run; allowed: one at a time"):
-            run_tasks(tmp_path, "model", tasks, lambda point: [row], lambda point: (point,), lambda text: None, 1)
+        with pytest.raises(ValueError, match=f"{rows} is being written by another run; allowed: one at a time"):
+            run_grid(plan, lambda point: [row], "model", print, jobs=1)
         return [row]
 
-    assert run_tasks(tmp_path, "model", tasks, run_again, lambda point: (point,), lambda text: None, 1) == 1
+    assert run_grid(plan, run_again, "model", print, jobs=1) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "rows.run.json"]
 
 
@@ -229,11 +230,12 @@ def sleep_long(point: object) -> list[dict]:
 def test_workers_end_with_a_killed_run(tmp_path):
     code = (
         "from tests.milestone3.test_rows import sleep_long\n"
-        "from vllm_sim.sweep.runner import Task, run_tasks\n"
+        "from vllm_sim.sweep.runner import PlannedRun, run_grid\n"
         "from pathlib import Path\n"
         "if __name__ == '__main__':\n"
-        f"    tasks = [Task(str(n), '', ('rows.jsonl',), n) for n in range(2)]\n"
-        f"    run_tasks(Path({str(tmp_path)!r}), 'model', tasks, sleep_long, lambda n: (n,), lambda text: None, 2)\n"
+        f"    rows = Path({str(tmp_path)!r}) / 'rows.jsonl'\n"
+        "    plan = [PlannedRun(str(n), '', (rows,), n, (n,)) for n in range(2)]\n"
+        "    run_grid(plan, sleep_long, 'model', print, jobs=2)\n"
     )
     (tmp_path / "run.py").write_text(code)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -10,7 +10,7 @@ from tests.making import settings, small_trace
 from tests.plots.chromium import PROGRAM, Page, open_page
 from vllm_sim.plots.page import write_page
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.grid import Grid, make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
 POLICIES = ["lru", "arc", "opt"]
 
@@ -19,8 +19,8 @@ POLICIES = ["lru", "arc", "opt"]
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("sweep")
     capacities = ["80tok", "160tok", "320tok", "unlimited", "all"]
-    cells = make_cells([small_trace(folder)], settings(), Grid(POLICIES, capacities, [4, 8], [0]))
-    return sweep(cells, folder / "rows.jsonl", jobs=1)
+    runs = make_runs([small_trace(folder)], settings(), Grid(POLICIES, capacities, [4, 8], [0]))
+    return sweep(runs, folder / "rows.jsonl", jobs=1)
 
 
 def test_page_needs_nothing_from_outside(rows: list[Row], tmp_path: Path) -> None:

@@ -11,15 +11,15 @@ from tests.making import settings, small_trace
 from vllm_sim.plots.curves import draw_all, gap_closed
 from vllm_sim.plots.style import LOOKS, line_styles, save
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.grid import Grid, make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("sweep")
     capacities = ["80tok", "160tok", "320tok", "unlimited", "all"]
-    cells = make_cells([small_trace(folder)], settings(), Grid(["lru", "arc", "opt"], capacities, [4, 8], [0]))
-    return sweep(cells, folder / "rows.jsonl", jobs=1)
+    runs = make_runs([small_trace(folder)], settings(), Grid(["lru", "arc", "opt"], capacities, [4, 8], [0]))
+    return sweep(runs, folder / "rows.jsonl", jobs=1)
 
 
 def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> None:

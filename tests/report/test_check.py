@@ -13,7 +13,7 @@ from report.check import check
 from tests.making import settings, small_trace
 from tests.serving import MODEL, ROOT
 from vllm_sim.replay.files import replay
-from vllm_sim.sweep.grid import Grid, make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_runs, sweep
 from vllm_sim.sweep.results import find_rows
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
@@ -24,7 +24,7 @@ def stored(tmp_path: Path) -> Path:
     trace = small_trace(tmp_path)
     base = settings(warmup=0.31)
     sweep(
-        make_cells([trace], base, Grid(["lru", "random"], ["20", "unlimited", "all"], [4], [0, 1])),
+        make_runs([trace], base, Grid(["lru", "random"], ["20", "unlimited", "all"], [4], [0, 1])),
         results(tmp_path),
         1,
     )
@@ -71,8 +71,8 @@ def command(folder: Path, *traces: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_engine_rows_come_again(tmp_path: Path) -> None:
     how = settings(backend="engine", concurrency=2, warmup=0.1)
-    cells = make_cells([small_trace(tmp_path)], how, Grid(["lru"], ["40"], [8], [0]))
-    sweep(cells, results(tmp_path), jobs=2)  # in a process of its own: vLLM's platform is chosen once a process
+    runs = make_runs([small_trace(tmp_path)], how, Grid(["lru"], ["40"], [8], [0]))
+    sweep(runs, results(tmp_path), jobs=2)  # in a process of its own: vLLM's platform is chosen once a process
     done = command(tmp_path, str(tmp_path))
     assert (done.returncode, done.stdout) == (0, "1 rows computed again, 0 differ, 0 not checked\n"), done.stderr
 

@@ -1,4 +1,4 @@
-"""Points of a plan in processes: errors, and the run and the commit that are told of a file of rows."""
+"""A grid in processes: errors, and what NAME.run.json says of the run and the commit that gave a file of rows."""
 
 import json
 import time
@@ -8,7 +8,7 @@ import pytest
 
 from vllm_sim.sweep import runner
 from vllm_sim.sweep.results import NEEDED, check_commit, read_rows, run_file
-from vllm_sim.sweep.runner import Task, run_tasks
+from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 POINTS = 40
 ROWS = "rows.jsonl"
@@ -27,9 +27,10 @@ def slow_then_bad_then_many(point: tuple[Path, int]) -> list[dict]:
 
 
 def test_a_bad_point_costs_no_finished_row_and_begins_no_more_points(tmp_path: Path) -> None:
-    tasks = [Task(str(number), "", (ROWS,), (tmp_path, number)) for number in range(POINTS)]
-    with pytest.raises(ValueError, match="point 1 cannot be computed"):
-        run_tasks(tmp_path, "model", tasks, slow_then_bad_then_many, lambda point: (point[1],), lambda text: None, 2)
+    files = (tmp_path / ROWS,)
+    plan = [PlannedRun(str(number), "", files, (tmp_path, number), (number,)) for number in range(POINTS)]
+    with pytest.raises(ValueError, match=r"PosixPath\(.*, 1\): point 1 cannot be computed"):
+        run_grid(plan, slow_then_bad_then_many, "model", print, jobs=2)
     done = {path.stem for path in tmp_path.glob("*.done")}
     assert {row["key"] for row in read_rows(tmp_path / ROWS)} == done
     assert "0" in done
@@ -42,10 +43,9 @@ def test_rows_are_of_the_commit_whose_code_gives_them(tmp_path: Path, monkeypatc
 
     def run(commit: str | None, code: str, made: int = 2) -> dict:
         monkeypatch.setattr(runner, "commit", lambda: commit)
-        tasks = [Task(str(number), code, (ROWS,), number) for number in range(2)]
+        plan = [PlannedRun(str(number), code, (rows,), number, ()) for number in range(2)]
         row = dict.fromkeys(NEEDED)
-        count = run_tasks(tmp_path, "model", tasks, lambda point: [row], lambda point: (0,), lambda text: None, 1)
-        assert count == made
+        assert run_grid(plan, lambda point: [row], "model", print, jobs=1) == made
         return json.loads(beside.read_text())
 
     def refused() -> bool:
@@ -58,7 +58,7 @@ def test_rows_are_of_the_commit_whose_code_gives_them(tmp_path: Path, monkeypatc
     assert (run("1-dirty", "a")["commit"], refused()) == ("1-dirty", True)
     # The same code, then committed: nothing is computed, and the rows are that commit's.
     found = run("2", "a", made=0)
-    assert (found["commit"], found["points"], refused()) == ("2", 2, False)
+    assert (found["commit"], found["runs"], refused()) == ("2", 2, False)
     assert run("3", "a", made=0)["commit"] == "2"
     assert (run("4-dirty", "b")["commit"], refused()) == ("4-dirty", True)
     assert (run(None, "c")["commit"], refused()) == (None, True)

@@ -1,4 +1,4 @@
-"""`vllm-sim sweep`, run as a user runs it: it goes on after a kill, and the same cells give the same bytes."""
+"""`vllm-sim sweep`, run as a user runs it: it goes on after a kill, and the same runs give the same bytes."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.making import settings, small_trace
 from tests.serving import MODEL
 from vllm_sim.replay.rows import write_rows
 from vllm_sim.sweep.capacity import capacity_blocks, kv_bytes_a_token
-from vllm_sim.sweep.grid import Grid, make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_runs, sweep
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
@@ -42,6 +42,11 @@ def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command(trace, out, *options), capture_output=True, text=True, timeout=300, check=False)
 
 
+def with_modules(folder: Path) -> dict[str, str]:
+    """The environment in which a folder's modules are found, besides those that are found here."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
 def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
     trace = small_trace(tmp_path)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
@@ -51,7 +56,7 @@ def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> Non
     assert one.read_bytes() == two.read_bytes()
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(rows) == 2 * (3 * 3 + 1)
-    assert json.loads((tmp_path / "one.run.json").read_text())["cells"] == len(rows)
+    assert json.loads((tmp_path / "one.run.json").read_text())["runs"] == len(rows)
 
 
 def test_the_table_has_a_column_a_policy_as_asked_and_the_mean_of_seeds(tmp_path: Path) -> None:
@@ -83,7 +88,7 @@ def test_two_traces_of_one_file_name_have_a_table_each(tmp_path: Path) -> None:
 def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
     (tmp_path / "slowly.py").write_text(SLOW)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment = with_modules(tmp_path)
     options = ("--policies", "slowly:Slow", "--capacities", "20,30,40,50,60,70,80,90", "--jobs", "1")
     line = command(trace, out, *options, "--block-size", "4")
     process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
@@ -99,18 +104,19 @@ def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path)
     kept = out.read_bytes().splitlines()
     assert 2 <= len(kept) < 8
     subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
-    assert json.loads((tmp_path / "out.run.json").read_text())["cells"] == 8 - len(kept)
+    assert json.loads((tmp_path / "out.run.json").read_text())["runs"] == 8 - len(kept)
     subprocess.run(command(trace, whole, *options, "--block-size", "4"), env=environment, check=True, timeout=120)
     assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_policy_that_was_edited_is_run_again(tmp_path: Path) -> None:
-    trace, out, environment = small_trace(tmp_path), tmp_path / "out.jsonl", os.environ | {"PYTHONPATH": str(tmp_path)}
+    trace, out, environment = small_trace(tmp_path), tmp_path / "out.jsonl", with_modules(tmp_path)
     line = command(trace, out, "--policies", "slowly:Slow,lru", "--capacities", "20", "--jobs", "1")
     for source, ran in ((SLOW, 2), (SLOW, 0), (SLOW.replace("0.01", "0.02"), 1)):
         (tmp_path / "slowly.py").write_text(source)
+        (tmp_path / "out.run.json").unlink(missing_ok=True)
         subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
-        assert json.loads((tmp_path / "out.run.json").read_text())["cells"] == ran
+        assert json.loads((tmp_path / "out.run.json").read_text())["runs"] == ran
 
 
 BROKEN = """from vllm_sim.eviction.policy import Policy
@@ -128,15 +134,13 @@ class Broken(Policy):
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
-def test_error_in_a_policy_names_the_cell_and_costs_no_finished_row(tmp_path: Path, jobs: str) -> None:
+def test_error_in_a_policy_names_the_run_and_costs_no_finished_row(tmp_path: Path, jobs: str) -> None:
     trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
     (tmp_path / "broken.py").write_text(BROKEN)
     options = ("--policies", "broken:Broken", "--capacities", "40,20", "--block-size", "4", "--jobs", jobs)
     line = command(trace, out, *options, "--policy-params", '{"broken:Broken": {"least": 1}}')
     assert run(trace, out, "--capacities", "20", "--block-size", "4").returncode == 0
-    done = subprocess.run(
-        line, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=300
-    )
+    done = subprocess.run(line, env=with_modules(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     (error,) = [text for text in done.stderr.splitlines() if text.startswith("vllm-sim: error:")]
     where = "policy broken:Broken, parameters {'least': 1}, capacity_blocks 20, block size 4, seed 0"
@@ -150,23 +154,23 @@ def test_error_in_a_policy_has_its_cause(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "broken.py").write_text(BROKEN)
     monkeypatch.syspath_prepend(tmp_path)
     params = {"broken:Broken": {"least": 1}}
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid([*params], ["20"], [4], [0], params))
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid([*params], ["20"], [4], [0], params))
     with pytest.raises(ValueError, match="policy broken:Broken") as caught:
-        sweep(cells, tmp_path / "out.jsonl", jobs=1)
+        sweep(runs, tmp_path / "out.jsonl", jobs=1)
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_torn_last_line_is_cut_off_and_its_cell_runs_again(tmp_path: Path) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru", "arc"], ["20", "40"], [4], [0]))
+def test_torn_last_line_is_cut_off_and_its_run_is_made_again(tmp_path: Path) -> None:
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru", "arc"], ["20", "40"], [4], [0]))
     out = tmp_path / "out.jsonl"
-    sweep(cells, out, jobs=1)
+    sweep(runs, out, jobs=1)
     whole = out.read_bytes()
     out.write_bytes(whole[:-30])
     ran: list[tuple[int, int]] = []
-    rows = sweep(cells, out, jobs=1, progress=lambda done, total: ran.append((done, total)))
+    rows = sweep(runs, out, jobs=1, progress=lambda done, total: ran.append((done, total)))
     assert ran == [(3, 4), (4, 4)]
     assert out.read_bytes() == whole
-    assert [row["policy"] for row in rows] == ["arc", "arc", "lru", "lru"]
+    assert [row["policy"] for row in rows] == ["lru", "arc", "lru", "arc"]
 
 
 ROW = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": "lru", "capacity_blocks": 1, "block_size": 4}
@@ -181,27 +185,27 @@ ROW = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": "lru", "c
         (b"\x1f\x8b\xff\n\x00", "line 1: not a JSON object"),
         (b'{"trace": "mine.jsonl"}', "line 1: the row has no trace_sha256"),
         (b'{"prompt": "a"}\n{"prompt": "b"}', "line 1: the row has no trace"),
-        (json.dumps(ROW).encode() + b"\n" + json.dumps(ROW).encode()[:20], "line 1: the row has no cell"),
-        (json.dumps(ROW | {"cell": "0"}).encode() + b"\nmy notes", "line 2: not the beginning of a row"),
+        (json.dumps(ROW).encode() + b"\n" + json.dumps(ROW).encode()[:20], "line 1: the row has no key"),
+        (json.dumps(ROW | {"key": "0"}).encode() + b"\nmy notes", "line 2: not the beginning of a row"),
     ],
 )
 def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "notes.txt"
     out.write_bytes(content)
     with pytest.raises(ValueError, match=re.escape(f"{out}, {reason}")):
-        sweep(cells, out, jobs=1)
+        sweep(runs, out, jobs=1)
     assert out.read_bytes() == content
 
 
 @pytest.mark.parametrize("tail", ["", "{", '{"trace": "sma'])
 def test_whatever_a_kill_leaves_of_a_row_is_cut_off(tmp_path: Path, tail: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "out.jsonl"
-    sweep(cells, out, jobs=1)
+    sweep(runs, out, jobs=1)
     whole = out.read_text()
     out.write_text(whole + tail)
-    sweep(cells, out, jobs=1)
+    sweep(runs, out, jobs=1)
     assert out.read_text() == whole
 
 
@@ -221,30 +225,30 @@ def test_a_trace_is_not_taken_for_the_file_of_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".gz", ".zst"])
 def test_rows_are_not_packed(tmp_path: Path, suffix: str) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / f"rows.jsonl{suffix}"
     with pytest.raises(ValueError, match="allowed: a file that is not packed"):
-        sweep(cells, out, jobs=1)
+        sweep(runs, out, jobs=1)
     assert not out.exists()
 
 
 def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: Path) -> None:
-    cells = make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
+    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
     out = tmp_path / "new" / "out.jsonl"
     with only_writer(out), pytest.raises(ValueError, match=re.escape(BUSY.format(out))):
-        sweep(cells, out, jobs=1)
-    assert len(sweep(cells, out, jobs=1)) == 1
+        sweep(runs, out, jobs=1)
+    assert len(sweep(runs, out, jobs=1)) == 1
     # The first sweep renames the sorted rows into the place of the file that it holds the lock of.
     with only_writer(out):
         write_rows(out, read_rows(out))
-    assert len(sweep(cells, out, jobs=1)) == 1
+    assert len(sweep(runs, out, jobs=1)) == 1
     assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.run.json"]
 
 
 def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
     trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
-    sweep(make_cells([trace], settings(), Grid(["lru"], ["20"], [4], [0])), out, jobs=1)
-    rows = sweep(make_cells([trace], settings(), Grid(["lru"], ["40"], [4], [0])), out, jobs=1)
+    sweep(make_runs([trace], settings(), Grid(["lru"], ["20"], [4], [0])), out, jobs=1)
+    rows = sweep(make_runs([trace], settings(), Grid(["lru"], ["40"], [4], [0])), out, jobs=1)
     assert [row["capacity_blocks"] for row in rows] == [40]
     assert len(out.read_bytes().splitlines()) == 2
 
@@ -262,7 +266,8 @@ def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) 
     replayed = subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
     assert replayed.returncode == 0, replayed.stderr
     row = json.loads(swept.stdout)
-    assert row.pop("cell")
+    assert row.pop("key")
+    assert row.pop("code")
     assert row.pop("capacity") == "60"
     assert row == json.loads(replayed.stdout)
     assert (row["max_model_len"], row["async_scheduling"], row["latency_model"]) == (128, True, "table")
@@ -275,8 +280,8 @@ def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) 
 def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
     hits = []
     for backend in ("fast", "blockpool"):
-        cells = make_cells([small_trace(tmp_path)], settings(backend=backend), Grid(["lru", "arc"], ["30%"], [4], [0]))
-        hits.append([row["hit_tokens"] for row in sweep(cells, tmp_path / f"{backend}.jsonl", jobs=2)])
+        runs = make_runs([small_trace(tmp_path)], settings(backend=backend), Grid(["lru", "arc"], ["30%"], [4], [0]))
+        hits.append([row["hit_tokens"] for row in sweep(runs, tmp_path / f"{backend}.jsonl", jobs=2)])
     assert hits[0] == hits[1]
     assert min(hits[0]) > 0
 
@@ -315,13 +320,11 @@ def test_processes_and_file_are_checked_before_a_trace_is_read(tmp_path: Path) -
         assert reason in run(tmp_path / "none.jsonl", tmp_path / "out.jsonl", *options).stderr
 
 
-def test_error_in_a_policy_that_is_made_is_found_before_a_cell_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "unmade.py").write_text(BROKEN.replace("super().__init__(room)", "raise KeyError(0)"))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"policy unmade:Broken, parameters {}: KeyError: 0 \(.*unmade.py, line 6\)"):
-        make_cells([small_trace(tmp_path)], settings(), Grid(["lru", "unmade:Broken"], ["20"], [4], [0]))
+        make_runs([small_trace(tmp_path)], settings(), Grid(["lru", "unmade:Broken"], ["20"], [4], [0]))
 
 
 @pytest.mark.parametrize(

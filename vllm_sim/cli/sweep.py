@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,14 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_sweep(options: argparse.Namespace) -> int:
     quieten_vllm()
-    from vllm_sim.sweep.grid import Grid, check_run, make_cells, sweep
+    from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
 
     check_run(options.out, options.traces, options.jobs)
     grid = Grid(options.policies, options.capacities, options.block_sizes, options.seeds, options.policy_params)
     base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={})
-    cells = make_cells(options.traces, base, grid)
+    runs = make_runs(options.traces, base, grid)
     with progress_bar("runs") as progress:
-        rows = sweep(cells, options.out, options.jobs, options.ray, progress)
+        rows = sweep(runs, options.out, options.jobs, options.ray, progress, _say)
     if options.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
@@ -45,12 +46,16 @@ def run_sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
 def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> None:
     """Token hit rates, a table for each trace, a column for each policy; of several seeds the mean."""
-    for (trace, _), cells in _grouped(rows, "trace", "trace_sha256").items():
-        policies = sorted(_grouped(cells, "policy"), key=order.index)
+    for (trace, _), found in _grouped(rows, "trace", "trace_sha256").items():
+        policies = sorted(_grouped(found, "policy"), key=order.index)
         lines = []
-        for (size, capacity), same in _grouped(cells, "block_size", "capacity_blocks").items():
+        for (size, capacity), same in _grouped(found, "block_size", "capacity_blocks").items():
             rates = _grouped(same, "policy")
             shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
             lines.append((size, shown, *(_rate(rates.get(policy, [])) for policy in policies)))

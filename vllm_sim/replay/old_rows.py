@@ -1,13 +1,18 @@
-"""Rows of before they had a schema number, read for one release: what they said in words is put into fields."""
+"""Rows of before they had a schema number, read for one release: what they said in words is put into fields.
+
+The key of a run was called `cell`.
+"""
 
 from vllm_sim.replay.rows import Row
 
 
 def upgraded(row: Row) -> Row:
-    """A row with the fields of schema 1; rows that have a schema number are returned as they are.
+    """A row with the fields of schema 1; rows that have a schema number keep all values.
 
     The warm-up was written as a number of requests alone: the fraction is the middle of those that leave out so many.
     """
+    if "cell" in row:
+        row = {"key" if name == "cell" else name: value for name, value in row.items()}
     if "schema" in row:
         return row
     skipped, requests = row.get("warmup_requests", 0), row.get("requests", 0)

@@ -32,8 +32,8 @@ _COMPARED = (
 """Fields of a configuration that a plot shows, or groups by itself."""
 
 
-_BEGINNINGS = (b'{"schema":', b'{"trace":', b'{"key":')
-"""Of a sweep's row, of one from before it had a schema number, and of a study's."""
+_BEGINNINGS = (b'{"key":', b'{"trace":', b'{"schema":')
+"""Of a grid's row; the others are of rows from before they began with the key."""
 
 
 def conditions(row: Row) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def check_commit(rows: Path, maker: str) -> None:
         )
 
 
-def cut_torn_line(path: Path, mark: str | None = None) -> bool:
+def cut_torn_line(path: Path) -> bool:
     """Cuts off a last line that has no end, which a killed writer left; returns whether there was one.
 
     Raises:
@@ -78,7 +78,7 @@ def cut_torn_line(path: Path, mark: str | None = None) -> bool:
     """
     if not path.exists():
         return False
-    whole = whole_bytes(path, mark)
+    whole = whole_bytes(path)
     if whole == path.stat().st_size:
         return False
     with path.open("r+b") as file:
@@ -86,12 +86,12 @@ def cut_torn_line(path: Path, mark: str | None = None) -> bool:
     return True
 
 
-def whole_bytes(path: Path, mark: str | None = None) -> int:
-    """How many bytes of a file are whole rows; behind them may be the beginning of one more, and nothing else.
+def whole_bytes(path: Path, of_studies: bool = True) -> int:
+    """How many bytes of a grid's file are whole rows; after them may be the beginning of one more, and nothing else.
 
     Args:
         path: the file.
-        mark: a field that its rows must have beside those that all rows have.
+        of_studies: whether rows of a study are allowed.
 
     Raises:
         ValueError: a line is no such row, so that the file is another one's, with file and line.
@@ -100,13 +100,13 @@ def whole_bytes(path: Path, mark: str | None = None) -> int:
     whole = content.rfind(b"\n") + 1
     lines = content[:whole].splitlines()
     for number, line in enumerate(lines, 1):
-        _parse(line, f"{path}, line {number}", mark)
+        _check_key(line, f"{path}, line {number}", of_studies)
     torn, where = content[whole:], f"{path}, line {len(lines) + 1}"
     if torn and not torn.startswith(_BEGINNINGS):
         if not (lines and any(beginning.startswith(torn) for beginning in _BEGINNINGS)):
             raise ValueError(f"{where}: not the beginning of a row; allowed: rows of replay or sweep")
     elif torn and _value(torn) is not None:
-        _parse(torn, where, mark)
+        _check_key(torn, where, of_studies)
     return whole
 
 
@@ -120,11 +120,19 @@ def read_rows(path: Path) -> list[Row]:
         return [upgraded(_parse(line, f"{path}, line {number}")) for number, line in enumerate(file, 1)]
 
 
-def _parse(line: bytes, where: str, mark: str | None = None) -> Row:
+def _check_key(line: bytes, where: str, of_studies: bool) -> None:
+    row = upgraded(_parse(line, where))
+    if "key" not in row:
+        raise ValueError(f"{where}: the row has no key; allowed: rows of a sweep or a study")
+    if "experiment" in row and not of_studies:
+        raise ValueError(f"{where}: a row of a study; allowed: rows of a sweep")
+
+
+def _parse(line: bytes, where: str) -> Row:
     row = _value(line)
     if not isinstance(row, dict):
         raise ValueError(f"{where}: not a JSON object; allowed: rows of replay or sweep")
-    missing = [name for name in (*NEEDED, *([mark] if mark else [])) if name not in row]
+    missing = [name for name in NEEDED if name not in row]
     if missing:
         raise ValueError(f"{where}: the row has no {', '.join(missing)}")
     return row
@@ -172,15 +180,3 @@ def find_rows(folder: Path) -> dict[Path, list[Row]]:
     if not found:
         raise ValueError(f"{folder} holds no rows; `vllm-sim sweep TRACE --out {folder}/sweep.jsonl` makes some")
     return found
-
-
-def in_order(rows: Sequence[Row]) -> list[Row]:
-    """Rows in an order that depends on nothing but them."""
-    return sorted(rows, key=_place)
-
-
-def _place(row: Row) -> tuple[Any, ...]:
-    capacity = row["capacity_blocks"]
-    number = -1 if capacity == "all" else 2**62 if capacity is None else capacity
-    values = (row["trace"], row["trace_sha256"], row["backend"], row["policy"], json.dumps(row.get("policy_params")))
-    return (*values, row["block_size"], number, row.get("seed") or 0, row.get("cell") or "")

@@ -1,4 +1,4 @@
-"""A run of a grid: a trace under one configuration, and the row that `vllm-sim replay` would put into summary.jsonl.
+"""A run of a sweep: a trace under one configuration, and the row that `vllm-sim replay` would put into summary.jsonl.
 
 What runs share - the trace's tokens and records, its blocks at a block size - is read once and kept for the next run
 of the same process. Nothing is written.
@@ -18,26 +18,34 @@ from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 
 
-class Cell(NamedTuple):
+class GridRun(NamedTuple):
     """What one row is made from."""
 
     trace: Path
     config: RunConfig
-    asked: str | None = None
-    """The capacity as the command had it, which the row repeats."""
+    capacity: str | None = None
+    """As the command had it, which the row repeats."""
+
+    def __str__(self) -> str:
+        config = self.config
+        return (
+            f"policy {config.policy}, parameters {config.policy_params}, "
+            f"capacity_blocks {config.capacity_blocks or 'unlimited'}, "
+            f"block size {config.block_size}, seed {config.seed}, trace {self.trace}"
+        )
 
 
-def run_cell(cell: Cell) -> Row:
-    """The row of a cell.
+def make_row(run: GridRun) -> Row:
+    """The row of a run.
 
     Returns:
-        The fields of summary.jsonl; `cell` (see `cell_key`); `code` (see `cell_code`); and `capacity`, as it was given.
-        With the capacity `all` the fields that say what ran, and `curve`.
+        The fields of summary.jsonl, and `capacity`, as it was given. With the capacity `all` the fields that say what
+        ran, and `curve`.
 
     Raises:
         ValueError: the trace cannot be read, or does not go with the configuration.
     """
-    path, config = cell.trace, cell.config
+    path, config = run.trace, run.config
     loaded = load(path, config.model)
     if config.is_curve:
         summary = curve_summary(path, config)
@@ -46,25 +54,32 @@ def run_cell(cell: Cell) -> Row:
         if config.backend != "engine":
             linked = blocks(path, config.model, config.block_size, config.raw_blocks)
         summary = replay_run.run(loaded, config, linked).summary
-    key = {"cell": cell_key(cell), "code": cell_code(cell)} | ({} if cell.asked is None else {"capacity": cell.asked})
-    return summary.to_row() | key
+    return summary.to_row() | ({} if run.capacity is None else {"capacity": run.capacity})
 
 
-def cell_key(cell: Cell) -> str:
+def row_key(run: GridRun) -> str:
     """16 hexadecimal digits that stand for the trace's bytes and the configuration.
 
     Of the model the folder's name counts and not where it is.
     """
-    values: dict[str, Any] = cell.config.values()
-    values["trace"] = load(cell.trace, cell.config.model).trace.sha256
+    values: dict[str, Any] = run.config.values()
+    values["trace"] = load(run.trace, run.config.model).trace.sha256
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def cell_code(cell: Cell) -> str:
-    """A fingerprint of all code that the row of a cell comes from: its backend's and its policy's, and vLLM's version
-    where vLLM runs. With the key it decides the row.
+def row_code(backend: str, policy: str) -> str:
+    """A fingerprint of all code that a row comes from: its backend's and its policy's, and vLLM's version where vLLM
+    runs. With the key it decides the row.
     """
-    return fingerprint(run_cell, BACKENDS[cell.config.backend], find_policy(cell.config.policy))
+    return fingerprint(make_row, BACKENDS[backend], find_policy(policy))
+
+
+def code_of(row: Row) -> str | None:
+    """What `row_code` is today for a stored row; None if its policy cannot be found."""
+    try:
+        return row_code(row["backend"], row["policy"])
+    except Exception:  # a policy's module is the user's
+        return None
 
 
 def load(path: Path, model: str) -> Loaded:
