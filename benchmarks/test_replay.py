@@ -128,8 +128,8 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
 
     from benchmarks.constant import ConstantExecutor
     from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
-    from vllm_sim.replay.virtual import model_config
     from vllm_sim.trace.tokens import load_tokenised
 
     sizes = {name: value for name, value in LONG_SIZES.items() if name != "capacity_blocks"}

@@ -144,7 +144,11 @@ def _locate(name: str, above: _Module | None) -> _Module | None:
         parent = name.rpartition(".")[0]
         if parent and above is None:
             above = _locate(parent, None)
-        spec = PathFinder.find_spec(name, above.folders if above else ()) if parent else importlib.util.find_spec(name)
+        try:
+            folders = above.folders if above else ()
+            spec = PathFinder.find_spec(name, folders) if parent else importlib.util.find_spec(name)
+        except KeyError:  # a folder without __init__.py in a package that nobody has imported
+            return None
         if spec is None:
             return None
         file, folders = spec.origin, spec.submodule_search_locations or ()

@@ -51,7 +51,7 @@ def check_not_hidden() -> None:
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.origin is not None or found_version() is None:
         return
-    folders = ", ".join(spec.submodule_search_locations or ())
+    folders = ", ".join(dict.fromkeys(spec.submodule_search_locations or ()))
     raise VersionError(
         f"the folder {folders} hides the installed vllm, which is an editable install: start in another folder, "
         "without this one's parent in PYTHONPATH, or install vllm without -e"

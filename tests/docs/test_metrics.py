@@ -11,7 +11,7 @@ from tests.making import settings, small_trace
 from vllm_sim.replay.config import RunConfig, fields_of
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.rows import RequestResult, RunSummary, SessionResult
-from vllm_sim.sweep.grid import Grid, make_cells, sweep
+from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (?:A row of )?([\w.]+)(?: [^\n]*)?\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
@@ -52,7 +52,7 @@ def test_every_field_of_a_run_is_on_the_page(backend: str, tmp_path: Path) -> No
 
 def test_every_field_of_a_sweep_is_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "rows.jsonl"
-    sweep(make_cells([small_trace(tmp_path)], settings(), Grid(["lru"], ["20", "all"], [4], [0])), out, 1)
+    sweep(make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20", "all"], [4], [0])), out, 1)
     assert fields(out) - named("summary.jsonl") == set()
 
 

@@ -118,7 +118,7 @@ def test_rows_need_no_seed(rows: list[Row]) -> None:
         ("max_num_batched_tokens", (512, 8192)),
         ("max_model_len", (128, 4096)),
         ("async_scheduling", (False, True)),
-        ("latency_file_sha256", ("0" * 64, "1" * 64)),
+        ("latency_table", ({"base_ms": 1.0}, {"base_ms": 2.0})),
     ],
 )
 def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
@@ -132,7 +132,7 @@ def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
     draw_all(made, tmp_path, "x")
     drawn = [lines_of(figure)["lru"].get_ydata() for name, figure in figures.items() if name.endswith("capacity-b4")]
     assert [set(rates) for rates in drawn] == [{rate} for rate in (0.2, 0.4, 0.6)[: len(drawn)]]
-    assert len(drawn) == len({row.get(field) for row in made})
+    assert len(drawn) == len({str(row.get(field)) for row in made})
     bars = [label.get_text() for label in figures["x-gap"].axes[0].get_xticklabels()]
     assert len(set(bars)) == len(bars) == len(drawn) + 1
     most = [row | {"hit_tokens": 2 * row["hit_tokens"]} if row["policy"] == "opt" else row for row in some]

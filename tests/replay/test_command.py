@@ -33,7 +33,7 @@ def test_canary_passes_on_the_same_hits_and_fails_on_others(trace: Path, tmp_pat
     stored = tmp_path / "first" / "summary.jsonl"
     options = ("--block-size", "4", "--expect", str(stored))
     assert run(trace, tmp_path / "again", *options).returncode == 0
-    stored.write_text(stored.read_text().replace('"hit_tokens": ', '"hit_tokens": 1'))
+    stored.write_text(stored.read_text().replace('"hit_tokens":', '"hit_tokens":1'))
     for out in ("again", "first"):  # the run in `first` writes over the file that it is held against
         other = run(trace, tmp_path / out, *options)
         assert other.returncode == 1

@@ -70,7 +70,7 @@ def test_a_row_of_hash_ids_says_that_generated_blocks_are_never_hit(tmp_path: Pa
     hashes = write_trace(tmp_path / "hashes.jsonl", [row([1, 2], 8), row([1, 2, 3], 10)])
     texts = write_trace(tmp_path / "texts.jsonl", [{"prompt": "hehe", "response": "hahaha!"}])
     how = {"backend": backend, "raw_blocks": False, "concurrency": 1, "capacity_blocks": 100}
-    assert replay(hashes, tmp_path / "out", settings(**how))["generated_blocks"] == "never hit"
-    assert "generated_blocks" not in replay(texts, tmp_path / "out", settings(**how))
+    assert replay(hashes, tmp_path / "out", settings(**how)).generated_blocks == "never hit"
+    assert "generated_blocks" not in replay(texts, tmp_path / "out", settings(**how)).to_row()
     if backend == "fast":
-        assert "generated_blocks" not in replay(hashes, tmp_path / "out", settings())
+        assert "generated_blocks" not in replay(hashes, tmp_path / "out", settings()).to_row()

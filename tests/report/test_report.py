@@ -156,7 +156,7 @@ def test_rows_whose_code_was_not_committed_are_refused(results, file):
     beside.unlink()
     with pytest.raises(ValueError, match=rf"{file}: no commit is in"):
         collect(results, ROOT)
-    assert main(["report", "--check", "--results", str(results), "--traces", str(results)]) == 1
+    assert main(["--check", "--results", str(results), "--traces", str(results)]) == 1
 
 
 def test_a_missing_row_is_named(results):
