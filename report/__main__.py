@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _check(options: argparse.Namespace) -> int:
     files = find_rows(options.results)
     for path, rows in files.items():
-        if any("key" in row for row in rows):  # a study's, which the report cites
+        if any("experiment" in row for row in rows):  # a study's, which the report cites
             check_commit(path, "make study")
     with progress_bar("rows") as progress:
         found = check(files, options.traces, options.model, options.sample, options.seed, progress)

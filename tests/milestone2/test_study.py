@@ -210,7 +210,7 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
     path.write_text("".join(lines[:3]) + old + "".join(lines[4:-2]) + lines[-2][:30])
     said = run("compare_multi_vs_single_turn.py", *compare, "--jobs", "1")
     assert "1 rows of another plan, trace or code are dropped" in said
-    assert f"{len(lines) - 3} of {len(lines)} points are there already" in said
+    assert f"{len(lines) - 3} of {len(lines)} runs are there already" in said
     assert path.read_text() == whole
     rows = [json.loads(line) for line in lines]
     assert all(row["quick"] for row in rows)

@@ -46,8 +46,8 @@ def test_rows_that_come_again_pass(stored: Path) -> None:
 
 def test_a_changed_number_is_named(stored: Path) -> None:
     lines = results(stored).read_text().splitlines()
-    row = json.loads(lines[-1])
-    lines[-1] = json.dumps(row | {"evicted_blocks": row["evicted_blocks"] + 1})
+    row = json.loads(lines[0])
+    lines[0] = json.dumps(row | {"evicted_blocks": row["evicted_blocks"] + 1})
     results(stored).write_text("\n".join(lines) + "\n")
     checked, skipped, differences, _ = found(stored, stored)
     assert (checked, skipped, len(differences)) == (9, 0, 1)
@@ -88,7 +88,7 @@ def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if "blockpool" not in line][:40]
     file.write_text("\n".join(lines) + "\n")
     assert found(tmp_path, tmp_path) == (len(lines), 0, [], [])
-    file.write_text(file.read_text().replace('"requests": 12', '"requests": 13', 1))
+    file.write_text(file.read_text().replace('"requests":12', '"requests":13', 1))
     assert "requests is 13, now 12" in found(tmp_path, tmp_path)[2][0]
 
 

@@ -14,7 +14,7 @@ from report.__main__ import main
 from report.numbers.build import collect, typeset
 from report.numbers.mixes import COMMIT, MIXES, mixes_numbers
 from report.numbers.rows import matches
-from vllm_sim.sweep.results import run_file
+from vllm_sim.sweep.results import check_commit, run_file
 
 ROOT = Path(__file__).parents[2]
 CHAPTERS = [path for path in sorted((ROOT / "report").glob("*.typ")) if path.name not in ("lib.typ", "report.typ")]
@@ -124,12 +124,19 @@ def test_costs_are_those_of_their_file(results):
     assert "keeps 987 bytes" in text_of(results)
 
 
-def test_same_rows_give_the_same_bytes(results, report):
-    assert typeset(collect(results, ROOT), ROOT) == [report]
+def test_same_rows_give_the_same_bytes(results):
+    assert typeset(collect(results, ROOT), ROOT) == typeset(collect(results, ROOT), ROOT)
 
 
-def test_the_committed_report_is_made_of_the_committed_rows(report):
-    assert report == (ROOT / "report.pdf").read_bytes(), "run `make report`"
+def test_the_committed_report_is_made_of_the_committed_rows(tmp_path, monkeypatch):
+    for path in (ROOT / "results").glob("*.jsonl"):
+        try:
+            check_commit(path, "make study")
+        except ValueError as error:
+            pytest.skip(f"no report can be made yet: {error}")
+    monkeypatch.chdir(ROOT)
+    assert main(["--pdf", str(tmp_path / "report.pdf")]) == 0
+    assert (tmp_path / "report.pdf").read_bytes() == (ROOT / "report.pdf").read_bytes(), "run `make report`"
 
 
 @pytest.mark.parametrize(
