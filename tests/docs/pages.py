@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from vllm_sim.eviction.registry import POLICIES
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
 
@@ -60,8 +58,6 @@ class Block:
 def blocks(page: str) -> list[Block]:
     """The blocks of a page, in order."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    if "belady" not in POLICIES:  # the pages have the new names of two policies already
-        text = text.replace("belady", "opt").replace("workload_aware", "wa")
     found = []
     for match in _FENCE.finditer(text):
         before = text[: match.start()]
