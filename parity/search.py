@@ -51,7 +51,7 @@ def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool) 
         with ThreadPoolExecutor(LANES) as pool:
             for outcomes in pool.map(lambda batch: _run_batch(folder, model, batch, is_sabotaged), together):
                 found += outcomes
-        if is_sabotaged and any(one.wrong for one in found):
+        if is_sabotaged and any(map(is_found, found)):
             break
     if is_sabotaged:
         return _record_sabotage(found, seed)
@@ -130,6 +130,8 @@ def tell(outcome: Outcome) -> None:
     checks.console.print(
         f"{number:4} {case.name} block {case.block_size}{' tight' if is_tight else ''}: {seen}: {verdict}"
     )
+    for line in outcome.wrong:
+        checks.console.print(f"     {line}", markup=False)
     if not outcome.wrong or case.executor == SABOTAGED:
         return
     values = {"number": number, "is_tight": is_tight, "case": asdict(case), "differences": outcome.wrong}
@@ -163,9 +165,14 @@ def summary(found: Sequence[Outcome], seed: int) -> dict[str, Any]:
     return row | dict(sums) | {"differences": sum(bool(one.wrong) for one in found)} | found[0].versions
 
 
+def is_found(outcome: Outcome) -> bool:
+    """Whether a step of a case differs in the simulator; a side that did not run has found nothing."""
+    return any(line.startswith("simulator: step ") for line in outcome.wrong)
+
+
 def _record_sabotage(found: Sequence[Outcome], seed: int) -> int:
     """Writes where a search has found the executor that is wrong on purpose; returns the exit code."""
-    first = next((one.drawn.number for one in found if one.wrong), None)
+    first = next((one.drawn.number for one in found if is_found(one)), None)
     update("parity", {"search_sabotage": {"wrong": SABOTAGED, "seed": seed, "found_in_configuration": first}})
     checks.console.print(f"wrong on purpose ({SABOTAGED}): " + (f"found in {first}" if first else "NOT found"))
     return 0 if first else 1

@@ -1,5 +1,8 @@
 """Policies in the engine: a batch with chunks and preemptions, one request at a time, resets, and what is refused."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +22,7 @@ from tests.engine.test_scheduling import preemptions
 from vllm_sim.engine import compat
 from vllm_sim.engine.contact import configure
 from vllm_sim.engine.options import SCHEDULER, name_scheduler
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.engine.pool import PolicyBlockPool
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES
@@ -153,6 +157,23 @@ def test_without_a_policy_no_scheduler_is_named(options: dict[str, Any]) -> None
     assert config.additional_config == {"vllm_sim": options}
 
 
+NAMING = """
+import sys
+from vllm.config import DeviceConfig, VllmConfig
+from vllm_sim.engine import compat
+compat.apply("eviction")
+config = VllmConfig(device_config=DeviceConfig(device="cpu"), additional_config={"vllm_sim": {"eviction": "arc"}})
+print(config.scheduler_config.scheduler_cls, "llvmlite" in sys.modules)
+"""
+
+
+def test_a_configuration_of_another_platform_names_a_policy_and_does_not_import_llvmlite() -> None:
+    """Where it is imported, vLLM's CPU worker does not start."""
+    environment = {name: value for name, value in os.environ.items() if name != TRACE_VARIABLE}
+    done = subprocess.run([sys.executable, "-c", NAMING], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split()[-2:] == [SCHEDULER, "False"]
+
+
 def test_a_configuration_that_is_read_twice_is_as_after_once() -> None:
     config = VllmConfig(additional_config={"vllm_sim": {"eviction": "arc"}})
     name_scheduler(config)
@@ -176,6 +197,7 @@ def test_a_scheduler_that_cannot_be_imported_by_name_is_refused() -> None:
     ("options", "arguments", "message"),
     [
         ({"eviction": "opt"}, {}, "opt needs the future"),
+        ({"eviction_params": {"share": 3}}, {}, "policy lru has no parameter 'share'; allowed: none"),
         ({"eviction": "lur"}, {}, "policy is 'lur'; allowed: lru, fifo"),
         ({"eviction": "slru", "eviction_params": {"protected": 3}}, {}, "protected is 3"),
         ({"eviction": "arc", "eviction_params": {"share": 3}}, {}, "no parameter 'share'; allowed: none"),

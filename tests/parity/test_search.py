@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from parity.drawing import Drawn, draw
-from parity.search import INSIDE, SABOTAGED, Outcome, compare, summary, tell
+from parity.search import INSIDE, SABOTAGED, Outcome, compare, is_found, summary, tell
 from parity.workload import Case
 
 SIDES = ("real", "simulator", "driver")
@@ -88,7 +88,7 @@ def test_a_tight_case_in_which_nothing_happened_is_counted_as_such(drawn: Drawn)
 
 
 def test_a_case_that_differs_leaves_a_file_that_holds_it(
-    tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, drawn: Drawn, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tell(Outcome(drawn, {}, [], {}))
@@ -98,6 +98,7 @@ def test_a_case_that_differs_leaves_a_file_that_holds_it(
     values = json.loads(path.read_text())
     assert Drawn(values["number"], values["is_tight"], Case.read(values["case"])) == drawn
     assert values["differences"] == ["driver: step 3"]
+    assert "driver: step 3" in capsys.readouterr().out
 
 
 def test_a_sabotaged_case_needs_no_driver(tmp_path: Path) -> None:
@@ -106,3 +107,9 @@ def test_a_sabotaged_case_needs_no_driver(tmp_path: Path) -> None:
     for side in SIDES[:2]:
         write(tmp_path, wrong.case, side, steps())
     assert compare(tmp_path, wrong).wrong == []
+
+
+def test_only_a_step_that_differs_finds_a_sabotaged_executor(drawn: Drawn) -> None:
+    assert is_found(Outcome(drawn, {}, ["simulator: step 3, tokens: 1, and 2 in the simulator"], {}))
+    for line in ("real: it did not start", "simulator: it did not start", "simulator: 2 steps, and 1 in the simulator"):
+        assert not is_found(Outcome(drawn, {}, [line], {}))

@@ -27,11 +27,22 @@ class Options:
 
 
 def parse_options(additional_config: Any) -> Options:
-    """Reads the options out of a VllmConfig's additional_config.
+    """Reads the options out of a VllmConfig's additional_config, and makes the policy once to see that it can be made.
 
     Raises:
-        ValueError: an unknown option or value; names it and what is allowed.
+        ValueError: an unknown option, value, policy or parameter, or the policy `opt`; names it and what is allowed.
     """
+    options = _read_options(additional_config)
+    if options.eviction != "lru" or options.eviction_params:
+        from vllm_sim.eviction.policy import Room
+        from vllm_sim.eviction.registry import make_policy
+
+        make_policy(options.eviction, Room(blocks=1, nodes=1), options.eviction_params)
+    return options
+
+
+def _read_options(additional_config: Any) -> Options:
+    """Reads the options, and looks at no policy."""
     values = additional_config.get(KEY, {}) if isinstance(additional_config, dict) else {}
     if not isinstance(values, dict):
         raise ValueError(f'additional_config["{KEY}"] is {values!r}; allowed: an object')
@@ -42,14 +53,16 @@ def parse_options(additional_config: Any) -> Options:
         if name in _ALLOWED and value not in _ALLOWED[name]:
             raise ValueError(f"option {name} of {KEY} is {value!r}; allowed: {', '.join(_ALLOWED[name])}")
     options = Options(**values)
-    _check_eviction(options)
+    _check_types(options)
     return options
 
 
 def name_scheduler(vllm_config: Any) -> None:
     """Makes a configuration's own field `scheduler_cls` name PolicyScheduler, where the options name a policy.
 
-    Nothing is changed where they do not. A scheduler that is named already moves into the options.
+    Nothing is changed where they do not. A scheduler that is named already moves into the options. The policy itself is
+    looked at by PolicyScheduler: policies import llvmlite, and where that is imported vLLM 0.32's CPU worker cannot
+    start (Platform.register_triton_kernel_overrides looks through the attributes of all modules).
 
     Args:
         vllm_config: changed; it is complete, so that upstream has decided on asynchronous scheduling.
@@ -57,8 +70,8 @@ def name_scheduler(vllm_config: Any) -> None:
     Raises:
         ValueError: an option or its value is not allowed, or the scheduler has no name to import it by.
     """
-    options = parse_options(vllm_config.additional_config)
-    if options.eviction == "lru":
+    options = _read_options(vllm_config.additional_config)
+    if options.eviction == "lru" and not options.eviction_params:
         return
     scheduler = vllm_config.scheduler_config
     named = _importable(scheduler.scheduler_cls)
@@ -79,16 +92,10 @@ def _importable(scheduler: str | type | None) -> str | None:
     return f"{scheduler.__module__}.{scheduler.__qualname__}"
 
 
-def _check_eviction(options: Options) -> None:
+def _check_types(options: Options) -> None:
     if not isinstance(options.eviction, str):
         raise ValueError(f"option eviction of {KEY} is {options.eviction!r}; allowed: the name of a policy")
     if not isinstance(options.eviction_params, dict):
         raise ValueError(f"option eviction_params of {KEY} is {options.eviction_params!r}; allowed: an object")
     if not isinstance(options.scheduler_cls, str | None) or options.scheduler_cls == SCHEDULER:
         raise ValueError(f"option scheduler_cls of {KEY} is {options.scheduler_cls!r}; allowed: another module.Class")
-    if options.eviction != "lru" or options.eviction_params:
-        from vllm_sim.eviction.policy import Room
-        from vllm_sim.eviction.registry import make_policy
-
-        # Refuses a wrong name or parameter, and `opt`, at the start.
-        make_policy(options.eviction, Room(blocks=1, nodes=1), options.eviction_params)
