@@ -108,5 +108,5 @@ def test_command_fails_where_a_row_differs_or_none_could_be_checked(stored: Path
     assert (done.returncode, done.stdout) == (0, "9 rows computed again, 0 differ, 0 not checked\n")
     assert command(stored, "nowhere").returncode == 1
     text = results(stored).read_text()
-    results(stored).write_text(text.replace('"hit_tokens": ', '"hit_tokens": 1'))
+    results(stored).write_text(text.replace('"hit_tokens":', '"hit_tokens":1'))
     assert command(stored, str(stored)).returncode == 1
