@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
-from parity.__main__ import BUSY, ROOT, SERIAL, run_side
+from parity.__main__ import BUSY, SERIAL
 from parity.checks import read
 from parity.compare import counts, differences, missing
 from parity.engine import write_trace
+from parity.sides import ROOT, run_side
 from parity.workload import Case, make_answers, make_asks
 
 CASES = (*(BUSY[i] for i in (0, 2, 4, 8)), SERIAL[-1])
