@@ -106,7 +106,7 @@ def compare_upstream(runs: dict[str, dict[str, Any]]) -> Iterator[Finding]:
 
 
 def attempt(section: str, check: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """The findings of a check; where it cannot be made at all, a single one that says why."""
+    """The findings of a check; where it cannot be made, a single finding with the reason."""
     try:
         return list(check())
     except subprocess.CalledProcessError as error:

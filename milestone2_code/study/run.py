@@ -28,7 +28,7 @@ def run_study(
 
     Args:
         study: where.
-        say: told what happens.
+        say: called with a line on what happens.
         parts: the files to fill.
         jobs: processes, -1 for one a core.
         progress: called with the numbers of finished and of all cells.

@@ -33,7 +33,7 @@ class View(NamedTuple):
     workload: str | None = None
     """The only one whose requests are served; None: all."""
     tags: str = "with"
-    """with, without, shuffled: what a policy is told of workload and turn."""
+    """with, without, shuffled: what a policy sees of workload and turn."""
     tenants: str = "none"
     """What a salt stands for: none, tenant, session, or a number of tenants that sessions are dealt to."""
     burst: bool = False

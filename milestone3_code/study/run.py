@@ -33,7 +33,7 @@ def run_study(
     Args:
         plan: the TOML file.
         study: where.
-        say: told what happens.
+        say: called with a line on what happens.
         parts: `engine`, `cache`.
         jobs: processes, -1 for one a core.
         progress: called with the numbers of finished and of all points.

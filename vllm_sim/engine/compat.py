@@ -19,7 +19,7 @@ __all__ = ["TABLE", "VersionError", "apply", "revert"]
 
 @runtime_checkable
 class Admitting(Protocol):
-    """An executor that is told of requests as they arrive."""
+    """An executor that sees each request as it arrives."""
 
     def admit(self, request: Any) -> None: ...
 
@@ -83,7 +83,7 @@ MANAGER = Promotion(
 POOL = Promotion(
     name="pool",
     target="vllm.v1.core.block_pool:BlockPool",
-    why="a policy chooses the block that is evicted, and is told of hits, releases and lost hashes",
+    why="a policy chooses the block that is evicted, and sees hits, releases and lost hashes",
     upstream="vllm/v1/core/kv_cache_coordinator.py, KVCacheCoordinator.__init__ makes it; three objects keep it",
     delete_when="an option names a policy or a block pool",
 )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
-from vllm_sim.replay.rows import RequestResult, Row
+from vllm_sim.replay.rows import TIMES, RequestResult, Row
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -131,6 +131,6 @@ def _schedule_columns(schedule: Schedule, outcome: Outcome) -> dict[str, list[An
     if outcome.parts is not None:
         columns["readmission_prompt_tokens"] = (outcome.prompt_tokens * schedule.preemptions).tolist()
         columns["readmission_hit_tokens"] = schedule.readmission_hit_tokens.tolist()
-    for name in ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms"):
+    for name in TIMES:
         columns[name] = [None if ms != ms else round(ms, 3) for ms in getattr(schedule, name).tolist()]  # NaN
     return columns

@@ -142,7 +142,6 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
     assert allocated is not None
     whole = rates(outcome, counted)
     served = counted & ~outcome.rejected
-    computed = computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - parts.hit
     return {name: getattr(whole, name) for name in Rates.__struct_fields__ if name != "requests"} | {
         "miss_cold_tokens": int(parts.cold[counted].sum()),
         "miss_evicted_tokens": int(parts.evicted[counted].sum()),
@@ -152,8 +151,19 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
         "by_turn": _by(outcome, outcome.labels.turn, counted),
         "by_tenant": _by(outcome, outcome.labels.tenant, counted),
         "slots_allocated": int(allocated[served].sum()) * outcome.block_size,
-        "slots_filled": int(computed[served].sum()),
+        "slots_filled": int(filled_slots(outcome)[served].sum()),
     }
+
+
+def filled_slots(outcome: Outcome) -> Array:
+    """Tokens that each request computes at a first try, [n].
+
+    Raises:
+        ValueError: the run has no attribution.
+    """
+    if outcome.parts is None:
+        raise ValueError("a run without attribution has no hits; allowed: one with")
+    return computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - outcome.parts.hit
 
 
 def _by(outcome: Outcome, label: Label, counted: Mask) -> dict[str, Rates]:

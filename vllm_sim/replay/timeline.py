@@ -17,7 +17,7 @@ from typing import IO, Any
 import msgspec
 
 from vllm_sim.replay.latency import split_load
-from vllm_sim.replay.rows import RequestResult, Row
+from vllm_sim.replay.rows import TIMES, RequestResult, Row
 from vllm_sim.trace.files import open_output
 
 ENGINE, REQUESTS = 1, 2
@@ -61,7 +61,7 @@ class Timeline:
         if row["status"] == "rejected":
             self._write("i", f"rejected row {row['row']}", REQUESTS, 0, row["arrival_ms"], s="p", args=about)
             return
-        moments = [row[name] for name in ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms")]
+        moments = [row[name] for name in TIMES]
         track = self._track(moments[0], moments[-1])
         self._slice(f"row {row['row']}", REQUESTS, track, moments[0], moments[-1], about)
         for name, start, end in zip(("queued", "prefill", "decode"), moments[:-1], moments[1:], strict=True):

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.block_rules import computed_tokens
 from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.replay.rows import Row
+from vllm_sim.replay.summary import filled_slots
 
 DRAWS = 1000
 TURNS = 20
@@ -89,7 +89,7 @@ def with_intervals(row: Row, outcome: Outcome) -> Row:
     whole, *turns = rate_intervals(outcome)
     by_turn = {turn: rates | turns[int(turn)] for turn, rates in row["by_turn"].items() if int(turn) < TURNS}
     served = ~outcome.rejected
-    computed = computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - hits(outcome)
+    computed = filled_slots(outcome)
     allocated = outcome.blocks_allocated * outcome.block_size
     (pair,) = ratio_intervals((computed * served)[None], (allocated * served)[None], outcome.labels.session.codes)
     filled = round(row["slots_filled"] / max(1, row["slots_allocated"]), 6)
