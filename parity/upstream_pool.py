@@ -22,6 +22,8 @@ from parity.model import EXPORTED
 PATIENCE = 20
 """Times longer than upstream waits for a child process, which imports vLLM: on a machine that has more to do."""
 pools: Counter[str] = Counter()
+in_tests: dict[type, type] = {}
+"""What the tests' own modules get in place of upstream's pool; vLLM's modules keep theirs, which a manager's is."""
 
 
 def pytest_configure() -> None:
@@ -30,6 +32,14 @@ def pytest_configure() -> None:
         _put_pool()
     if os.environ.get("VLLM_SIM_TEST_LIFTED"):
         _lift_refusals()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    modules = {item.module for item in session.items if isinstance(item, pytest.Function)}
+    for module in modules:
+        for name, value in list(vars(module).items()):
+            if isinstance(value, type) and value in in_tests:
+                setattr(module, name, in_tests[value])
 
 
 def _lift_refusals() -> None:
@@ -98,4 +108,4 @@ def _put_pool() -> None:
             self.adopt(book(self), describe())
 
     KVCacheManager.__init__ = init_manager
-    block_pool.BlockPool = LruBlockPool  # the coordinator, whose pool the manager adopts, has upstream's already
+    in_tests[block_pool.BlockPool] = LruBlockPool
