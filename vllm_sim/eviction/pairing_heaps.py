@@ -13,7 +13,7 @@ from vllm_sim.eviction.compiled import compiled
 
 
 @compiled
-class Leaves:
+class PairingHeaps:
     """Heaps over block numbers.
 
     Attributes:
