@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone2_code.study.study import ENDS
+from milestone2_code.study.study import ORACLE
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -43,7 +43,7 @@ def table(rows: Sequence[Row]) -> str:
     rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
     for words, policy in (
         ("the same under `hybrid`", "hybrid"),
-        ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ENDS),
+        ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ORACLE),
         ("the same under the optimum (`belady`)", "belady"),
     ):
         rest.append((words, "policy", {"capacity_share": 0.1, "policy": policy}, "token_hit_rate"))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.making import small_trace
 from vllm_sim.eviction.policies.lru import Lru
+from vllm_sim.eviction.registry import find_policy
 from vllm_sim.provenance import file_sha256, fingerprint, load_entry, reached
 from vllm_sim.replay.config import BACKENDS
 
@@ -173,10 +174,10 @@ def test_every_module_that_a_run_loads_counts(tmp_path: Path, backend: str, poli
     values |= {"concurrency": 2} if backend == "engine" else {}
     said = python(LOADED, str(small_trace(tmp_path)), json.dumps(values), path=[ROOT])
     code, names = json.loads(said.splitlines()[-1])
-    makers = load_entry(ROW), BACKENDS[backend], load_entry(f"vllm_sim.eviction.{policy}:{policy.capitalize()}")
+    makers = load_entry(ROW), BACKENDS[backend], find_policy(policy)
     assert code == fingerprint(*makers)
     assert set(names) <= reached(*makers)
-    assert f"vllm_sim.eviction.{policy}" in names
+    assert f"vllm_sim.eviction.policies.{policy}" in names
 
 
 STUDY = """

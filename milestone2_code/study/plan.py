@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from milestone2_code.study.study import ENDS, EnginePoint, Point
+from milestone2_code.study.study import ORACLE, EnginePoint, Point
 from milestone2_code.study.workload import Pattern
 
 WORKLOADS = ("single", "multi")
@@ -32,7 +32,7 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
         for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
-            yield Point("policy", workload, share=share, policy=ENDS)
+            yield Point("policy", workload, share=share, policy=ORACLE)
         yield Point("reuse", workload)
         if workload == "multi":  # the order of single requests is the same in all patterns
             for pattern in PATTERNS[3:5] if quick else PATTERNS:

@@ -159,7 +159,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
     row = chosen[0]
     more = (
         f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
-        "knows the future, lru+ends which sessions are over.\n"
+        "knows the future, session_end_oracle which sessions are over.\n"
         "Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
     )
     return save(figure, figures, "chat_policies", caption(rows, more))

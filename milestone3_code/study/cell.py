@@ -127,7 +127,7 @@ def loss_row(study: Study, point: Point) -> Row:
     opt, lru, hybrid = (hit_tokens(view, policy, capacity) for policy in ("belady", "lru", "hybrid"))
     parts = {
         "unlimited_hit_rate": unlimited,
-        "opt_hit_rate": opt,
+        "belady_hit_rate": opt,
         "lru_hit_rate": lru,
         "hybrid_hit_rate": hybrid,
         "lost_to_capacity": unlimited - opt,

@@ -161,6 +161,6 @@ def random_row(study: Study, point: Point) -> Row:
         "working_set_blocks": chains.working_set,
         "token_hit_rate": round(lru + gains[point.policy], 6),
         "lru_hit_rate": round(lru, 6),
-        "opt_hit_rate": round(opt, 6),
+        "belady_hit_rate": round(opt, 6),
         "gains_over_lru": gains,
     }

@@ -66,7 +66,7 @@ def _mixes(rows: Sequence[Row]) -> str:
             for row in chosen
             if row["experiment"] == "mix" and row["policy"] == "hybrid" and row["mix"] == loss["mix"]
         )
-        rates = [f"{loss[name]:.3f}" for name in ("lru_hit_rate", "hybrid_hit_rate", "opt_hit_rate")]
+        rates = [f"{loss[name]:.3f}" for name in ("lru_hit_rate", "hybrid_hit_rate", "belady_hit_rate")]
         rates.append(f"{loss['unlimited_hit_rate']:.3f}")
         parts = ", ".join(f"{name} {100 * part['gain_over_lru']:+.1f}" for name, part in hybrid["by_workload"].items())
         lines.append(f"| {loss['mix']} | {' | '.join(rates)} | {parts} |")

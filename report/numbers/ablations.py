@@ -86,8 +86,8 @@ def _cold(rows: Rows) -> Numbers:
         "table": table,
         "first": points(mean([row["first_gain_over_lru"] for row in hybrid])),
         "rest": points(mean([row["rest_gain_over_lru"] for row in hybrid])),
-        "opt_first": points(mean([row["first_gain_over_lru"] for row in opt])),
-        "opt_rest": points(mean([row["rest_gain_over_lru"] for row in opt])),
+        "belady_first": points(mean([row["first_gain_over_lru"] for row in opt])),
+        "belady_rest": points(mean([row["rest_gain_over_lru"] for row in opt])),
         "capacity": spaced(COLD),
     }
 

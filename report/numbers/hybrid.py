@@ -162,7 +162,7 @@ def _random(rows: Rows) -> Numbers:
     chosen = rows.pick("random")
     middle = [row for row in chosen if row["capacity"] not in RANDOM_ENDS]
     seeds = np.array([row["seed"] for row in middle])
-    gaps = np.array([row["opt_hit_rate"] - row["lru_hit_rate"] for row in middle])
+    gaps = np.array([row["belady_hit_rate"] - row["lru_hit_rate"] for row in middle])
     table, below, least = [], {}, {}
     for name in chosen[0]["gains_over_lru"]:
         gains = [row["gains_over_lru"][name] for row in chosen]
@@ -217,7 +217,7 @@ def _workloads(rows: Rows) -> Numbers:
         "there_gain": points(worst[1]["gain_over_lru"]),
         "there_interval": between(worst[1]["gain_over_lru_ci95"]),
         "there_sure": worst[1]["gain_over_lru_ci95"][0] > 0,
-        "opt_takes": min(others["belady"]) < -NEAR_ZERO,
+        "belady_takes": min(others["belady"]) < -NEAR_ZERO,
         "arc_worst": points(min(others["arc"]), 1),
         "arc_losing": number(sum(gain < WORST for gain in others["arc"])),
         "met": not losing,

@@ -47,7 +47,7 @@ def engine_numbers(results: Path) -> Numbers:
         "gain_range": f"{signed(min(extremes), 1)} to {signed(max(extremes), 1)} points",
         "sequential": _sequential(Rows(results / "mixed.jsonl", MAKER), chosen),
         "closed": _closed(rows, values(chosen, "point")),
-        "opt_below_lru": _below(rows, values(chosen, "point")),
+        "belady_below_lru": _below(rows, values(chosen, "point")),
         "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
         "least": percent(min(changes)),
         "most": percent(max(changes)),

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.eviction.test_policies import random_requests
-from vllm_sim.eviction import arc, kernel, s3fifo, slru
+from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.policies import arc, s3fifo, slru
 from vllm_sim.eviction.policy import Policy, PolicyContext
 from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import make_policy

@@ -187,7 +187,7 @@ def test_random_traffic_is_a_seeds_own_and_has_every_policy_beside_lru(rows):
             for policy in ("lru", "arc", "hybrid", "belady")
         }
         assert row["lru_hit_rate"] == pytest.approx(rates["lru"], abs=1e-6)
-        assert row["opt_hit_rate"] == pytest.approx(rates["belady"], abs=1e-6)
+        assert row["belady_hit_rate"] == pytest.approx(rates["belady"], abs=1e-6)
         assert row["token_hit_rate"] == pytest.approx(rates["hybrid"], abs=2e-6)
         assert row["gains_over_lru"]["arc"] == pytest.approx(rates["arc"] - rates["lru"], abs=1e-6)
         assert max(row["gains_over_lru"].values()) <= rates["belady"] - rates["lru"] + 1e-6

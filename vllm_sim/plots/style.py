@@ -38,7 +38,7 @@ LOOKS = {
     "arc": Look("#0072B2", "D", "-."),
     "s3fifo": Look("#D55E00", "P", "-"),
     "workload_aware": Look("#CC79A7", "X", "--"),
-    "lru+ends": Look("#4B0082", ">", ":"),
+    "session_end_oracle": Look("#4B0082", ">", ":"),
     "hybrid": Look("#B00020", "h", "-"),
 }
 _FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))

@@ -1,9 +1,10 @@
 """Rows of before they had a schema number, read for one release: what they said in words is put into fields.
 
-The key of a run was called `cell`, and two policies had shorter names.
+The key of a run was called `cell`, intervals NAME_95, and three policies had other names.
 """
 
-from vllm_sim.eviction.names import full_name
+from typing import Any
+
 from vllm_sim.replay.rows import Row
 
 
@@ -14,10 +15,6 @@ def upgraded(row: Row) -> Row:
     """
     if "cell" in row:
         row = {"key" if name == "cell" else name: value for name, value in row.items()}
-    if "policy" in row:
-        row = row | {"policy": full_name(row["policy"])}
-    if "gains_over_lru" in row:
-        row = row | {"gains_over_lru": {full_name(name): gain for name, gain in row["gains_over_lru"].items()}}
     if "schema" in row:
         return row
     skipped, requests = row.get("warmup_requests", 0), row.get("requests", 0)
@@ -31,11 +28,16 @@ def upgraded(row: Row) -> Row:
     return {"schema": 0} | _renamed(row) | more
 
 
-def _renamed(row: Row) -> Row:
-    """Intervals were called NAME_95."""
-    return {
-        f"{name}_ci95" if (name := key.removesuffix("_95")) != key else key: _renamed(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in row.items()
-    }
+_KEYS = {"opt": "belady", "wa": "workload_aware", "lru+ends": "session_end_oracle", "opt_hit_rate": "belady_hit_rate"}
+
+
+def _renamed(value: Any) -> Any:
+    """A value with its keys and policies as they are named today."""
+    if isinstance(value, dict):
+        return {_name(key): _KEYS.get(item, item) if key == "policy" else _renamed(item) for key, item in value.items()}
+    return value
+
+
+def _name(key: str) -> str:
+    stem = key.removesuffix("_95")
+    return f"{stem}_ci95" if stem != key else _KEYS.get(key, key)

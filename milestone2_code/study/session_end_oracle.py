@@ -20,7 +20,7 @@ from vllm_sim.replay.outcome import Outcome, Totals
 
 
 @compiled
-class Ends(Belady):
+class SessionEndOracle(Belady):
     """Last used longest ago first, behind second copies and blocks that no row asks for any more."""
 
     def __init__(self, context: PolicyContext):
@@ -33,9 +33,9 @@ class Ends(Belady):
         return 0, stamp - 2**62 if copies > 1 or is_over else stamp
 
 
-def with_ends(outcome: Outcome, chains: Chains, capacity_blocks: int) -> Outcome:
-    """Another policy's run of the same requests, with what they would have found under `Ends`."""
-    ranker = Ends(make_context(chains, "belady", capacity_blocks))
+def with_oracle(outcome: Outcome, chains: Chains, capacity_blocks: int) -> Outcome:
+    """Another policy's run of the same requests, with what they would have found under `SessionEndOracle`."""
+    ranker = SessionEndOracle(make_context(chains, "belady", capacity_blocks))
     index = PrefixIndex(capacity_blocks, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
     kernel.serve(native(index), native(ranker), chains, capacity_blocks, out)
