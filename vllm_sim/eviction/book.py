@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.leaves import Leaves
+from vllm_sim.eviction.leaves import Leaves, NoLeaves
 from vllm_sim.eviction.order import Order
 
 # Places in Book.counts.
@@ -56,8 +56,8 @@ class Book:
         self.last = np.zeros(nodes, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.leaves = Leaves(0 if policy.in_order else blocks, policy.queues)
-        self.back = Leaves(blocks if policy.both_ends else 0, policy.queues)
+        self.leaves = NoLeaves(policy.queues) if policy.in_order else Leaves(blocks, policy.queues)
+        self.back = Leaves(blocks, policy.queues) if policy.both_ends else NoLeaves(policy.queues)
         self.both_ends = policy.both_ends
         self.line = Order(blocks if policy.in_order else 0)
         self.in_order = policy.in_order
