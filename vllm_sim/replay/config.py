@@ -15,7 +15,7 @@ from vllm_sim.replay.latency import DEVICES, MODELS, Table
 
 BACKENDS = {
     "engine": "vllm_sim.replay.engine_backend:run_engine",
-    "blockpool": "vllm_sim.engine.blockpool:run",
+    "blockpool": "vllm_sim.engine.backends.blockpool:run",
     "fast": "vllm_sim.eviction.simulate:simulate",
 }
 """What serves the requests, imported when it is used."""

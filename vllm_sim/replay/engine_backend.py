@@ -41,7 +41,7 @@ def run_engine(
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
-    from vllm_sim.engine import driver as engine
+    from vllm_sim.engine.backends import driver as engine
 
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, config, model_config(config.model))
@@ -76,7 +76,7 @@ def run_engine(
 
 
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcome:
-    """What the driver says (`engine.driver.Served`), as arrays, in the order given."""
+    """What the driver says (`engine.backends.driver.Served`), as arrays, in the order given."""
     rows = [one.row for one in served]
     prompt = np.array([len(loaded.trace.prompt(row)) for row in rows], np.int64)
     found = [one.admission for one in served]

@@ -149,7 +149,7 @@ class Vocabulary:
 
     @cached_property
     def _template_source(self) -> str:
-        if self.model is None:
+        if self._files["tokenizer.json"] is None:
             raise ValueError(self._needs_tokenizer)
         path = self._files["chat_template.jinja"]
         source = path.read_text(encoding="utf-8") if path else self._config.get("chat_template")
