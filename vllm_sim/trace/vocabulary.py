@@ -54,8 +54,8 @@ class Vocabulary:
         # Looked for first: a hub that does not answer costs its client's retries for each file.
         if model is not None and _find_file(model, "tokenizer.json") is None and not Path(model).is_dir():
             raise ValueError(
-                f"{model} is no folder here, and the hub gives no tokenizer.json of that name; allowed: --model FOLDER, "
-                "as `vllm-sim model export` builds it"
+                f"{model} is no folder here, and the hub gives no tokenizer.json of that name; allowed: "
+                "--model FOLDER, as `vllm-sim model export` builds it"
             )
         self._files = {name: None if model is None else _find_file(model, name) for name in FILES}
         self._config = self._read_json("tokenizer_config.json")
