@@ -15,18 +15,18 @@ from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash
 from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction import kernel
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.compiled import native
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import POLICIES, make_policy
-from vllm_sim.eviction.simulate import make_room
+from vllm_sim.eviction.simulate import make_context
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 REFERENCES, CAPACITY, REPEATS = 288_500, 10_000, 9
 # With the name `lru` upstream's own queue would serve.
-LIVE = ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]
+LIVE = ["vllm_sim.eviction.policies.lru:Lru", *(name for name in POLICIES if name not in ("lru", "belady"))]
 
 
 def make_requests(references: int) -> Requests:
@@ -56,10 +56,10 @@ def best_of(measure: Callable[[], float]) -> float:
 
 def simulation_seconds(chains: Chains, policy: str) -> float:
     """One more simulation of a trace that is linked already."""
-    ranker = make_policy(policy, make_room(chains, policy, CAPACITY))
+    ranker = make_policy(policy, make_context(chains, policy, CAPACITY))
     begin = time.perf_counter()
-    book = Book(CAPACITY, chains.working_set, ranker, recycle=False)
-    kernel.serve(native(book), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
+    index = PrefixIndex(CAPACITY, chains.working_set, ranker, recycle=False)
+    kernel.serve(native(index), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
     return time.perf_counter() - begin
 
 
@@ -132,7 +132,7 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     """
     manager = make_manager(CAPACITY)
     if policy is not None:
-        adopt(manager, LiveBook(policy, live_room(policy, CAPACITY)), lambda request: (0, 0))
+        adopt(manager, OnlineCache(policy, online_context(policy, CAPACITY)), lambda request: (0, 0))
     pool: Any = manager.block_pool
     pool.enable_kv_cache_events = False
     rounds = 3 * CAPACITY // chain
@@ -152,15 +152,15 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
 
 
 def bytes_per_block(policy: str) -> float:
-    """Arrays of the book and the policy, and the names of nodes; a full pool with ghosts."""
+    """Arrays of the index and the policy, and the names of nodes; a full pool with ghosts."""
     capacity = CAPACITY // 5
     names = [_digest(name) for name in range(4 * capacity)]
     tracemalloc.start()
-    book = LiveBook(policy, live_room(policy, capacity))
+    index = OnlineCache(policy, online_context(policy, capacity))
     for first in range(0, len(names), 100):
-        blocks = book.evict(100) if first >= capacity else list(range(first + 1, first + 101))
-        book.cache(blocks, names[first : first + 100], None, False)
-        book.release(blocks[::-1])
+        blocks = index.evict(100) if first >= capacity else list(range(first + 1, first + 101))
+        index.cache(blocks, names[first : first + 100], None, False)
+        index.release(blocks[::-1])
     spent = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return spent / capacity

@@ -44,7 +44,7 @@ def table(rows: Sequence[Row]) -> str:
     for words, policy in (
         ("the same under `hybrid`", "hybrid"),
         ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ENDS),
-        ("the same under the optimum (`belady`)", "opt"),
+        ("the same under the optimum (`belady`)", "belady"),
     ):
         rest.append((words, "policy", {"capacity_share": 0.1, "policy": policy}, "token_hit_rate"))
     for size in (64, 512):
@@ -112,7 +112,7 @@ def findings(results: Path) -> str:
         raise ValueError("rows of a quick run are no results; run both studies without --quick")
     single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
     tenth = {"capacity_share": 0.1}
-    lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "opt"))
+    lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "belady"))
     gaps = [row for row in mixes if row["experiment"] == "gap" and row["block_size"] == mixed.MAIN_BLOCK]
     whole = {row["policy"]: row for row in gaps if row["mix"] == "all"}
     closed = ", ".join(f"`{name}` {mixed.percent(whole[name], 'gap_closed')}" for name in ("hybrid", "arc"))

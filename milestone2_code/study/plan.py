@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 PATTERNS = tuple(
     Pattern(rate, think_s, seed) for rate in (0.25, 1.0, 4.0, 16.0) for think_s in (10.0, 60.0, 300.0) for seed in SEEDS
 )
-QUICK_POLICIES = ("lru", "arc", "hybrid", "opt")
+QUICK_POLICIES = ("lru", "arc", "hybrid", "belady")
 """Each is compiled once on a machine, which takes longer than a quick run's rows."""
 POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 

@@ -138,7 +138,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
         mine = [row for row in chosen if row["policy"] == policy]
         shares = [row["capacity_share"] * 100 for row in mine]
         rates.plot(shares, [row["token_hit_rate"] for row in mine], **line_style(policy))
-        if policy in ("lru", "opt"):
+        if policy in ("lru", "belady"):
             continue
         points = [row["gain_over_lru"] * 100 for row in mine]
         ends = [[end * 100 for end in row["gain_over_lru_ci95"]] for row in mine]

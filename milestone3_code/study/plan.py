@@ -27,7 +27,7 @@ unless named. Gains compare the same requests in two runs, each draw taking the 
                gain_over_lru, gain_over_lru_ci95}. Also `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
-    loss       A row a mix, block size and capacity (policy `opt`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,
+    loss       A row a mix, block size and capacity (policy `belady`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,
                hybrid_hit_rate; lost_to_capacity (unlimited - opt), lost_to_policy (opt - lru), gained_by_hybrid
                (hybrid - lru), each with _95; by_workload: {name: the same}.
     gap        A row a policy, block size and mix, and one for mix `all`, over the capacities from 5 to 50 %:
@@ -65,7 +65,7 @@ mixed_matrix.jsonl:
 
 mixed_engine.jsonl: `point` (name in the TOML file), the engine's fields of summary.jsonl, token_hit_rate_95,
 ttft_ms_*, tpot_ms_*, e2e_ms_* (p50, p90, p99) and output_tokens_per_s with _95; by_workload: {name: the same}.
-`opt` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
+`belady` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
@@ -79,7 +79,7 @@ from typing import Any
 
 from milestone3_code.study.asked import Params
 from milestone3_code.study.study import MAIN_BLOCK, Point, Study
-from vllm_sim.eviction.hybrid import Hybrid
+from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.trace.files import iter_records
 from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, Table, number, read_toml, whole
@@ -170,7 +170,9 @@ def _kept(values: list[Any], quick: Table | None, name: str, always: list[Any] |
 
 def _variants(hybrid: Table) -> Iterator[tuple[str, Params]]:
     """Ablations: the default, each part off, each constant halved and doubled."""
-    defaults = {name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "room"}
+    defaults = {
+        name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "context"
+    }
     yield "default", ()
     without = hybrid.need_table("without")
     for name in without:

@@ -80,7 +80,7 @@ def _cold(rows: Rows) -> Numbers:
             row = rows.one("cold_start", mix=mix, capacity=COLD, policy=policy, block_size=BLOCK)
             cells += [signed(100 * row["first_gain_over_lru"]), signed(100 * row["rest_gain_over_lru"])]
         table.append([mix, *cells])
-    hybrid, opt = ([row for row in chosen if row["policy"] == name] for name in ("hybrid", "opt"))
+    hybrid, opt = ([row for row in chosen if row["policy"] == name] for name in ("hybrid", "belady"))
     return {
         "head": ["mix", *(f"{policy}, {part}" for policy in policies for part in ("first", "rest"))],
         "table": table,

@@ -172,13 +172,13 @@ def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
     chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
     asked = ordered(chats, 16, Pattern())
     hits = {}
-    for policy in ("lru", "opt"):
+    for policy in ("lru", "belady"):
         config = RunConfig(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
         linked = Linked(asked.requests, asked.chains)
         outcome = serve(linked, asked.records, labels_of(asked.records), config)
         hits[policy] = outcome.parts.hit.sum()
     parts = with_ends(outcome, asked.chains, 150).parts
-    assert hits["lru"] < parts.hit.sum() < hits["opt"]
+    assert hits["lru"] < parts.hit.sum() < hits["belady"]
     total = parts.hit + parts.cold + parts.evicted + parts.partial + parts.last
     assert (total == outcome.prompt_tokens).all()
 

@@ -12,7 +12,7 @@ from vllm_sim.plots.page import write_page
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
-POLICIES = ["lru", "arc", "opt"]
+POLICIES = ["lru", "arc", "belady"]
 
 
 @pytest.fixture(scope="module")

@@ -30,14 +30,14 @@ class Look(NamedTuple):
 
 LOOKS = {
     "lru": Look("#000000", "o", "-"),
-    "opt": Look("#666666", "*", "--"),
+    "belady": Look("#666666", "*", "--"),
     "fifo": Look("#E69F00", "v", "-."),
     "random": Look("#999999", "x", ":"),
     "lfu": Look("#56B4E9", "^", "-"),
     "slru": Look("#009E73", "s", "--"),
     "arc": Look("#0072B2", "D", "-."),
     "s3fifo": Look("#D55E00", "P", "-"),
-    "wa": Look("#CC79A7", "X", "--"),
+    "workload_aware": Look("#CC79A7", "X", "--"),
     "lru+ends": Look("#4B0082", ">", ":"),
     "hybrid": Look("#B00020", "h", "-"),
 }

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
+from vllm_sim.eviction.names import full_name
 from vllm_sim.replay.latency import DEVICES, MODELS, Table
 
 BACKENDS = {
@@ -91,6 +92,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "policy", full_name(self.policy))
         for field in config_fields():
             value, about = getattr(self, field.name), field.about
             if about.choices and value not in about.choices:

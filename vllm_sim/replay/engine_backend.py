@@ -71,7 +71,7 @@ def run_engine(
     ran = msgspec.structs.replace(
         config, max_model_len=setup.max_model_len, max_num_batched_tokens=setup.max_num_batched_tokens
     )
-    more = {"policy_future": "order of rows"} if config.policy == "opt" else {}
+    more = {"policy_future": "order of rows"} if config.policy == "belady" else {}
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
 
 
@@ -128,7 +128,7 @@ def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config
     if config.policy == "lru":
         return None
     salts = [record.cache_salt for record in records]
-    if config.policy != "opt":
+    if config.policy != "belady":
         return engine.Known(categories(records), salts, None)
     requests = cache_requests(trace, records, config.block_size)
     return engine.Known(requests.category, salts, link(requests, config.block_size))

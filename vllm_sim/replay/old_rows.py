@@ -1,8 +1,9 @@
 """Rows of before they had a schema number, read for one release: what they said in words is put into fields.
 
-The key of a run was called `cell`.
+The key of a run was called `cell`, and two policies had shorter names.
 """
 
+from vllm_sim.eviction.names import full_name
 from vllm_sim.replay.rows import Row
 
 
@@ -13,6 +14,10 @@ def upgraded(row: Row) -> Row:
     """
     if "cell" in row:
         row = {"key" if name == "cell" else name: value for name, value in row.items()}
+    if "policy" in row:
+        row = row | {"policy": full_name(row["policy"])}
+    if "gains_over_lru" in row:
+        row = row | {"gains_over_lru": {full_name(name): gain for name, gain in row["gains_over_lru"].items()}}
     if "schema" in row:
         return row
     skipped, requests = row.get("warmup_requests", 0), row.get("requests", 0)

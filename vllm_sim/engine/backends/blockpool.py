@@ -22,10 +22,10 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import Chains
-from vllm_sim.eviction.live import LiveBook
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.online_cache import OnlineCache
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
-from vllm_sim.eviction.simulate import Run, make_room
+from vllm_sim.eviction.simulate import Run, make_context
 
 _BLOCK_TOKENS = 2
 _MAX_MODEL_LEN = 2**40
@@ -46,10 +46,10 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
         raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
     manager = make_manager(capacity)
     if policy != "lru":
-        book = LiveBook(policy, make_room(chains, policy, capacity, seed), params, _nodes)
-        adopt(manager, book, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
+        online = OnlineCache(policy, make_context(chains, policy, capacity, seed), params, _nodes)
+        adopt(manager, online, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
     else:
-        make_policy(policy, Room(capacity, nodes=1), params)
+        make_policy(policy, PolicyContext(capacity, nodes=1), params)
     return _serve(chains, capacity, manager)
 
 

@@ -28,10 +28,10 @@ from vllm_sim.engine.platform import ReplayPlatform
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import Array, Chains
-from vllm_sim.eviction.live import LiveBook, live_room
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
-from vllm_sim.eviction.simulate import make_room
+from vllm_sim.eviction.simulate import make_context
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
@@ -43,7 +43,7 @@ class Known(NamedTuple):
     salts: Sequence[str | None]
     """cache_salt by row."""
     chains: Chains | None
-    """The blocks of all rows, for `opt` alone."""
+    """The blocks of all rows, for `belady` alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +116,7 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
             f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
         )
     numbers: dict[BlockHash, int] = {}
-    book = _make_book(setup, known, numbers)
+    online = _make_online(setup, known, numbers)
     os.environ[TRACE_VARIABLE] = str(trace)
     startable = min(setup.max_model_len, setup.capacity_blocks * setup.block_size)
     arguments = EngineArgs(
@@ -136,11 +136,11 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     )
     core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
     compat.MAX_LENGTH.put(core.scheduler, setup.max_model_len)
-    if known is not None and book is not None:
+    if known is not None and online is not None:
         if known.chains is not None:
             assert isinstance(core.model_executor, RowExecutor)
             numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
-        _adopt(core, book, known)
+        _adopt(core, online, known)
     return core
 
 
@@ -150,32 +150,34 @@ def scheduler_of(core: EngineCore) -> Scheduler:
     return core.scheduler
 
 
-def _make_book(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> LiveBook | None:
-    """The policy's book, before there is an engine that an error would leave behind; None for `lru`.
+def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> OnlineCache | None:
+    """The policy's online, before there is an engine that an error would leave behind; None for `lru`.
 
     Args:
         setup: The configuration.
         known: What the policy may know.
-        numbers: Filled before the book is used: the node of each block hash, where the chains are known.
+        numbers: Filled before the online is used: the node of each block hash, where the chains are known.
 
     Raises:
         ValueError: the policy or a parameter is not known, or needs what it is not told.
     """
     policy, params, capacity = setup.policy, setup.policy_params, setup.capacity_blocks
     if policy == "lru":
-        make_policy(policy, Room(capacity, nodes=1), params)
+        make_policy(policy, PolicyContext(capacity, nodes=1), params)
         return None
     if known is None:
         raise ValueError(f"policy {policy} needs the rows' categories; allowed without them: lru")
     if known.chains is None:
         categories = int(known.category.max(initial=0)) + 1
-        return LiveBook(policy, live_room(policy, capacity, params, setup.seed)._replace(categories=categories), params)
-    room = make_room(known.chains, policy, capacity, setup.seed)
-    return LiveBook(policy, room, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
+        return OnlineCache(
+            policy, online_context(policy, capacity, params, setup.seed)._replace(categories=categories), params
+        )
+    context = make_context(known.chains, policy, capacity, setup.seed)
+    return OnlineCache(policy, context, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
 
 
-def _adopt(core: EngineCore, book: LiveBook, known: Known) -> None:
-    """Puts the pool of an engine that has served nobody under a policy; `opt` knows the order of rows in advance."""
+def _adopt(core: EngineCore, online: OnlineCache, known: Known) -> None:
+    """Puts the pool of an engine that has served nobody under a policy; `belady` knows the order of rows in advance."""
     category = known.category.tolist()
     started = itertools.count()
 
@@ -183,7 +185,7 @@ def _adopt(core: EngineCore, book: LiveBook, known: Known) -> None:
         row = int(request.request_id)
         return (next(started) if known.chains is None else row), category[row]
 
-    adopt(scheduler_of(core).kv_cache_manager, book, describe)
+    adopt(scheduler_of(core).kv_cache_manager, online, describe)
 
 
 def _number_hashes(

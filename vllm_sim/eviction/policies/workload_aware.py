@@ -12,28 +12,28 @@ import math
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
 @compiled
-class Wa(Policy):
+class WorkloadAware(Policy):
     """With one category it is LRU."""
 
-    def __init__(self, room: Room):
-        super().__init__(room)
-        self.queues = room.categories
-        self.ghosts = room.blocks
+    def __init__(self, context: PolicyContext):
+        super().__init__(context)
+        self.queues = context.categories
+        self.ghosts = context.blocks
         self.present = 0
         self.now = 0
-        self.category = np.full(room.nodes, 0, np.int64)
-        self.left = np.full(room.nodes, -1, np.int64)
-        self.released_nodes = np.full(room.categories, 2.0)
-        self.reused_nodes = np.ones(room.categories)
-        self.waited = np.full(room.categories, float(room.blocks))
-        self.chance = np.full(room.categories, math.log(0.5))
-        self.rate = np.full(room.categories, 1.0 / room.blocks)
+        self.category = np.full(context.nodes, 0, np.int64)
+        self.left = np.full(context.nodes, -1, np.int64)
+        self.released_nodes = np.full(context.categories, 2.0)
+        self.reused_nodes = np.ones(context.categories)
+        self.waited = np.full(context.categories, float(context.blocks))
+        self.chance = np.full(context.categories, math.log(0.5))
+        self.rate = np.full(context.categories, 1.0 / context.blocks)
 
     def serving(self, category: int) -> None:
         self.present = category
@@ -66,12 +66,12 @@ class Wa(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.category[node], stamp
 
-    def victim(self, book: Book) -> int:
+    def victim(self, index: PrefixIndex) -> int:
         best, lowest = -1, 0.0
         for queue in range(self.queues):
-            block = book.leaves.first(queue)
+            block = index.leaves.first(queue)
             if block >= 0:
-                age = self.now - self.left[book.node[block]]
+                age = self.now - self.left[index.node[block]]
                 score = self.chance[queue] - age * self.rate[queue]
                 if best < 0 or score < lowest:
                     best, lowest = block, score

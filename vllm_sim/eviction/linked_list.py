@@ -6,7 +6,7 @@ from vllm_sim.eviction.compiled import compiled
 
 
 @compiled
-class Order:
+class LinkedList:
     """A doubly linked list over 0 .. size-1, each of them in it once or not at all."""
 
     def __init__(self, size: int):

@@ -6,9 +6,9 @@ Source: Arlitt et al., "Evaluating content management techniques for Web proxy c
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
 @compiled
@@ -16,18 +16,18 @@ class Lfu(Policy):
     """Counts requests, not chunks nor retries. Ties go to the least recently used.
 
     Args:
-        room: see Policy.
+        context: see Policy.
         ageing: 0 for plain LFU, which keeps what was popular once; 1 for LFU-DA.
     """
 
-    def __init__(self, room: Room, ageing: int = 1):
-        super().__init__(room)
+    def __init__(self, context: PolicyContext, ageing: int = 1):
+        super().__init__(context)
         if ageing not in (0, 1):
             raise ValueError(f"ageing is {ageing}; allowed: 0, 1")
         self.ageing = ageing
         self.age = 0
-        self.count = np.zeros(room.nodes, np.int64)
-        self.key = np.zeros(room.nodes, np.int64)
+        self.count = np.zeros(context.nodes, np.int64)
+        self.key = np.zeros(context.nodes, np.int64)
 
     def cached(self, node: int, parent: int) -> None:
         self.count[node] = 1
@@ -41,8 +41,8 @@ class Lfu(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return 0, self.key[node]
 
-    def victim(self, book: Book) -> int:
-        block = book.leaves.first(0)
+    def victim(self, index: PrefixIndex) -> int:
+        block = index.leaves.first(0)
         if self.ageing:
-            self.age = book.leaves.key[block]
+            self.age = index.leaves.key[block]
         return block

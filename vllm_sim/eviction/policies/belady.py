@@ -7,23 +7,23 @@ Source: Belady, "A study of replacement algorithms for a virtual-storage compute
 """
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
 
 _NEVER = 2**62
 
 
 @compiled
-class Opt(Policy):
+class Belady(Policy):
     """A block whose next request computes it in any case (the last of a prompt, or generated) is never used again."""
 
-    def __init__(self, room: Room):
-        super().__init__(room)
-        if room.uses is None or room.first_use is None:
-            raise ValueError("policy opt needs the future: it works on a recorded trace, not in a live server")
+    def __init__(self, context: PolicyContext):
+        super().__init__(context)
+        if context.uses is None or context.first_use is None:
+            raise ValueError("policy belady needs the future: it works on a recorded trace, not in a live server")
         self.row = -1
-        self.uses = room.uses
-        self.next = room.first_use[:-1].copy()
-        self.end = room.first_use[1:].copy()
+        self.uses = context.uses
+        self.next = context.first_use[:-1].copy()
+        self.end = context.first_use[1:].copy()
 
     def started(self, request: int, hittable: int) -> None:
         self.row = request

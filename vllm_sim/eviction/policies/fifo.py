@@ -3,16 +3,16 @@
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
 
 
 @compiled
 class Fifo(Policy):
     """A parent is older than its child, so the order alone would strand the child: only leaves are offered."""
 
-    def __init__(self, room: Room):
-        super().__init__(room)
-        self.arrival = np.zeros(room.nodes, np.int64)
+    def __init__(self, context: PolicyContext):
+        super().__init__(context)
+        self.arrival = np.zeros(context.nodes, np.int64)
         self.clock = 0
 
     def cached(self, node: int, parent: int) -> None:

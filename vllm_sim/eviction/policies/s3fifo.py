@@ -8,9 +8,9 @@ leaves are evicted or moved.
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 SMALL, MAIN = 0, 1
 _MOST_USES = 3
@@ -21,23 +21,23 @@ class S3Fifo(Policy):
     """Evicts from the small queue while it is above its share.
 
     Args:
-        room: see Policy.
+        context: see Policy.
         small: the small queue's share of the blocks.
     """
 
-    def __init__(self, room: Room, small: float = 0.1):
-        super().__init__(room)
+    def __init__(self, context: PolicyContext, small: float = 0.1):
+        super().__init__(context)
         if not 0 < small < 1:
             raise ValueError(f"small is {small}; allowed: a share between 0 and 1")
         self.queues = 2
-        self.ghosts = max(1, int((1 - small) * room.blocks))
-        self.limit = int(small * room.blocks)
+        self.ghosts = max(1, int((1 - small) * context.blocks))
+        self.limit = int(small * context.blocks)
         self.clock = 0
         self.small_nodes = 0
-        self.in_queue = np.zeros(room.nodes, np.int64)
-        self.arrival = np.zeros(room.nodes, np.int64)
-        self.uses = np.zeros(room.nodes, np.int64)
-        self.is_ghost = np.zeros(room.nodes, np.bool_)
+        self.in_queue = np.zeros(context.nodes, np.int64)
+        self.arrival = np.zeros(context.nodes, np.int64)
+        self.uses = np.zeros(context.nodes, np.int64)
+        self.is_ghost = np.zeros(context.nodes, np.bool_)
 
     def arrive(self, node: int, queue: int) -> None:
         self.in_queue[node] = queue
@@ -57,22 +57,22 @@ class S3Fifo(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.in_queue[node], self.arrival[node]
 
-    def victim(self, book: Book) -> int:
+    def victim(self, index: PrefixIndex) -> int:
         while True:
-            small, main = book.leaves.first(SMALL), book.leaves.first(MAIN)
+            small, main = index.leaves.first(SMALL), index.leaves.first(MAIN)
             if small >= 0 and (main < 0 or self.small_nodes > self.limit):
-                node = book.node[small]
+                node = index.node[small]
                 if self.uses[node] <= 1:
                     return small
                 self.small_nodes -= 1
                 self.uses[node] = 0
             else:
-                node = book.node[main]
+                node = index.node[main]
                 if self.uses[node] == 0:
                     return main
                 self.uses[node] -= 1
             self.arrive(node, MAIN)
-            book.rerank(self, node)
+            index.rerank(self, node)
 
     def evicted(self, node: int) -> None:
         if self.in_queue[node] == SMALL:

@@ -1,4 +1,4 @@
-"""The book and a policy for a caller in plain Python: nodes by name, blocks in batches, one compiled call for each.
+"""The index and a policy for a caller in plain Python: nodes by name, blocks in batches, one compiled call for each.
 
 A policy that is not compiled runs as plain Python here too, with the same functions.
 """
@@ -9,76 +9,79 @@ from typing import Any
 import numba
 import numpy as np
 
-from vllm_sim.eviction.book import EVICTED, ORPHANS, Book
+from vllm_sim.eviction.block_hash_table import BlockHashTable
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
-from vllm_sim.eviction.names import Names
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
 from vllm_sim.eviction.registry import make_policy
 
 
-def live_room(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> Room:
-    """Room for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
+def online_context(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> PolicyContext:
+    """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
 
     Until a request is released as many nodes as there are blocks can become ghosts beyond the policy's limit; one more
     number is always unused.
     """
-    ghosts = make_policy(policy, Room(blocks, 1, seed=seed), params).ghosts
-    return Room(blocks, 3 * blocks + ghosts + 1, seed=seed)
+    ghosts = make_policy(policy, PolicyContext(blocks, 1, seed=seed), params).ghosts
+    return PolicyContext(blocks, 3 * blocks + ghosts + 1, seed=seed)
 
 
 @compiled
 class _Pair:
-    """A book and its policy: a compiled function is called with one structure faster than with two."""
+    """A index and its policy: a compiled function is called with one structure faster than with two."""
 
-    def __init__(self, book: Book, policy: Policy):
-        self.book = book
+    def __init__(self, index: PrefixIndex, policy: Policy):
+        self.index = index
         self.policy = policy
 
 
-class LiveBook:
-    """Blocks that are cached under the names of their nodes; a block is a number up to `room.blocks`, vLLM's has no 0.
+class OnlineCache:
+    """Blocks that are cached under the names of their nodes.
+
+    A block is a number from 1 to `context.blocks`; 0 is vLLM's null block.
 
     Args:
         policy: a name or `module:Class`.
-        room: for the policy.
+        context: for the policy.
         params: the policy's parameters.
-        numbers: the numbers of nodes by their names, below `room.nodes`; None: as `Names` gives them, used again.
+        numbers: gives the numbers of nodes, below `context.nodes`, for their names; None: a `BlockHashTable`, which
+            uses numbers again.
     """
 
     def __init__(
         self,
         policy: str,
-        room: Room,
+        context: PolicyContext,
         params: dict[str, Any] | None = None,
         numbers: Callable[[list[bytes]], np.ndarray] | None = None,
     ):
-        ranker = make_policy(policy, room, params)
-        self._categories = room.categories
-        self._book = Book(room.blocks + 1, room.nodes, ranker, recycle=numbers is None)
-        self._numbers = numbers or Names(self._book).numbers
+        ranker = make_policy(policy, context, params)
+        self._categories = context.categories
+        self._index = PrefixIndex(context.blocks + 1, context.nodes, ranker, recycle=numbers is None)
+        self._numbers = numbers or BlockHashTable(self._index).numbers
         self._compiled = is_compiled(type(ranker))
-        pair = _Pair(self._book, ranker)
+        pair = _Pair(self._index, ranker)
         self._pair: Any = native(pair) if self._compiled else pair
 
     @property
     def evicted_blocks(self) -> int:
-        return int(self._book.counts[EVICTED])
+        return int(self._index.counts[EVICTED])
 
     @property
     def orphan_blocks(self) -> int:
-        return int(self._book.counts[ORPHANS])
+        return int(self._index.counts[ORPHANS])
 
     def caches(self, block: int) -> bool:
-        return bool(self._book.node[block] >= 0)
+        return bool(self._index.node[block] >= 0)
 
     def holds(self, block: int) -> bool:
         """Whether a block is cached and nobody uses it."""
-        return bool(self._book.node[block] >= 0 and self._book.stamp[block] > 0)
+        return bool(self._index.node[block] >= 0 and self._index.stamp[block] > 0)
 
     def held(self) -> list[int]:
         """Blocks that are cached and not in use, the first released first."""
-        blocks = np.flatnonzero((self._book.node >= 0) & (self._book.stamp > 0))
-        return blocks[np.argsort(self._book.stamp[blocks])].tolist()
+        blocks = np.flatnonzero((self._index.node >= 0) & (self._index.stamp > 0))
+        return blocks[np.argsort(self._index.stamp[blocks])].tolist()
 
     def serve(self, category: int, request: int, hittable: int) -> None:
         """What follows is for a request.
@@ -134,41 +137,41 @@ def _serve(pair: Any, category: int, request: int, hittable: int) -> None:
 
 @numba.njit(cache=True)
 def _touch(pair: Any, blocks: Any, again: bool) -> None:
-    book, policy = view(pair).book, view(pair).policy
+    index, policy = view(pair).index, view(pair).policy
     for block in blocks:
-        book.touch(policy, block, again)
+        index.touch(policy, block, again)
 
 
 @numba.njit(cache=True)
 def _cache(pair: Any, blocks: Any, nodes: Any, again: bool) -> None:
     """`nodes` are those of the blocks, after their parent's if there is one."""
-    book, policy = view(pair).book, view(pair).policy
+    index, policy = view(pair).index, view(pair).policy
     first = nodes.size - blocks.size
     for i in range(blocks.size):
         place = first + i
-        book.cache(policy, blocks[i], nodes[place], nodes[place - 1] if place else -1, again)
+        index.cache(policy, blocks[i], nodes[place], nodes[place - 1] if place else -1, again)
 
 
 @numba.njit(cache=True)
 def _release(pair: Any, blocks: Any) -> None:
-    book, policy = view(pair).book, view(pair).policy
+    index, policy = view(pair).index, view(pair).policy
     for block in blocks:
-        if book.node[block] < 0:
+        if index.node[block] < 0:
             raise ValueError("a block that is not cached cannot be held")
-        book.release(policy, block)
-    book.settle(policy)
+        index.release(policy, block)
+    index.settle(policy)
 
 
 @numba.njit(cache=True)
 def _evict(pair: Any, blocks: Any) -> None:
-    book, policy = view(pair).book, view(pair).policy
+    index, policy = view(pair).index, view(pair).policy
     for i in range(blocks.size):
-        blocks[i] = book.evict(policy)
+        blocks[i] = index.evict(policy)
 
 
 @numba.njit(cache=True)
 def _drop(pair: Any, block: int) -> None:
-    book, policy = view(pair).book, view(pair).policy
-    if not book.is_copied(block):
-        policy.dropped(book.node[block])
-    book.drop(policy, block)
+    index, policy = view(pair).index, view(pair).policy
+    if not index.is_copied(block):
+        policy.dropped(index.node[block])
+    index.drop(policy, block)

@@ -8,9 +8,9 @@ as there are blocks, the oldest forgotten first.
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 ONCE, AGAIN = 0, 1
 
@@ -19,13 +19,13 @@ ONCE, AGAIN = 0, 1
 class Arc(Policy):
     """Evicts from the queue of nodes used once while they are more than the target."""
 
-    def __init__(self, room: Room):
-        super().__init__(room)
+    def __init__(self, context: PolicyContext):
+        super().__init__(context)
         self.queues = 2
-        self.ghosts = room.blocks
-        self.blocks = room.blocks
-        self.kind = np.full(room.nodes, -1, np.int64)
-        self.is_ghost = np.zeros(room.nodes, np.bool_)
+        self.ghosts = context.blocks
+        self.blocks = context.blocks
+        self.kind = np.full(context.nodes, -1, np.int64)
+        self.is_ghost = np.zeros(context.nodes, np.bool_)
         # Nodes of a kind: cached, ghosts, and ghosts that the present request brings back.
         self.cached_nodes = np.zeros(2, np.int64)
         self.ghost_nodes = np.zeros(2, np.int64)
@@ -58,8 +58,8 @@ class Arc(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.kind[node], stamp
 
-    def victim(self, book: Book) -> int:
-        once, again = book.leaves.first(ONCE), book.leaves.first(AGAIN)
+    def victim(self, index: PrefixIndex) -> int:
+        once, again = index.leaves.first(ONCE), index.leaves.first(AGAIN)
         if once >= 0 and (again < 0 or self.cached_nodes[ONCE] > self.target):
             return once
         return again

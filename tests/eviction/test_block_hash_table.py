@@ -5,20 +5,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_sim.eviction.book import Book
-from vllm_sim.eviction.fifo import Fifo
-from vllm_sim.eviction.names import Names, _Table
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.block_hash_table import BlockHashTable, _Table
+from vllm_sim.eviction.policies.fifo import Fifo
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 NODES = 6
 
 
-def make_book(nodes: int) -> Book:
-    return Book(nodes, nodes, Fifo(Room(nodes, nodes)), recycle=True)
+def make_book(nodes: int) -> PrefixIndex:
+    return PrefixIndex(nodes, nodes, Fifo(PolicyContext(nodes, nodes)), recycle=True)
 
 
 def crowded_names(size: int) -> list[bytes]:
-    """Names that begin at the last slots of the table, so that probes go over its end."""
+    """BlockHashTable that begin at the last slots of the table, so that probes go over its end."""
     table = _Table(make_book(NODES))
     found: list[bytes] = []
     number = 0
@@ -38,14 +38,14 @@ CROWDED = {size: crowded_names(size) for size in (16, 32)}
 @settings(deadline=None)
 @given(size=st.sampled_from(sorted(CROWDED)), data=st.data())
 def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.DataObject) -> None:
-    book = make_book(NODES)
-    names, known = Names(book), dict[bytes, int]()
+    index = make_book(NODES)
+    names, known = BlockHashTable(index), dict[bytes, int]()
     unused = list(range(NODES - 1, -1, -1))
     for _ in range(data.draw(st.integers(1, 30))):
         gone = data.draw(st.sets(st.sampled_from(sorted(known)))) if known else set()
         nodes = [known.pop(name) for name in sorted(gone)]
-        book.forgotten[: len(nodes)] = nodes
-        book.counts[3] = len(nodes)
+        index.forgotten[: len(nodes)] = nodes
+        index.counts[3] = len(nodes)
         unused += nodes
         asked = data.draw(st.lists(st.sampled_from(CROWDED[size]), min_size=1, max_size=4))
         if len(known | dict.fromkeys(asked)) > NODES:
@@ -60,6 +60,6 @@ def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.D
     "given_names", [[b"x" * 12], [b"x" * 40], [b""], [b"x" * 16, b"x" * 24], [b"x" * 32, b"x" * 16]]
 )
 def test_hashes_of_another_length_are_refused(given_names: list[bytes]) -> None:
-    names = Names(make_book(NODES))
+    names = BlockHashTable(make_book(NODES))
     with pytest.raises(ValueError, match=rf"block hashes of {len(given_names[0])} bytes; allowed: 8, 16, 24 or 32"):
         names.numbers(given_names)

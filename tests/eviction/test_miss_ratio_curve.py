@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tests.eviction.test_policies import random_requests
 from vllm_sim.eviction.chains import Chains, Requests, link
-from vllm_sim.eviction.curve import lru_curve, lru_levels
+from vllm_sim.eviction.miss_ratio_curve import lru_curve, lru_levels
 from vllm_sim.eviction.simulate import simulate
 
 BLOCK_SIZE = 4

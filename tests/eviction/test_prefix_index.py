@@ -1,4 +1,4 @@
-"""The book under every policy against a model in plain Python, whatever requests do at the same time."""
+"""The index under every policy against a model in plain Python, whatever requests do at the same time."""
 
 import hashlib
 import sys
@@ -11,11 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.registry import POLICIES, find_policy
 
 BLOCKS = 8
-ONLINE = [name for name in POLICIES if name != "opt"]
+ONLINE = [name for name in POLICIES if name != "belady"]
 # A subclass that is not declared for the compiler runs as plain Python.
 for _name in ONLINE:
     setattr(sys.modules[__name__], f"plain_{_name}", type(f"plain_{_name}", (find_policy(_name),), {}))
@@ -24,7 +24,7 @@ Name = tuple[int, ...]
 
 
 def digest(name: Name) -> bytes:
-    """A block's hash, as a book gets it."""
+    """A block's hash, as a index gets it."""
     return hashlib.sha256(bytes(name)).digest()
 
 
@@ -49,8 +49,8 @@ class BookMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        room = live_room(self.policy, BLOCKS)
-        self.books = [LiveBook(self.policy, room), LiveBook(f"{__name__}:plain_{self.policy}", room)]
+        context = online_context(self.policy, BLOCKS)
+        self.caches = [OnlineCache(self.policy, context), OnlineCache(f"{__name__}:plain_{self.policy}", context)]
         self.blank = list(range(1, BLOCKS + 1))
         self.copies: dict[Name, list[int]] = {}
         self.name: dict[int, Name] = {}
@@ -61,9 +61,9 @@ class BookMachine(RuleBasedStateMachine):
         self.has_dropped = False
         self.released: list[int] = []
 
-    def tell(self, act: Callable[[LiveBook], Any]) -> Any:
+    def tell(self, act: Callable[[OnlineCache], Any]) -> Any:
         """Both books do it, with the same result."""
-        first, second = (act(book) for book in self.books)
+        first, second = (act(index) for index in self.caches)
         assert first == second
         return first
 
@@ -77,7 +77,7 @@ class BookMachine(RuleBasedStateMachine):
         if self.blank:
             return self.blank.pop()
         leaves = {block for block, users in self.users.items() if not users and self.is_leaf(block)}
-        block = self.tell(lambda book: book.evict(1))[0]
+        block = self.tell(lambda index: index.evict(1))[0]
         # What is dropped from outside may leave LRU's list, as vLLM's, with the older copy of a node that has a child.
         assert block in leaves or (self.policy == "lru" and self.has_dropped)
         if self.policy == "lru":
@@ -105,9 +105,9 @@ class BookMachine(RuleBasedStateMachine):
         free = sum(not users and block not in hit for block, users in self.users.items())
         if len(self.blank) + free < len(ids) - hits:
             return
-        self.tell(lambda book: book.serve(0, -1 if returned else self.started, len(ids) - 1))
+        self.tell(lambda index: index.serve(0, -1 if returned else self.started, len(ids) - 1))
         self.started += 1
-        self.tell(lambda book: book.touch(hit, returned))
+        self.tell(lambda index: index.touch(hit, returned))
         for block in hit:
             self.users[block] += 1
         request.blocks, request.cached = [*hit, *(-1 for _ in ids[hits:])], hits
@@ -137,7 +137,7 @@ class BookMachine(RuleBasedStateMachine):
         if not blocks or (parent and parent not in self.copies):
             return
         hashes = [digest(name) for name in names]
-        self.tell(lambda book: book.cache(blocks, hashes, parent and digest(parent), request.returned))
+        self.tell(lambda index: index.cache(blocks, hashes, parent and digest(parent), request.returned))
         for block, name in zip(blocks, names, strict=True):
             self.copies.setdefault(name, []).append(block)
             self.name[block], self.users[block] = name, 1
@@ -149,7 +149,7 @@ class BookMachine(RuleBasedStateMachine):
         for block in request.blocks[: request.cached]:
             self.users[block] -= 1
         free = [block for block in reversed(request.blocks[: request.cached]) if not self.users[block]]
-        self.tell(lambda book: book.release(free))
+        self.tell(lambda index: index.release(free))
         self.released = [block for block in self.released if block not in free] + free
 
     @precondition(lambda self: self.running)
@@ -166,7 +166,7 @@ class BookMachine(RuleBasedStateMachine):
     def drop(self, data: st.DataObject) -> None:
         """A held block loses its hash from outside, whether it is a leaf or not."""
         block = data.draw(st.sampled_from(sorted(block for block, users in self.users.items() if not users)))
-        self.tell(lambda book: book.drop(block))
+        self.tell(lambda index: index.drop(block))
         self.has_dropped = True
         self.forget(block)
         self.blank.append(block)
@@ -174,8 +174,8 @@ class BookMachine(RuleBasedStateMachine):
     @precondition(lambda self: not self.running and self.users)
     @rule()
     def reset(self) -> None:
-        for block in self.tell(lambda book: book.held()):
-            self.tell(lambda book, block=block: book.drop(block))
+        for block in self.tell(lambda index: index.held()):
+            self.tell(lambda index, block=block: index.drop(block))
             self.forget(block)
             self.blank.append(block)
         assert not self.users
@@ -183,16 +183,16 @@ class BookMachine(RuleBasedStateMachine):
     @invariant()
     def nothing_is_lost_or_doubled(self) -> None:
         held = {block for block, users in self.users.items() if not users}
-        assert set(self.tell(lambda book: book.held())) == held
+        assert set(self.tell(lambda index: index.held())) == held
         for block in range(1, BLOCKS + 1):
-            assert self.tell(lambda book, block=block: book.caches(block)) == (block in self.users)
-            assert self.tell(lambda book, block=block: book.holds(block)) == (block in held)
-        assert self.tell(lambda book: book.evicted_blocks) == self.evicted
-        assert self.tell(lambda book: book.orphan_blocks) == self.orphans
+            assert self.tell(lambda index, block=block: index.caches(block)) == (block in self.users)
+            assert self.tell(lambda index, block=block: index.holds(block)) == (block in held)
+        assert self.tell(lambda index: index.evicted_blocks) == self.evicted
+        assert self.tell(lambda index: index.orphan_blocks) == self.orphans
         leaves = {block for block in held if self.is_leaf(block)}
-        # In order all held blocks are in the book's list, and `take` looks at the first.
+        # In order all held blocks are in the index's list, and `take` looks at the first.
         offered = held if self.policy == "lru" else leaves
-        plain = self.books[1]._book
+        plain = self.caches[1]._index
         assert {block for block in range(1, BLOCKS + 1) if plain.offers(block)} == offered
         for queue in range(plain.leaves.root.size if plain.both_ends else 0):
             ranks = [

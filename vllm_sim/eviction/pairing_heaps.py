@@ -13,7 +13,7 @@ from vllm_sim.eviction.compiled import compiled
 
 
 @compiled
-class Leaves:
+class PairingHeaps:
     """Heaps over block numbers.
 
     Attributes:
@@ -104,7 +104,7 @@ class Leaves:
 
 
 @compiled
-class NoLeaves:
+class NoHeaps:
     """Stands for heaps that a policy does not use: compiling those took half of the time for LRU."""
 
     def __init__(self, queues: int):

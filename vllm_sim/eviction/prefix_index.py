@@ -1,11 +1,11 @@
-"""The book of cached blocks: copies of a node, parents and children, leaves, ghosts; the same for every policy.
+"""The index of cached blocks: copies of a node, parents and children, leaves, ghosts; the same for every policy.
 
 Faithful to vLLM 0.32 (v1/core/block_pool.py, read): a full block is cached under a hash that its whole prefix goes
 into; the same hash can be in several blocks, and a lookup finds the one that was cached first; a block in use is not
-evicted; blocks without a hash are taken before any cached one (here they are the caller's: the book never sees them).
+evicted; blocks without a hash are taken before any cached one (here they are the caller's: the index never sees them).
 Not vLLM's: the order of eviction, which is the policy's, and that only leaves are offered.
 
-Whoever drives the book (the kernel, or vLLM's pool) says what happens; the book tells the policy.
+Whoever drives the index (the kernel, or vLLM's pool) says what happens; the index tells the policy.
 """
 
 from typing import Any
@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.leaves import Leaves, NoLeaves
-from vllm_sim.eviction.order import Order
+from vllm_sim.eviction.linked_list import LinkedList
+from vllm_sim.eviction.pairing_heaps import NoHeaps, PairingHeaps
 
-# Places in Book.counts.
+# Places in PrefixIndex.counts.
 EVICTED, ORPHANS, ORPHANS_NOW, FORGOTTEN = range(4)
 
 
 @compiled
-class Book:
+class PrefixIndex:
     """Cached blocks and their nodes; -1 stands for none.
 
     Attributes:
@@ -40,7 +40,7 @@ class Book:
     Args:
         blocks: blocks there are.
         nodes: node numbers are below this.
-        policy: whom the book will serve.
+        policy: whom the index will serve.
         recycle: numbers of forgotten nodes are used again.
     """
 
@@ -56,12 +56,12 @@ class Book:
         self.last = np.zeros(nodes, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.leaves = NoLeaves(policy.queues) if policy.in_order else Leaves(blocks, policy.queues)
-        self.back = Leaves(blocks, policy.queues) if policy.both_ends else NoLeaves(policy.queues)
+        self.leaves = NoHeaps(policy.queues) if policy.in_order else PairingHeaps(blocks, policy.queues)
+        self.back = PairingHeaps(blocks, policy.queues) if policy.both_ends else NoHeaps(policy.queues)
         self.both_ends = policy.both_ends
-        self.line = Order(blocks if policy.in_order else 0)
+        self.line = LinkedList(blocks if policy.in_order else 0)
         self.in_order = policy.in_order
-        self.ghost = Order(nodes if policy.ghosts else 0)
+        self.ghost = LinkedList(nodes if policy.ghosts else 0)
         self.ghosts = policy.ghosts
         self.clock = 0
         self.request = 0
@@ -185,7 +185,7 @@ class Book:
         """
         block = policy.victim(self)
         if not 0 <= block < self.node.size or not self.offers(block):
-            raise ValueError("victim() must return a block that book.leaves holds (book.line, where in_order is set)")
+            raise ValueError("victim() must return a block that index.leaves holds (index.line, where in_order is set)")
         self.counts[EVICTED] += 1
         self.drop(policy, block)
         return block

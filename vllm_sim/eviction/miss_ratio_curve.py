@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from vllm_sim.eviction.chains import Array, Chains
 from vllm_sim.eviction.compiled import native, view
-from vllm_sim.eviction.stack import Stack
+from vllm_sim.eviction.lru_stack import Stack
 
 NEVER = 2**62
 

@@ -24,10 +24,10 @@ hit rate by maximizing hit density", NSDI 2018 (hits over time and room, by clas
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.order import Order
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.linked_list import LinkedList
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 USES = 5
 """Classes of use counts: 1, 2, 3 to 4, 5 to 16, more."""
@@ -40,7 +40,7 @@ class Hybrid(Policy):
     """O(classes) for a victim, O(1) for all else but a refresh of the table once every so many computed blocks.
 
     Args:
-        room: see Policy.
+        context: see Policy.
         ghosts: evicted nodes that stay known, as a multiple of the blocks; with few of them the guard forgets part of
             what LRU would hold, with none it never acts.
         slack: share of the prompts' blocks that may be at risk against LRU.
@@ -58,7 +58,7 @@ class Hybrid(Policy):
 
     def __init__(
         self,
-        room: Room,
+        context: PolicyContext,
         ghosts: float = 4.0,
         slack: float = 0.002,
         margin: float = 0.05,
@@ -69,7 +69,7 @@ class Hybrid(Policy):
         ages: int = 1,
         ends: int = 1,
     ):
-        super().__init__(room)
+        super().__init__(context)
         for name, value, low, high in (
             ("ghosts", ghosts, 0, 1000),
             ("slack", slack, 0, 1e9),
@@ -82,33 +82,33 @@ class Hybrid(Policy):
         for name, value in (("uses", uses), ("origins", origins), ("ages", ages), ("ends", ends)):
             if value not in (0, 1):
                 raise ValueError(f"{name} is {value}; allowed: 0, 1")
-        self.ghosts = int(ghosts * room.blocks)
-        self.blocks = room.blocks
+        self.ghosts = int(ghosts * context.blocks)
+        self.blocks = context.blocks
         self.slack = slack
         self.margin = margin
-        self.prior = prior * room.blocks
+        self.prior = prior * context.blocks
         self.uses = uses
         self.origins = origins
         self.ages = ages
         self.both_ends = ends == 1
         self.queues = USES * USES if origins else USES
-        self.refresh_blocks = max(256, room.blocks // 8)
-        self.keep = 0.5 ** (self.refresh_blocks / (memory * room.blocks))
+        self.refresh_blocks = max(256, context.blocks // 8)
+        self.keep = 0.5 ** (self.refresh_blocks / (memory * context.blocks))
         # Time: now counts on, time is what it was when the present request began.
         self.now = 0
         self.time = 0
         self.refreshed = 0
-        self.count = np.zeros(room.nodes, np.int32)
-        self.origin = np.zeros(room.nodes, np.int8)
-        self.kind = np.zeros(room.nodes, np.int8)
-        self.left = np.full(room.nodes, -1, np.int64)
-        self.gone = np.zeros(room.nodes, np.bool_)
+        self.count = np.zeros(context.nodes, np.int32)
+        self.origin = np.zeros(context.nodes, np.int8)
+        self.kind = np.zeros(context.nodes, np.int8)
+        self.left = np.full(context.nodes, -1, np.int64)
+        self.gone = np.zeros(context.nodes, np.bool_)
         # Waits by class: how many ended at which age, with a use or forgotten, and how many began when and go on.
         self.reused = np.zeros((self.queues, AGES))
         self.lost = np.zeros((self.queues, AGES))
         self.waiting = np.zeros((self.queues, 2 * (self.blocks + self.ghosts) // self.refresh_blocks + 1), np.int32)
         self.worth = np.zeros((self.queues, AGES))
-        self.in_lru = Order(room.nodes)
+        self.in_lru = LinkedList(context.nodes)
         # Nodes that LRU holds and this cache does not; uses of nodes, hits among them of LRU, and how many more here.
         self.missing = 0
         self.used = 0
@@ -195,8 +195,8 @@ class Hybrid(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.kind[node], stamp
 
-    def victim(self, book: Book) -> int:
-        leaves = book.leaves
+    def victim(self, index: PrefixIndex) -> int:
+        leaves = index.leaves
         risk = self.missing * (self.lru_hits + 1) / (self.used + 1)
         free = risk < self.slack * self.asked + min(self.won, self.blocks)
         best, lowest, oldest, limit = -1, 0.0, -1, 0.0
@@ -204,20 +204,20 @@ class Hybrid(Policy):
             block = leaves.first(queue)
             if block < 0:
                 continue
-            worth = self.worth_of(book, block, queue)
+            worth = self.worth_of(index, block, queue)
             if oldest < 0 or leaves.key[block] < leaves.key[oldest]:
                 oldest, limit = block, (1 - self.margin) * worth
             if best < 0 or worth < lowest or (worth == lowest and leaves.key[block] < leaves.key[best]):
                 best, lowest = block, worth
             if self.both_ends:
-                block = book.back.first(queue)
-                worth = self.worth_of(book, block, queue)
+                block = index.back.first(queue)
+                worth = self.worth_of(index, block, queue)
                 if worth < lowest:
                     best, lowest = block, worth
         return best if free and lowest < limit else oldest
 
-    def worth_of(self, book: Book, block: int, queue: int) -> float:
-        return self.worth[queue, self.bin(self.time - self.left[book.node[block]])]
+    def worth_of(self, index: PrefixIndex, block: int, queue: int) -> float:
+        return self.worth[queue, self.bin(self.time - self.left[index.node[block]])]
 
     def dropped(self, node: int) -> None:
         if self.in_lru.holds(node):  # LRU would have lost it too
@@ -262,7 +262,7 @@ class Hybrid(Policy):
             reused, others = self.total(self.reused, uses, USES), self.total(lost, uses, USES)
             of_uses = self.chances(reused, others, of_all, self.prior)
             for queue in range(uses, self.queues, USES):
-                self.index(queue, self.chances(self.reused[queue], lost[queue], of_uses, self.prior))
+                self.write_worth(queue, self.chances(self.reused[queue], lost[queue], of_uses, self.prior))
         for queue in range(self.queues):
             for age in range(AGES):
                 self.reused[queue, age] *= self.keep
@@ -294,19 +294,19 @@ class Hybrid(Policy):
             chance[age] = (reused[age] + prior * wider[age]) / max(seen + prior, 1e-9)
         return chance
 
-    def index(self, queue: int, chance: np.ndarray) -> None:
+    def write_worth(self, queue: int, chance: np.ndarray) -> None:
         """Writes a class's worth at each age; chance: see chances.
 
         From the last bin to the first: a bin takes in the stretch behind it as long as that is worth more than itself.
         """
-        used, room, alive = np.zeros(AGES), np.zeros(AGES), np.zeros(AGES)
+        used, space, alive = np.zeros(AGES), np.zeros(AGES), np.zeros(AGES)
         size = 0
         for age in range(chance.size - 1, -1, -1):
             width = 1.0 if age < 2 else 2.0 ** (age // 2 - 1)
             u, r, a = chance[age], width * (1 - chance[age] / 2), 1 - chance[age]
-            while size and u * room[size - 1] < used[size - 1] * r:
+            while size and u * space[size - 1] < used[size - 1] * r:
                 size -= 1
-                u, r, a = u + a * used[size], r + a * room[size], a * alive[size]
-            used[size], room[size], alive[size] = u, r, a
+                u, r, a = u + a * used[size], r + a * space[size], a * alive[size]
+            used[size], space[size], alive[size] = u, r, a
             size += 1
             self.worth[queue, age] = u / r

@@ -6,10 +6,10 @@ Source: Karedla, Love, Wherry, "Caching strategies to improve disk system perfor
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.order import Order
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.linked_list import LinkedList
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 PROBATION, PROTECTED = 0, 1
 
@@ -19,21 +19,21 @@ class Slru(Policy):
     """Evicts from probation while it can.
 
     Args:
-        room: see Policy.
+        context: see Policy.
         protected: the share of the blocks that can be protected.
     """
 
-    def __init__(self, room: Room, protected: float = 0.5):
-        super().__init__(room)
+    def __init__(self, context: PolicyContext, protected: float = 0.5):
+        super().__init__(context)
         if not 0 < protected < 1:
             raise ValueError(f"protected is {protected}; allowed: a share between 0 and 1")
         self.queues = 2
-        self.limit = int(protected * room.blocks)
+        self.limit = int(protected * context.blocks)
         self.clock = 0
-        self.segment = np.zeros(room.nodes, np.int64)
-        self.key = np.zeros(room.nodes, np.int64)
+        self.segment = np.zeros(context.nodes, np.int64)
+        self.key = np.zeros(context.nodes, np.int64)
         # Protected nodes that are released, least recently used first; not only the leaves.
-        self.protected = Order(room.nodes)
+        self.protected = LinkedList(context.nodes)
 
     def cached(self, node: int, parent: int) -> None:
         self.segment[node] = PROBATION
@@ -59,13 +59,13 @@ class Slru(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.segment[node], self.key[node]
 
-    def victim(self, book: Book) -> int:
+    def victim(self, index: PrefixIndex) -> int:
         while self.protected.size > self.limit:
             node = self.protected.first()
             self.protected.remove(node)
             self.segment[node] = PROBATION
             self.clock += 1
             self.key[node] = self.clock
-            book.rerank(self, node)
-        block = book.leaves.first(PROBATION)
-        return block if block >= 0 else book.leaves.first(PROTECTED)
+            index.rerank(self, node)
+        block = index.leaves.first(PROBATION)
+        return block if block >= 0 else index.leaves.first(PROTECTED)
