@@ -12,7 +12,7 @@ from kvcache_sim.cpp_backend import run_cpp_sweep
 from kvcache_sim.trace import TraceData
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
 
-from vllm_sim.engine.blockpool import make_manager
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link

@@ -31,7 +31,7 @@ LONG_SIZES = {
 
 
 def make_driver(path: Path, attribution: bool) -> Any:
-    from vllm_sim.engine.driver import Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     setup = Setup(
@@ -49,7 +49,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
 
 def run_driver(driver: Any) -> float:
     """Seconds for all rows; they arrive at once."""
-    from vllm_sim.engine.driver import Arrival
+    from vllm_sim.engine.backends.driver import Arrival
 
     start = time.process_time()
     served = list(driver.run([Arrival(row, None, 0.0) for row in range(REQUESTS)]))
@@ -127,7 +127,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     from vllm.v1.engine.core import EngineCore
 
     from benchmarks.constant import ConstantExecutor
-    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised

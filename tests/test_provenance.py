@@ -110,7 +110,7 @@ def test_rows_do_not_depend_on_arguments_plots_other_policies_nor_other_backends
         assert not names & {f"vllm_sim.sweep.{name}" for name in ("grid", "results", "runner")}
         assert not {name for name in names if name.startswith(("vllm_sim.plots", "milestone2_code.study.plan"))}
     assert not {name for name in found["fast"] if name.startswith("vllm_sim.engine")}
-    assert "vllm_sim.engine.driver" not in found["blockpool"]
+    assert "vllm_sim.engine.backends.driver" not in found["blockpool"]
     assert "vllm_sim.eviction.policies.belady" not in found["fast"]
 
 

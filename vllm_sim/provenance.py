@@ -251,11 +251,11 @@ def commit() -> str | None:
     return f"{head}-dirty" if changes else head
 
 
-def about(model: str, seconds: float, commit: str | None) -> dict[str, Any]:
+def about(model: str | None, seconds: float, commit: str | None) -> dict[str, Any]:
     """What may differ between two runs that give the same rows: wall time, host, versions, commit.
 
     Args:
-        model: the model's folder, as it was given.
+        model: the model's folder, as it was given; None without one.
         seconds: wall time.
         commit: as it was when the run began, and with it the code that ran.
     """

@@ -6,7 +6,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from tests.eviction.test_policies import random_requests
-from vllm_sim.engine.blockpool import run
+from vllm_sim.engine.backends.blockpool import run
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.online_cache import OnlineCache, online_context

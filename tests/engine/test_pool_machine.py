@@ -12,7 +12,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
-from vllm_sim.engine.blockpool import make_manager
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.registry import POLICIES

@@ -261,7 +261,7 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trace")
 def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
-    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
@@ -295,7 +295,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
 def test_a_wrong_policy_is_refused_before_there_is_an_engine(
     tmp_path: Path, policy: str, params: dict[str, Any], is_known: bool, message: str
 ) -> None:
-    from vllm_sim.engine.driver import Known, Setup, make_core
+    from vllm_sim.engine.backends.driver import Known, Setup, make_core
 
     setup = Setup(
         capacity_blocks=10,

@@ -367,7 +367,7 @@ def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, mo
         (("--capacities", "20,1KiB"), "capacity 1KiB fills no block of 16 tokens; allowed: one block or more"),
         (("--jobs", "0"), "--jobs is 0; allowed: 1 or more, or -1"),
         (("--jobs", "-2"), "--jobs is -2; allowed: 1 or more, or -1"),
-        (("--ray", "auto"), "--ray auto needs Ray"),
+        (("--ray", "auto"), "the module ray is not installed: pip install"),
     ],
 )
 def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:

@@ -101,3 +101,23 @@ class PairingHeaps:
             pairs = rest
         self.before[root] = -1
         return root
+
+
+@compiled
+class NoHeaps:
+    """Stands for heaps that a policy does not use: compiling those took half of the time for LRU."""
+
+    def __init__(self, queues: int):
+        self.queue = np.full(0, -1, np.int32)
+        self.key = np.zeros(0, np.int64)
+        self.root = np.full(queues, -1, np.int32)
+
+    def first(self, queue: int) -> int:
+        """No block."""
+        return -1
+
+    def push(self, block: int, queue: int, key: int, tie: int) -> None:
+        """Not called."""
+
+    def remove(self, block: int) -> None:
+        """Not called."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
 from vllm_sim.eviction.linked_list import LinkedList
-from vllm_sim.eviction.pairing_heaps import PairingHeaps
+from vllm_sim.eviction.pairing_heaps import NoHeaps, PairingHeaps
 
 # Places in PrefixIndex.counts.
 EVICTED, ORPHANS, ORPHANS_NOW, FORGOTTEN = range(4)
@@ -56,8 +56,8 @@ class PrefixIndex:
         self.last = np.zeros(nodes, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.leaves = PairingHeaps(0 if policy.in_order else blocks, policy.queues)
-        self.back = PairingHeaps(blocks if policy.both_ends else 0, policy.queues)
+        self.leaves = NoHeaps(policy.queues) if policy.in_order else PairingHeaps(blocks, policy.queues)
+        self.back = PairingHeaps(blocks, policy.queues) if policy.both_ends else NoHeaps(policy.queues)
         self.both_ends = policy.both_ends
         self.line = LinkedList(blocks if policy.in_order else 0)
         self.in_order = policy.in_order

@@ -16,7 +16,7 @@ from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.processes import one_line
 from vllm_sim.sweep.results import read_rows, whole_bytes
 from vllm_sim.sweep.runner import PlannedRun, run_grid
-from vllm_sim.sweep.runs import GridRun, blocks, code_of, make_row, row_code, row_key
+from vllm_sim.sweep.runs import GridRun, blocks, code_of, compilers, make_row, row_code, row_key
 
 _TRIAL = PolicyContext(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zeros(1001, np.int64))
 """For trying a policy's parameters before a trace is read."""
@@ -166,6 +166,7 @@ def sweep(
         )
         for run in runs
     ]
-    run_grid(plan, _rows_of, runs[0].config.model, say, jobs, ray, progress, code_of=code_of)
+    model = runs[0].config.model
+    run_grid(plan, _rows_of, model, say, jobs, ray, progress, code_of=code_of, compilers=compilers)
     keys = {run.key for run in plan}
     return [row for row in read_rows(out) if row["key"] in keys]

@@ -27,7 +27,8 @@ class Converted:
 class Anonymity:
     """How a trace is made anonymous; see vllm_sim.trace.anonymise."""
 
-    model: Path
+    model: str | Path | None
+    """The model's folder; None does where the trace has no text."""
     block_size: int | None = None
     """Tokens; 16 unless given."""
     salt: str | None = None

@@ -15,7 +15,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
-from vllm_sim.engine.lifetimes import Lifetimes
+from vllm_sim.engine.backends.lifetimes import Lifetimes
 
 
 @dataclass(slots=True)

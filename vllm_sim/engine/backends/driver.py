@@ -21,8 +21,8 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.ledger import Admission, Ledger
-from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core, scheduler_of
+from vllm_sim.engine.backends.ledger import Admission, Ledger
+from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
 __all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
