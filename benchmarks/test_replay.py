@@ -79,7 +79,7 @@ def test_driver_keeps_95_percent_of_a_bare_loops_speed_without_attribution(
     measured(
         Measurement(
             name="replay",
-            what="requests/s of `replay` in virtual time over a bare loop with the constant executor, prompts of 200 words",
+            what="requests/s of `replay` in virtual time over a bare loop with the constant executor",
             value=best["bare loop"] / best["driver"],
             unit="times",
             at_least=0.95,
@@ -175,7 +175,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     measured(
         Measurement(
             name="replay_long",
-            what="the same, prompts of 12,000 tokens on average",
+            what="the same, prompts of 12,000 tokens on average, not of 200",
             value=best["bare loop"] / best["driver"],
             unit="times",
             at_least=0.9,

@@ -42,7 +42,7 @@ def test_a_changed_measurement_changes_the_table_and_a_bar_that_is_not_kept_is_n
 
 @pytest.mark.parametrize(("text", "reason"), [("{}", "`machine`"), ("[", "allowed: what `make bench` writes")])
 def test_a_file_that_is_no_bench_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match="bench.json: no such file; run `make bench`"):
+    with pytest.raises(ValueError, match=r"bench\.json: no such file; run `make bench`"):
         measured(tmp_path)
     (tmp_path / "bench.json").write_text(text)
     with pytest.raises(ValueError, match=reason):
