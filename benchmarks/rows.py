@@ -113,7 +113,7 @@ def table(bench: Bench) -> str:
     ]
     for row in bench.rows:
         parts = "; ".join(f"{name} {_number(value)}" for name, value in row.parts.items())
-        failed = "" if row.holds() else " (not kept)"
+        failed = "" if row.holds() else f" (not kept, at load {row.load:g})"
         lines.append(f"| {row.what} | {_number(row.value)} {row.unit} | {row.bar()}{failed} | {parts} |")
     return "\n".join(lines)
 

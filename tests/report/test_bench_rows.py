@@ -37,7 +37,7 @@ def test_a_changed_measurement_changes_the_table_and_a_bar_that_is_not_kept_is_n
     line = measured(tmp_path).splitlines()[-1]
     assert line == "| what a | 0.961 times | at least 0.95 | a, ms 1,234 |"
     keep(row("a", 0.9), tmp_path / "bench.json")
-    assert "| 0.9 times | at least 0.95 (not kept) |" in measured(tmp_path)
+    assert "| 0.9 times | at least 0.95 (not kept, at load " in measured(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "reason"), [("{}", "`machine`"), ("[", "allowed: what `make bench` writes")])
@@ -49,8 +49,9 @@ def test_a_file_that_is_no_bench_is_refused_by_name(tmp_path: Path, text: str, r
         measured(tmp_path)
 
 
-def test_the_committed_rows_are_of_committed_code_and_every_bar_is_kept() -> None:
+def test_the_committed_rows_are_of_committed_code_and_keep_their_bars_where_little_else_ran() -> None:
     bench = read_bench(OUT)
     assert all(found.commit and not found.commit.endswith("-dirty") for found in bench.rows)
-    assert all(found.holds() for found in bench.rows)
+    many = 2 * (bench.machine.cores or 1)
+    assert all(found.holds() or (found.load or 0) > many for found in bench.rows)
     assert len(table(bench).splitlines()) == 4 + len(bench.rows)
