@@ -17,6 +17,7 @@ from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.tokens import load_tokenised
 
 pytestmark = pytest.mark.bench
+TURNS = 7
 MODEL = Path(__file__).parents[1] / "exported_models" / "Llama-3.2-1B-Instruct"
 
 
@@ -49,10 +50,12 @@ def test_reading_and_converting(dump: Path, monkeypatch: pytest.MonkeyPatch, mea
     out = dump.with_suffix(".jsonl")
     converting = seconds(lambda: convert(dump, out, "sharegpt"))
     tokenising = seconds(lambda: load_tokenised(out, MODEL))
-    reading = seconds(lambda: sum(1 for _ in iter_records(out)))
 
     lines = out.read_text().splitlines()
-    loading = seconds(lambda: [json.loads(line) for line in lines])
+    reading = loading = float("inf")
+    for _ in range(TURNS):  # in turns, as what else runs on the machine meets both
+        reading = min(reading, seconds(lambda: sum(1 for _ in iter_records(out))))
+        loading = min(loading, seconds(lambda: [json.loads(line) for line in lines]))
     texts = [[m["content"] for m in row["messages"]] + [row["response"]] for row in map(json.loads, lines)]
     joined = ["\n".join(parts) for parts in texts]
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
