@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.rows import read_bench
+from benchmarks.rows import table as bench_table
 from milestone2_code.study.study import ORACLE
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
@@ -156,9 +158,18 @@ def findings(results: Path) -> str:
     return "\n".join(lines)
 
 
+def measured(results: Path) -> str:
+    """What `make bench` measured.
+
+    Raises:
+        ValueError: there is no results/bench.json.
+    """
+    return bench_table(read_bench(results / "bench.json"))
+
+
 PAGES: Mapping[str, Mapping[str, Section]] = {
     "README.md": {"findings": findings},
-    "docs/results.md": {"study one": section, "study two": mixed.section},
+    "docs/results.md": {"study one": section, "study two": mixed.section, "measured": measured},
 }
 
 
