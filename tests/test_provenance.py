@@ -125,7 +125,7 @@ def test_comments_docstrings_and_formatting_change_nothing(copy: Path) -> None:
 
 
 def test_a_policy_that_is_added_to_the_registry_changes_no_row(copy: Path) -> None:
-    before, file = ask(copy), copy / "vllm_sim" / "eviction" / "registry.py"
+    before, file = ask(copy), copy / "vllm_sim" / "eviction" / "names.py"
     text = file.read_text()
     file.write_text(text.replace("POLICIES = {\n", 'POLICIES = {\n    "new": "vllm_sim.eviction.new:New",\n'))
     assert file.read_text() != text

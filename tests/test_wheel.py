@@ -130,7 +130,9 @@ def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"vllm_sim"}
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "vllm_sim").rglob("*.py")}
     held = {name for name in names if name.startswith("vllm_sim/")}
-    assert held == sources | {"vllm_sim/py.typed", "vllm_sim/plots/page.html"}
+    page = {name for name in held if name.startswith("vllm_sim/plots/vega/")}
+    assert held == sources | page | {"vllm_sim/py.typed", "vllm_sim/plots/page.html"}
+    assert {Path(name).name.partition(".")[0] for name in page} == {"vega", "vega-lite", "vega-interpreter", "LICENSE"}
 
 
 def test_every_extra_that_a_message_names_exists(wheel: Path) -> None:

@@ -69,12 +69,12 @@ def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
     pool = pool_of(llm)
     assert pool.get_num_free_blocks() == 40
     assert sorted(block.block_id for block in pool.free_block_queue.get_all_free_blocks()) == list(range(1, 41))
-    assert pool._index.evicted_blocks > 100
-    assert pool._index.orphan_blocks == 0
+    assert pool._online.evicted_blocks > 100
+    assert pool._online.orphan_blocks == 0
     cached = {block.block_id for block in pool.blocks if block.block_hash is not None}
-    assert set(pool._index.held()) == cached
+    assert set(pool._online.held()) == cached
     assert llm.reset_prefix_cache()
-    assert not pool._index.held()
+    assert not pool._online.held()
     assert pool.get_num_free_blocks() == len(pool.free_block_queue.get_all_free_blocks()) == 40
 
 
