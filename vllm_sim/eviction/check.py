@@ -24,7 +24,7 @@ Check = Callable[[str, Params], None]
 _BLOCK_SIZE = 4
 
 
-class Result(NamedTuple):
+class CheckResult(NamedTuple):
     """How a policy did in a check."""
 
     claim: str
@@ -146,7 +146,7 @@ def checks_of(policy: str) -> tuple[Check, ...]:
     return tuple(check for check in CHECKS if is_online or check is not heeds_no_future)
 
 
-def run_checks(policy: str, params: Params | None = None) -> Iterator[Result]:
+def run_checks(policy: str, params: Params | None = None) -> Iterator[CheckResult]:
     """Tries a policy, check after check.
 
     Args:
@@ -163,9 +163,9 @@ def run_checks(policy: str, params: Params | None = None) -> Iterator[Result]:
             check(policy, params or {})
         except Exception as error:  # whatever a policy raises is its failure
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            yield Result(claim, reason)
+            yield CheckResult(claim, reason)
         else:
-            yield Result(claim, None)
+            yield CheckResult(claim, None)
 
 
 def measure_cost(policy: str, params: Params | None = None, references: int | None = None) -> Cost:

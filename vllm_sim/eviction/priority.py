@@ -64,4 +64,4 @@ class PriorityPolicy(Policy):
             raise ValueError("priority() must return a number, not NaN")
         # The bits of a fraction, read as a whole number, are in the order of the fractions, the negative ones reversed.
         bits = value.view(np.int64)
-        return 0, bits if bits >= 0 else bits ^ _BITS
+        return 0, int(bits if bits >= 0 else bits ^ _BITS)
