@@ -1,7 +1,6 @@
 """`vllm-sim trace validate`, `trace stats`, `trace convert`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from vllm_sim.cli.model import DEFAULT_MODEL
@@ -81,7 +80,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def run_validate(options: argparse.Namespace) -> int:
-    from vllm_sim.terminal import byte_bar
+    from vllm_sim.terminal import byte_bar, say
     from vllm_sim.trace.validate import find_faults
 
     failed = False
@@ -93,8 +92,8 @@ def run_validate(options: argparse.Namespace) -> int:
                     records += 1
                 else:
                     faults += 1
-                    print(fault)
-        print(f"{path}: {records} records, {faults} faults")
+                    say(fault)
+        say(f"{path}: {records} records, {faults} faults")
         failed = failed or faults > 0
     return int(failed)
 
@@ -115,6 +114,7 @@ def run_stats(options: argparse.Namespace) -> None:
 
 
 def run_convert(options: argparse.Namespace) -> None:
+    from vllm_sim.terminal import say
     from vllm_sim.trace.convert import Anonymity, convert, write_report
     from vllm_sim.trace.formats import Options
 
@@ -124,7 +124,7 @@ def run_convert(options: argparse.Namespace) -> None:
     )
     done = convert(options.source, options.out, options.format, settings, options.workload, anonymity)
     for line in done.report.lines():
-        print(line, file=sys.stderr)
+        say(line, to_stderr=True)
     if options.report:
         write_report(options.report, done)
-    print(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")
+    say(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")
