@@ -27,7 +27,7 @@ def test_prompts_share_blocks_exactly_where_they_share_ids(
     step = max(block_size // part, 2)
 
     def blocks(ids: list[int], row: int) -> list[tuple[int, ...]]:
-        tokens = FILLER.hash_prompt(ids, block_size, len(ids) * block_size, row)
+        tokens = FILLER.hash_prompt(np.array(ids), block_size, len(ids) * block_size, row)
         assert len(tokens) == len(ids) * block_size
         return [tuple(tokens[i : i + step].tolist()) for i in range(0, len(tokens), step)]
 
@@ -47,17 +47,17 @@ def test_a_stream_does_not_depend_on_where_it_is_read_from(stream: int, start: i
 
 @given(ids=IDS, tail=st.integers(1, 15))
 def test_the_tail_that_no_id_covers_is_fresh(ids: list[int], tail: int) -> None:
-    tokens = FILLER.hash_prompt(ids, 16, 16 * len(ids) + tail, 3)
+    tokens = FILLER.hash_prompt(np.array(ids), 16, 16 * len(ids) + tail, 3)
     assert len(tokens) == 16 * len(ids) + tail
     assert set(tokens[: 16 * len(ids)]) <= set(FILLER.prompt_ids)
     assert set(tokens[16 * len(ids) :]) <= set(FILLER.fresh_ids)
 
 
 def test_an_id_that_has_no_tokens_of_its_own_is_refused() -> None:
-    FILLER.hash_prompt([FILLER.largest_id], 4, 4, 0)
-    for large in (FILLER.largest_id + 1, 2**70):
-        with pytest.raises(ValueError, match=f"hash id {large} does not fit; allowed: 0 to {FILLER.largest_id}"):
-            FILLER.hash_prompt([1, large], 4, 8, 0)
+    FILLER.hash_prompt(np.array([FILLER.largest_id]), 4, 4, 0)
+    for large in (FILLER.largest_id + 1, 2**60):
+        with pytest.raises(ValueError, match=f"hash id number {large} does not fit; allowed: 0 to {FILLER.largest_id}"):
+            FILLER.hash_prompt(np.array([1, large]), 4, 8, 0)
 
 
 def test_words_are_preferred_and_special_tokens_are_never_taken() -> None:
