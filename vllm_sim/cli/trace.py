@@ -18,6 +18,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: vllm-sim trace validate trace.jsonl other.jsonl.zst",
     )
     validate.add_argument("files", nargs="+", type=Path, metavar="FILE", help="native trace (.jsonl, .gz, .zst)")
+    validate.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="render chats and tokenise too, as a replay with this model does"
+    )
     validate.set_defaults(run=run_validate)
     _add_stats(actions)
     _add_convert(actions)
@@ -84,10 +87,15 @@ def run_validate(options: argparse.Namespace) -> int:
     from vllm_sim.trace.validate import find_faults
 
     failed = False
+    vocabulary = None
+    if options.model is not None:
+        from vllm_sim.trace.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary(options.model)
     for path in options.files:
         records = faults = 0
         with byte_bar(path.name, path) as on_bytes:
-            for fault in find_faults(path, on_bytes):
+            for fault in find_faults(path, on_bytes, vocabulary):
                 if fault is None:
                     records += 1
                 else:

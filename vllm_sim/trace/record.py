@@ -20,6 +20,11 @@ PROMPT_FIELDS = ("prompt", "messages", "prompt_token_ids", "hash_ids")
 RESPONSE_FIELDS = ("response", "response_token_ids", "output_length")
 HASH_BLOCK_SIZE = 512
 MAX_TOKEN_ID = 2**31 - 1
+MAX_LENGTH_TOKENS = 2**24
+"""More than any model's context: a larger length is a mistake, and would be made of tokens all the same."""
+MAX_NUMBER = 2**63 - 1
+MAX_MS = 2**53
+"""Up to here a float tells milliseconds apart."""
 
 
 class TraceError(ValueError):
@@ -97,18 +102,33 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def _is_word(value: Any) -> bool:
+    return _is_int(value) and abs(value) <= MAX_NUMBER
+
+
 def _is_name(value: Any) -> bool:
-    return isinstance(value, str) or _is_int(value)
+    return isinstance(value, str) or _is_word(value)
 
 
 def _is_count(value: Any) -> bool:
     return _is_int(value) and value >= 0
 
 
-def _is_positive(value: Any) -> bool:
-    return _is_int(value) and value > 0
+def _is_length(value: Any) -> bool:
+    return _is_count(value) and value <= MAX_LENGTH_TOKENS
 
 
+def _is_size(value: Any) -> bool:
+    return _is_length(value) and value > 0
+
+
+def _is_time(value: Any) -> bool:
+    return _is_number(value) and 0 <= value <= MAX_MS
+
+
+_SIZE = f"a number of tokens (1 to {MAX_LENGTH_TOKENS})"
+_NAME = "a text or a whole number (of 64 bits)"
+_TIME = f"milliseconds (0 to {MAX_MS})"
 # field: (test, what is allowed)
 _RULES = {
     "prompt": (_is_text, "a text"),
@@ -117,22 +137,22 @@ _RULES = {
     "hash_ids": (lambda v: isinstance(v, list) and all(map(_is_count, v)), "a list of block ids (0 or more)"),
     "response": (_is_text, "a text"),
     "response_token_ids": (_is_token_list, "a list of token ids (0 or more)"),
-    "output_length": (_is_count, "a number of tokens (0 or more)"),
+    "output_length": (_is_length, f"a number of tokens (0 to {MAX_LENGTH_TOKENS})"),
     "tools": (_is_object_list, "a list of tools"),
     "chat_template_kwargs": (lambda v: isinstance(v, dict), "an object"),
-    "input_length": (_is_positive, "a number of tokens (1 or more)"),
-    "hash_block_size": (_is_positive, "a number of tokens (1 or more)"),
-    "id": (_is_name, "a text or a whole number"),
-    "timestamp": (lambda v: _is_number(v) and v >= 0, "milliseconds (0 or more)"),
-    "session_id": (_is_name, "a text or a whole number"),
-    "turn": (_is_count, "a whole number (0 or more)"),
+    "input_length": (_is_size, _SIZE),
+    "hash_block_size": (_is_size, _SIZE),
+    "id": (_is_name, _NAME),
+    "timestamp": (_is_time, _TIME),
+    "session_id": (_is_name, _NAME),
+    "turn": (lambda v: _is_count(v) and _is_word(v), "a whole number (0 or more, of 64 bits)"),
     "workload": (_is_text, "a text"),
-    "think_time_ms": (lambda v: _is_number(v) and v >= 0, "milliseconds (0 or more)"),
-    "max_tokens": (_is_positive, "a number of tokens (1 or more)"),
+    "think_time_ms": (_is_time, _TIME),
+    "max_tokens": (lambda v: _is_word(v) and v > 0, "a number of tokens (1 or more, of 64 bits)"),
     "finish_reason": (_is_text, "a text"),
     "cache_salt": (lambda v: _is_text(v) and v != "", "a text that is not empty"),
-    "priority": (_is_int, "a whole number"),
-    "tenant": (_is_name, "a text or a whole number"),
+    "priority": (_is_word, "a whole number (of 64 bits)"),
+    "tenant": (_is_name, _NAME),
 }
 
 
