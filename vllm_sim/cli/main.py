@@ -40,5 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, VersionError) as error:
         say(f"vllm-sim: error: {error}", to_stderr=True)
         return 1
+    except MemoryError:
+        say("vllm-sim: error: not enough memory for this trace, capacity and block size", to_stderr=True)
+        return 1
     except KeyboardInterrupt:
         return 130

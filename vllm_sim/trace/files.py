@@ -191,7 +191,7 @@ def parse_json(line: str) -> Any:
         ValueError: not JSON, or it holds half a character, which no tokenizer can encode; with the reason.
     """
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         cut = "" if line.endswith("\n") else " (the last line is cut off)"
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}{cut}") from None
@@ -201,6 +201,10 @@ def parse_json(line: str) -> Any:
     if "\\ud" in line or "\\uD" in line:
         check_encodable("the line", json.dumps(value, ensure_ascii=False))
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name}; allowed: numbers that are finite")
 
 
 def parse_line(line: str) -> Record:
