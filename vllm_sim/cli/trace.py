@@ -62,6 +62,7 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
     convert.add_argument(
         "--skip-chat-template", action="store_true", help="vllm-custom: a prompt is plain text, not a user's turn"
     )
+    convert.add_argument("--strict", action="store_true", help="stop at the first line or turn that would be left out")
     convert.add_argument("--report", type=Path, metavar="FILE", help="write what was dropped or repaired as JSON")
     convert.add_argument(
         "--anonymise", action="store_true", help="hash ids in place of texts; lengths and times are kept"
@@ -131,7 +132,10 @@ def run_convert(options: argparse.Namespace) -> None:
 
     anonymity = Anonymity(options.model, options.block_size, options.salt) if options.anonymise else None
     settings = Options(
-        turns=options.turns, output_tokens=options.output_tokens, chat_template=not options.skip_chat_template
+        turns=options.turns,
+        output_tokens=options.output_tokens,
+        chat_template=not options.skip_chat_template,
+        strict=options.strict,
     )
     done = convert(options.source, options.out, options.format, settings, options.workload, anonymity)
     for line in done.report.lines():
