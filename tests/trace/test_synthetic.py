@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.serving import MODEL
 from vllm_sim.trace.synthetic import Filler
+from vllm_sim.trace.vocabulary import Vocabulary
 
 FILLER = Filler(np.arange(0, 100, 2, dtype=np.int32), np.arange(1, 100, 2, dtype=np.int32))
 IDS = st.lists(st.integers(0, 6) | st.integers(0, FILLER.largest_id), min_size=1, max_size=6)
@@ -75,3 +77,13 @@ def test_words_are_preferred_and_special_tokens_are_never_taken() -> None:
 def test_a_vocabulary_of_three_tokens_is_refused() -> None:
     with pytest.raises(ValueError, match="a vocabulary of 3 ordinary tokens is too small"):
         Filler.from_vocabulary({"a": 1, "b": 2, "c": 3}, [])
+
+
+@pytest.mark.parametrize("stream", [0, 1, 12345, 2**31 - 1])
+def test_made_tokens_come_back_from_their_text(stream: int) -> None:
+    vocabulary = Vocabulary(MODEL)
+    fresh = vocabulary.filler.fresh(stream, 7, 3000)
+    ids = np.arange(stream % 1000, stream % 1000 + 100)
+    for tokens in (fresh, vocabulary.filler.hash_prompt(ids, 16, 1605, stream)):
+        assert vocabulary.encode_responses([vocabulary.decode(tokens)]) == [tokens.tolist()]
+    assert len(vocabulary.filler.fresh_ids) > 10_000

@@ -16,10 +16,10 @@ from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.contact import configure
-from vllm_sim.engine.last_word import end_with_reason
 from vllm_sim.engine.options import parse_options
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.engine.refusals import refuse_unsupported
+from vllm_sim.last_word import end_with_reason
 from vllm_sim.vllm_version import installed_version
 
 if TYPE_CHECKING:

@@ -1,7 +1,8 @@
 """Deterministic token ids for what a trace does not spell out: hash ids, output lengths, prompts that are not in it.
 
-The tokens are ordinary words, so that text made of them decodes and re-encodes without surprises. Prompts and
-generated text take them from two disjoint halves of the word list, each as digits in the base of the half's size:
+The tokens are words with a blank in front, so that a text made of them is encoded to the same tokens again: clients
+that count them agree with the server. Prompts and generated text take them from two disjoint halves of the word list,
+each as digits in the base of the half's size:
 
 - A block of the hash id with number h (ids are numbered as they appear first) holds the pair (h mod V, h div V) over
   and over. Any two neighbouring tokens name the id, so two
@@ -12,13 +13,13 @@ generated text take them from two disjoint halves of the word list, each as digi
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"[Ġ▁]?[A-Za-z]{2,}")
+_WORD = re.compile(r"[Ġ▁][A-Za-z]{2,}")
 _FEWEST_WORDS = 1000
 _STRIDE = 7919
 
@@ -31,10 +32,21 @@ class Filler:
     fresh_ids: NDArray[np.int32]
 
     @classmethod
-    def from_vocabulary(cls, vocabulary: Mapping[str, int], special_ids: Collection[int]) -> "Filler":
-        """Takes the words of a vocabulary; all ordinary tokens where it has fewer than 1,000 words."""
+    def from_vocabulary(
+        cls,
+        vocabulary: Mapping[str, int],
+        special_ids: Collection[int],
+        coming_back: Callable[[list[int]], list[int]] = list,
+    ) -> "Filler":
+        """Takes the words of a vocabulary; all ordinary tokens where it has fewer than 1,000 words.
+
+        Args:
+            vocabulary: Token ids by text.
+            special_ids: Those that are never taken.
+            coming_back: Those of some tokens that are encoded from their own text.
+        """
         ordinary = {text: i for text, i in vocabulary.items() if i not in special_ids}
-        words = [i for text, i in ordinary.items() if _WORD.fullmatch(text)]
+        words = coming_back([i for text, i in ordinary.items() if _WORD.fullmatch(text)])
         ids = np.array(sorted(words if len(words) >= _FEWEST_WORDS else ordinary.values()), dtype=np.int32)
         half = len(ids) // 2
         if half < 2:

@@ -179,7 +179,14 @@ def _tokenizer(file: _File, for_responses: bool) -> Tokenizer:
 @lru_cache(maxsize=2)
 def _filler(file: _File) -> Filler:
     tokenizer = _tokenizer(file, for_responses=False)
-    return Filler.from_vocabulary(tokenizer.get_vocab(with_added_tokens=False), tokenizer.get_added_tokens_decoder())
+
+    def coming_back(ids: list[int]) -> list[int]:
+        texts = tokenizer.decode_batch([[one] for one in ids])
+        found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [one for one, encoding in zip(ids, found, strict=True) if encoding.ids == [one]]
+
+    special_ids = tokenizer.get_added_tokens_decoder()
+    return Filler.from_vocabulary(tokenizer.get_vocab(with_added_tokens=False), special_ids, coming_back)
 
 
 def _find_file(model: str | Path, name: str) -> Path | None:
