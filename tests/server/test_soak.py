@@ -108,7 +108,8 @@ async def soak(server: Server, report: Path) -> tuple[Counter[str], list[float]]
     return counts, memory
 
 
-def test_memory_stays_flat_and_metrics_count_what_was_sent(tmp_path: Path) -> None:
+def test_memory_stays_flat_and_metrics_count_what_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_HTTP_TIMEOUT_KEEP_ALIVE", "600")  # a busy machine may leave a connection idle for long
     options = ("--max-model-len", "8192", "--max-num-seqs", "64", "--disable-uvicorn-access-log")
     with serve(tmp_path, ROWS, *options) as server:
         counts, memory = asyncio.run(soak(server, tmp_path / "memory.txt"))
