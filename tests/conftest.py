@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from numba.core.caching import IndexDataCacheFile
 
 from tests.serving import Server, serve
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+
+# A machine that is busy with something else is no reason to fail.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 SYSTEM = "You answer questions about a library of eight floors, and you answer them in one sentence each time. " * 8
 TOOL = {

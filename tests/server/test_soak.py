@@ -19,7 +19,7 @@ import pytest
 
 from tests.serving import NAME, Server, serve
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(100_000)]
 
 REQUESTS = int(os.environ.get("SOAK_REQUESTS", "20000"))
 WORKERS = 64

@@ -156,7 +156,11 @@ FOREIGN_LINES = st.lists(
 
 
 @pytest.mark.parametrize(
-    "examples", [pytest.param(50, id="hundreds"), pytest.param(1000, id="thousands", marks=pytest.mark.slow)]
+    "examples",
+    [
+        pytest.param(50, id="hundreds"),
+        pytest.param(1000, id="thousands", marks=[pytest.mark.slow, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_no_mutated_line_brings_a_traceback_and_all_commands_read_alike(
     examples: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -146,3 +146,13 @@ def test_a_replay_into_a_used_folder_leaves_nothing_of_the_old_run(tmp_path: Pat
     ]
     assert main(failing) == 1
     assert (out / "summary.jsonl").exists()
+
+
+def test_a_trace_that_a_replay_would_write_over_is_left_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = write_trace(tmp_path / "requests.jsonl", [{"prompt": "a", "response": "b"}])
+    before = trace.read_bytes()
+    assert main(["replay", str(trace), "--backend", "fast", "--out", str(tmp_path), "--model", str(MODEL)]) == 1
+    assert "where this run writes requests.jsonl; allowed: another folder" in capsys.readouterr().err
+    assert trace.read_bytes() == before

@@ -70,6 +70,8 @@ def replay(
     start, code = time.monotonic(), commit()
     if timeline is not None and config.backend != "engine":
         raise ValueError(f"backend {config.backend} has no time to draw a timeline of; allowed: engine")
+    if path.name in FILES and path.resolve() == (out / path.name).resolve():
+        raise ValueError(f"{path} is in {out}, where this run writes {path.name}; allowed: another folder")
     find_policy(config.policy)  # an unknown one need not wait for vLLM
     loaded = load(path, config.model)
     out.mkdir(parents=True, exist_ok=True)
