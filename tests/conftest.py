@@ -13,9 +13,9 @@ from numba.core.caching import IndexDataCacheFile
 from tests.serving import Server, serve
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 
-# A machine that is busy with something else is no reason to fail.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+# A busy machine is no failure of a test; each has a limit of its own.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SYSTEM = "You answer questions about a library of eight floors, and you answer them in one sentence each time. " * 8
 TOOL = {

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from vllm_sim import __version__
 from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
+from vllm_sim.extras import missing
 from vllm_sim.terminal import say
 from vllm_sim.vllm_version import VersionError
 
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except MemoryError:
         say("vllm-sim: error: not enough memory for this trace, capacity and block size", to_stderr=True)
+        return 1
+    except ImportError as error:
+        say(f"vllm-sim: error: {missing(error)}", to_stderr=True)
         return 1
     except KeyboardInterrupt:
         return 130

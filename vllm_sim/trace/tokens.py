@@ -126,16 +126,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sim" / "tokens"
 
 
-def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace:
+def load_tokenised(path: Path, model: str | Path | Vocabulary | None) -> TokenisedTrace:
     """The tokens of a trace, from the cache, or computed and put there.
 
     Args:
         path: The trace, in the native format.
-        model: The tokenizer, or the folder of the model that has it, or its name on the hub.
+        model: The tokenizer, or the folder of the model that has it, or its name on the hub; None does where the
+            trace has no text.
 
     Raises:
-        TraceError: a line that is not a record or that has no tokens, with file and line.
-        ValueError: the model has no tokenizer.
+        TraceError: a line that is not a record or that has no tokens, or a text without a tokenizer, with file and
+            line.
+        ValueError: there is no such model.
     """
     trace_hash = _hash_file(path)
     vocabulary = model if isinstance(model, Vocabulary) else Vocabulary(model)
@@ -143,7 +145,7 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace
     for part in vocabulary.fingerprint():
         key.update(hashlib.sha256(part).digest())
     folder = cache_folder() / key.hexdigest()[:32]
-    about = {"trace": str(path), "model": str(vocabulary.model)}
+    about = {"trace": str(path), "model": str(vocabulary.model or "")}
     arrays = dict(load_arrays(folder, _ARRAYS, lambda files: _write_rows(path, vocabulary, files), about))
     return TokenisedTrace(
         folder=folder,
@@ -230,7 +232,12 @@ def _characters(record: Record) -> int:
 
 def _encoded(texts: Mapping[int, str], encode: Callable[[Sequence[str]], list[list[int]]]) -> dict[int, list[int]]:
     """Token ids of texts, all by their places in the chunk."""
-    return dict(zip(texts, encode(list(texts.values())), strict=True)) if texts else {}
+    if not texts:
+        return {}
+    try:
+        return dict(zip(texts, encode(list(texts.values())), strict=True))
+    except ValueError as error:  # there is no tokenizer
+        raise _Fault(min(texts), str(error)) from None
 
 
 def _prompts(records: Sequence[Record], vocabulary: Vocabulary) -> list[NDArray[np.int32]]:
@@ -275,7 +282,8 @@ def _responses(records: Sequence[Record], vocabulary: Vocabulary) -> list[NDArra
         if ends and ends[0] != len(ids) - 1:
             raise _Fault(place, f"response_token_ids goes on behind end token {ids[ends[0]]} at place {ends[0]}")
         tokens = np.asarray(ids, dtype=np.int32)
-        if not ends and not (record.finish_reason == "length" and len(ids)):
+        # Without a model no end token is known: the list is taken as whole.
+        if not ends and not (record.finish_reason == "length" and len(ids)) and vocabulary.model is not None:
             if vocabulary.eos_token_id is None:
                 raise _Fault(place, f"{vocabulary.model} names no end token to put behind the response")
             tokens = np.append(tokens, np.int32(vocabulary.eos_token_id))
