@@ -47,3 +47,17 @@ def test_replay_and_stats_of_a_trace_with_such_names_end_well(tmp_path: Path) ->
         assert "\x1b[31m" not in done.stdout
         if "plot" not in line[1]:
             assert "data[train].jsonl" in done.stdout
+
+
+def test_a_name_that_an_error_or_a_report_repeats_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    trace = tmp_path / "a\x1b[31mb.jsonl"
+    trace.write_text("{\n")
+    dump = tmp_path / "dump.json"
+    dump.write_text(json.dumps([{"id": "x\x1b[31my", "conversations": [{"from": "human", "value": ""}]}]))
+    out = str(tmp_path / "out.jsonl")
+    for line in (["validate", str(trace)], ["stats", str(trace)], ["convert", "--from", "sharegpt", str(dump), out]):
+        command = [str(Path(sys.executable).with_name("vllm-sim")), "trace", *line]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+        assert done.returncode == 1
+        assert "\\x1b[31m" in done.stdout + done.stderr
+        assert "\x1b" not in done.stdout + done.stderr

@@ -19,6 +19,11 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
 
 
+def say(value: object, to_stderr: bool = False) -> None:
+    """Prints a line that may hold names, control characters escaped."""
+    print(printable(value), file=sys.stderr if to_stderr else sys.stdout)
+
+
 def plain(value: object) -> "Text":
     """A text as it is, without markup."""
     from rich.text import Text

@@ -71,7 +71,7 @@ def load_chats(path: Path, model: str, name: str, with_system_prompt: bool) -> C
     trace = load_tokenised(path, model)
     if with_system_prompt:
         trace = _with_system_prompt(trace, model)
-    first = min(len(trace.prompt(row)) for row in range(len(trace)))
+    first = int(trace.prompt_lengths.min())
     heads = np.stack([trace.prompt(row)[:first] for row in range(len(trace))])
     differs = np.flatnonzero((heads != heads[0]).any(axis=0))
     return Chats(name, path, trace, records, int(differs[0]) if differs.size else first)
@@ -87,7 +87,9 @@ def _with_system_prompt(trace: TokenisedTrace, model: str) -> TokenisedTrace:
     head = vocabulary.encode_chats([vocabulary.render_chat(message, None, {"add_generation_prompt": False})])[0]
     prompts = [np.concatenate([np.asarray(head, np.int32), trace.prompt(row)[1:]]) for row in range(len(trace))]
     offsets = np.concatenate([[0], np.cumsum([len(prompt) for prompt in prompts])])
-    return replace(trace, prompt_tokens=np.concatenate(prompts), prompt_offsets=offsets)
+    return replace(
+        trace, prompt_tokens=np.concatenate(prompts), prompt_offsets=offsets, prompt_lengths=np.diff(offsets)
+    )
 
 
 def arrival_times_ms(records: list[Record], pattern: Pattern) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -47,11 +47,6 @@ def refusal(path: Path | str, monkeypatch: pytest.MonkeyPatch) -> str:
         (GOOD + b'{"prompt": "\xff", "response": "b"}\n', 2, "not UTF-8"),
         (b'{"hash_ids": [1, 2, 3], "input_length": 10, "output_length": 1}\n', 1, "3 hash_ids do not fit"),
         (b'{"hash_ids": [1], "output_length": 1}\n', 1, "hash_ids needs input_length"),
-        (
-            b'{"hash_ids": [99999999999999999999], "input_length": 9, "output_length": 1}\n',
-            1,
-            "hash id .* does not fit",
-        ),
     ],
 )
 def test_a_bad_line_stops_the_start_with_file_line_and_reason(

@@ -100,12 +100,44 @@ def exchange(prompt: str, response: str, session: str, turn: int = 0) -> Record:
     return Record(prompt=prompt, response=response, session_id=session, turn=turn)
 
 
+def continue_one(sessions: Sessions, prompt: str, response: str) -> Place | None:
+    """What a request is said to continue, which is remembered then."""
+    record = Record(prompt=prompt, response=response)
+    place = sessions.continued(record)
+    if place is not None:
+        sessions.remember(exchange(prompt, response, str(place.session_id), place.turn + 1))
+    return place
+
+
 def test_sessions_that_began_alike_are_not_thrown_together() -> None:
     sessions = Sessions()
     for name in ("a", "b", "c"):
         sessions.remember(exchange("same", " answer", name))
-    found = [sessions.continued(Record(prompt=f"same answer {i}", response="")) for i in range(3)]
-    assert found == [Place("a", 0), Place("b", 0), Place("c", 0)]
+    found = [continue_one(sessions, f"same answer {i}", "") for i in range(5)]
+    assert found == [Place("c", 0), Place("b", 0), Place("a", 0), Place("c", 0), Place("b", 0)]
+
+
+def test_a_chat_that_is_repeated_is_as_many_sessions_also_after_a_restart(upstream: Upstream, tmp_path: Path) -> None:
+    out = tmp_path / "o.jsonl"
+    upstream.script = lambda seen: json_reply(chat_answer({"content": "the same"}))
+    history: list[dict[str, Any]] = []
+    for text in ("1", "2", "3"):
+        history += [user(text), {"role": "assistant", "content": "the same"}]
+    for _ in range(2):
+        with recording(upstream.url, out) as running:
+            for _ in range(2):
+                for turn in range(3):
+                    running.client.chat.completions.create(model="m", messages=history[: 2 * turn + 1])
+    assert places(running) == [(f"session-{first}", turn) for first in (1, 4, 7, 10) for turn in range(3)]
+
+
+def test_an_exchange_that_nobody_continued_is_not_preferred_to_a_later_one() -> None:
+    sessions = Sessions()
+    sessions.remember(exchange("same", " answer", "abandoned"))
+    for name in ("a", "b"):
+        sessions.remember(exchange("same", " answer", name))
+        assert continue_one(sessions, "same answer more", " yes") == Place(name, 0)
+        assert continue_one(sessions, "same answer more yes and", " no") == Place(name, 1)
 
 
 def test_longest_history_wins() -> None:

@@ -89,3 +89,13 @@ def test_start_without_a_tokenizer_is_no_verdict_on_the_trace(tmp_path: Path) ->
     command = [sys.executable, "-c", CONFIGURE, str(MODEL)]
     done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_start_that_fails_says_the_reason_last_in_one_line_and_nothing_of_vllms_code(tmp_path: Path) -> None:
+    trace = tmp_path / "bad.jsonl"
+    trace.write_text('{"prompt": 7, "response": "b"}\n')
+    command, variables = arguments(free_port()), environment(trace)
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"vllm_sim: error: {trace}, line 1: prompt is 7; allowed: a text"
+    assert "Traceback" not in done.stdout + done.stderr

@@ -15,6 +15,8 @@ from openai import AsyncOpenAI, OpenAI
 from tests.conftest import ROWS, TOOL
 from tests.serving import MODEL, NAME, Server
 
+SCHEMA = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}
+
 
 @pytest.fixture(scope="module")
 def client(server: Server) -> OpenAI:
@@ -118,12 +120,28 @@ def test_streamed_miss_is_an_error_event(client: OpenAI) -> None:
     assert complete(client, "hehe").choices[0].text == "hahaha!"
 
 
+def test_streamed_misses_are_a_line_each_in_the_log_and_no_traceback(client: OpenAI, server: Server) -> None:
+    messages = [{"role": "user", "content": "nobody ever said this"}]
+    for call in (
+        lambda: complete(client, "nor was this ever asked", stream=True),
+        lambda: client.chat.completions.create(model=NAME, messages=messages, stream=True),
+    ):
+        before = server.log.stat().st_size
+        with pytest.raises(openai.APIError):
+            list(call())
+        log = server.log.read_text()[before:]
+        assert log.count("is not in the trace") == 1
+        assert "Traceback" not in log
+
+
 def test_list_with_one_miss_fails_whole(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError):
         complete(client, ["hehe", "nobody ever asked this"])
 
 
-@pytest.mark.parametrize("prompt", [[2**31], [128000, 2**40], [[]], [[], [128000, 383, 383]]])
+@pytest.mark.parametrize(
+    "prompt", [[128256], [128000, 200000], [2**31], [128000, 2**40], [[]], [[], [128000, 383, 383]]]
+)
 def test_tokens_that_no_trace_can_hold_are_a_400_as_with_a_model(client: OpenAI, prompt: list) -> None:
     with pytest.raises(openai.BadRequestError):
         complete(client, prompt)
@@ -136,7 +154,18 @@ def test_tokens_that_no_trace_can_hold_are_a_400_as_with_a_model(client: OpenAI,
         ("prompt_logprobs", {"extra_body": {"prompt_logprobs": 1}}),
         ("use_beam_search", {"n": 2, "max_tokens": 4, "extra_body": {"use_beam_search": True}}),
         ("structured_outputs", {"extra_body": {"structured_outputs": {"regex": "a+"}}}),
-        ("structured_outputs", {"extra_body": {"response_format": {"type": "json_object"}}}),
+        ("response_format", {"extra_body": {"response_format": {"type": "json_object"}}}),
+        (
+            "response_format, tool_choice or structured_outputs",
+            {
+                "extra_body": {
+                    "response_format": {
+                        "type": "json_schema",
+                        "json_schema": {"name": "a", "schema": {"type": "object"}},
+                    }
+                }
+            },
+        ),
         ("bad_words", {"extra_body": {"bad_words": ["x"]}}),
         ("allowed_token_ids", {"extra_body": {"allowed_token_ids": [1, 2]}}),
         ("logit_bias", {"logit_bias": {"5": 1.0}}),
@@ -154,6 +183,11 @@ def test_forced_tool_choice_and_chat_logprobs_are_refused(client: OpenAI) -> Non
     for options in ({"tools": [TOOL], "tool_choice": forced}, {"logprobs": True, "top_logprobs": 2}):
         with pytest.raises(openai.BadRequestError):
             client.chat.completions.create(model=NAME, messages=row["messages"], **options)
+
+
+def test_what_the_manual_says_about_tools_is_how_this_server_was_started() -> None:
+    manual = (Path(__file__).parents[2] / "docs" / "server.md").read_text()
+    assert "--enable-auto-tool-choice --tool-call-parser llama3_json" in manual
 
 
 def test_media_are_refused_and_the_server_lives_on(client: OpenAI) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vllm_sim.trace import tokens
+from vllm_sim.trace import token_cache, tokens
 from vllm_sim.trace.record import TraceError
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised, prompt_digest
 from vllm_sim.trace.vocabulary import Vocabulary
@@ -77,7 +77,7 @@ def test_rows_have_their_tokens_their_ends_and_their_lines(tmp_path: Path, vocab
 
 def test_equal_prompts_have_equal_digests_and_others_do_not(tmp_path: Path, vocabulary: Vocabulary) -> None:
     trace = load_tokenised(write(tmp_path / "trace.jsonl", ROWS), vocabulary)
-    digests = trace.digests.tolist()
+    digests = [trace.digest(row) for row in range(len(trace))]
     assert digests[0] == digests[1] == prompt_digest(np.array([128000, 383, 383], dtype=np.int32))
     assert len(set(digests)) == len(ROWS) - 1
 
@@ -91,7 +91,7 @@ def test_a_second_load_tokenises_nothing_and_gives_the_same_arrays(
     def no_work(*arguments: object) -> None:
         raise AssertionError("the trace is read again")
 
-    monkeypatch.setattr(tokens, "_build", no_work)
+    monkeypatch.setattr(tokens, "_write_rows", no_work)
     second = load_tokenised(path, vocabulary)
     assert second.folder == first.folder
     assert contents(second) == contents(first)
@@ -163,7 +163,7 @@ def test_a_build_whose_folder_is_there_by_then_is_thrown_away(
     path = write(tmp_path / "trace.jsonl", ROWS)
     folder = load_tokenised(path, vocabulary).folder
     before = {file.name: file.stat().st_ino for file in folder.iterdir()}
-    tokens._build(path, vocabulary, folder)
+    token_cache._build(folder, tokens._ARRAYS, lambda files: tokens._write_rows(path, vocabulary, files), {})
     assert {file.name: file.stat().st_ino for file in folder.iterdir()} == before
     assert list(cache.iterdir()) == [folder]
 
@@ -237,3 +237,39 @@ def test_a_tokenizer_that_was_changed_is_read_again(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("<|eot_id|>", "<|renamed|>"))
     assert Vocabulary(MODEL).encode_prompts(["<|eot_id|>"]) == [[128000, EOT]]
     assert Vocabulary(model).encode_prompts(["<|renamed|>"]) == [[128000, EOT]]
+
+
+@pytest.mark.parametrize("name", ["prompt_tokens", "response_ends", "cut", "about.json"])
+@pytest.mark.parametrize("damage", ["zeros", "cut", "gone"])
+def test_a_cache_that_is_not_as_it_was_written_is_built_again(
+    tmp_path: Path, vocabulary: Vocabulary, cache: Path, name: str, damage: str
+) -> None:
+    path = write(tmp_path / "trace.jsonl", ROWS)
+    first = load_tokenised(path, vocabulary)
+    expected, file = contents(first), first.folder / name
+    whole = file.read_bytes()
+    file.unlink()
+    if damage != "gone":
+        file.write_bytes(bytes(len(whole)) if damage == "zeros" else whole[:-1])
+    second = load_tokenised(path, vocabulary)
+    assert contents(second) == expected
+    assert file.read_bytes() == whole
+    assert list(cache.iterdir()) == [second.folder]
+
+
+def test_a_disk_that_does_not_give_back_what_was_written_is_named(
+    tmp_path: Path, vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(token_cache, "_map_whole", lambda *arguments: None)
+    with pytest.raises(OSError, match="does not come back as it was"):
+        load_tokenised(write(tmp_path / "trace.jsonl", ROWS), vocabulary)
+
+
+def test_what_a_killed_build_left_is_removed_and_what_a_running_one_writes_stays(
+    tmp_path: Path, vocabulary: Vocabulary, cache: Path
+) -> None:
+    (cache / ".dead.abcdefgh").mkdir(parents=True)
+    (cache / ".dead.abcdefgh" / "prompt_tokens").write_bytes(b"half")
+    with token_cache._temporary_folder(cache / "running") as running:
+        trace = load_tokenised(write(tmp_path / "trace.jsonl", ROWS), vocabulary)
+        assert sorted(cache.iterdir()) == sorted([running, trace.folder])

@@ -2,24 +2,28 @@
 
 import gzip
 import json
+import re
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.serving import MODEL
 from vllm_sim.trace.files import iter_lines, iter_records, write_records
 from vllm_sim.trace.record import Record, TraceError
+from vllm_sim.trace.tokens import load_tokenised
 from vllm_sim.trace.validate import find_faults
+from vllm_sim.trace.vocabulary import Vocabulary
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 RECORDS = st.builds(
     Record,
     prompt=TEXT,
     response=TEXT,
-    id=st.none() | TEXT | st.integers(),
+    id=st.none() | TEXT | st.integers(-(2**63) + 1, 2**63 - 1),
     timestamp=st.none() | st.floats(0, 1e9),
-    session_id=st.none() | st.integers(),
+    session_id=st.none() | st.integers(-(2**63) + 1, 2**63 - 1),
     turn=st.none() | st.integers(0, 9),
     extra=st.dictionaries(st.just("x-key"), st.none() | TEXT | st.booleans()),
 )
@@ -81,3 +85,57 @@ def test_a_line_without_end_is_refused_and_not_read_into_memory(tmp_path, monkey
     (tmp_path / "long").write_text(json.dumps({"prompt": "a" * 2000, "response": ""}))
     with pytest.raises(TraceError, match="line 1: the line is longer than 1000 bytes"):
         list(iter_records(tmp_path / "long"))
+
+
+CHAT = {"messages": [{"role": "user", "content": "a"}], "response": "b"}
+
+
+def chat(**message):
+    return {**CHAT, "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **message}]}
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (chat(tool_calls=5), "tool_calls is 5; allowed: a list of calls"),
+        (chat(tool_calls=[5]), "tool_calls holds an entry that is not of type 'function'"),
+        (chat(content=[{"type": []}]), "a part of type"),
+        (
+            {**CHAT, "chat_template_kwargs": {"messages": []}},
+            "has 'messages'; allowed: any name but messages",
+        ),
+        ({**CHAT, "chat_template_kwargs": {"tools": []}}, "has 'tools'"),
+        ({**CHAT, "chat_template_kwargs": {"self": 1}}, "has 'self'"),
+        ({"prompt": "a", "output_length": 10**12}, "output_length is 1000000000000; allowed: .*0 to 16777216"),
+        ({"prompt": "a", "output_length": 2**200}, r"output_length is 1606.*; allowed: .*0 to 16777216"),
+        ({"hash_ids": [1], "input_length": 4, "hash_block_size": 10**12, "response": ""}, "hash_block_size is 10"),
+        ({"hash_ids": [], "input_length": 10**12, "response": ""}, "input_length is 10"),
+        ({"prompt": "a", "response": "b", "timestamp": 10**400}, "timestamp is 10.*allowed: milliseconds"),
+        ({"prompt": "a", "response": "b", "turn": 2**64}, "turn is 1844.*of 64 bits"),
+        ({"prompt": "a", "response": "b", "session_id": -(2**64)}, "session_id is -1844.*of 64 bits"),
+    ],
+)
+def test_what_no_command_could_replay_is_a_fault_for_all_of_them(tmp_path, row, reason):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps({"prompt": "a", "response": "b"}) + "\n" + json.dumps(row) + "\n")
+    _, fault = find_faults(path)
+    assert re.search(rf"trace\.jsonl, line 2: .*{reason}", str(fault))
+    with pytest.raises(TraceError, match=re.escape(str(fault))):
+        load_tokenised(path, MODEL)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**CHAT, "tools": [{"function": {}}]},
+        chat(tool_calls=[{"function": {"arguments": "{}"}}]),
+        {"prompt": "a", "response_token_ids": [5, 128009, 5]},
+    ],
+)
+def test_with_a_model_validate_finds_what_its_template_and_its_end_tokens_refuse(tmp_path, row):
+    path = tmp_path / "trace.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert list(find_faults(path)) == [None]
+    (fault,) = find_faults(path, vocabulary=Vocabulary(MODEL))
+    with pytest.raises(TraceError, match=re.escape(str(fault))):
+        load_tokenised(path, MODEL)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from vllm_sim import __version__
 from vllm_sim.cli import calibrate, model, plot, policy, record, replay, report, sweep, trace, workload
 from vllm_sim.extras import missing
+from vllm_sim.terminal import say
 from vllm_sim.vllm_version import VersionError
 
 COMMANDS = (calibrate, model, plot, policy, record, replay, report, sweep, trace, workload)
@@ -38,10 +39,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, VersionError) as error:
-        print(f"vllm-sim: error: {error}", file=sys.stderr)
+        say(f"vllm-sim: error: {error}", to_stderr=True)
+        return 1
+    except MemoryError:
+        say("vllm-sim: error: not enough memory for this trace, capacity and block size", to_stderr=True)
         return 1
     except ImportError as error:
-        print(f"vllm-sim: error: {missing(error)}", file=sys.stderr)
+        say(f"vllm-sim: error: {missing(error)}", to_stderr=True)
         return 1
     except KeyboardInterrupt:
         return 130

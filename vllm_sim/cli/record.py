@@ -33,10 +33,25 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         metavar="S",
         help="longest silence of upstream, 0 for no limit (default: %(default)g)",
     )
+    record.add_argument(
+        "--max-body",
+        type=_mebibytes,
+        default=256,
+        metavar="MIB",
+        help="longest body of a request, 0 for any (default: %(default)g)",
+    )
+    record.add_argument(
+        "--idle-timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="close connections on which no request, or no more of one, comes; 0 for never (default: %(default)g)",
+    )
     record.set_defaults(run=run_record)
 
 
 def run_record(options: argparse.Namespace) -> None:
+    from vllm_sim.record.proxy import Limits
     from vllm_sim.record.server import record
 
     record(
@@ -47,6 +62,7 @@ def run_record(options: argparse.Namespace) -> None:
         ask_for_token_ids=options.token_ids,
         connect_timeout_s=options.connect_timeout or None,
         read_timeout_s=options.read_timeout or None,
+        limits=Limits(body_bytes=(options.max_body << 20) or None, idle_s=options.idle_timeout or None),
     )
 
 
@@ -55,6 +71,12 @@ def _port(text: str) -> int:
     if not 0 <= port <= 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is no port; allowed: 0 to 65535")
     return port
+
+
+def _mebibytes(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**20:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; allowed: 0 to {2**20 - 1} MiB")
+    return int(text)
 
 
 def _seconds(text: str) -> float:

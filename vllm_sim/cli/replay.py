@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from vllm_sim.cli.running import add_config_options, config_from, quieten_vllm
-from vllm_sim.terminal import progress_bar, show_table
+from vllm_sim.terminal import progress_bar, say, show_table
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,7 +43,7 @@ def run_replay(options: argparse.Namespace) -> int:
         return 0
     found = differences(options.expect, stored, summary)
     for line in found:
-        print(f"vllm-sim: {line}", file=sys.stderr)
+        say(f"vllm-sim: {line}", to_stderr=True)
     return 1 if found else 0
 
 

@@ -7,6 +7,7 @@ and attribution is switched off.
 
 import argparse
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any, get_args
@@ -80,11 +81,18 @@ def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:
 def json_object(text: str) -> dict[str, Any]:
     """An argument that is a JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite; allowed: a number that is")
     return value
 
 

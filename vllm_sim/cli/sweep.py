@@ -2,12 +2,11 @@
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from vllm_sim.cli.running import add_config_options, config_from, quieten_vllm
-from vllm_sim.terminal import progress_bar, show_table
+from vllm_sim.terminal import progress_bar, say, show_table
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -47,7 +46,7 @@ def run_sweep(options: argparse.Namespace) -> int:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    say(text, to_stderr=True)
 
 
 def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> None:
@@ -63,7 +62,7 @@ def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> No
     rejected = sum(row.get("rejected_requests", 0) > 0 for row in rows)
     if rejected:
         print(f"{rejected:,} runs had requests that need more blocks than there are")
-    print(f"{len(rows):,} rows with all counts: {out}")
+    say(f"{len(rows):,} rows with all counts: {out}")
 
 
 def _grouped(rows: list[dict[str, Any]], *names: str) -> dict[Any, list[dict[str, Any]]]:

@@ -1,7 +1,6 @@
 """`vllm-sim trace validate`, `trace stats`, `trace convert`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
@@ -19,6 +18,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         epilog="example: vllm-sim trace validate trace.jsonl other.jsonl.zst",
     )
     validate.add_argument("files", nargs="+", type=Path, metavar="FILE", help="native trace (.jsonl, .gz, .zst)")
+    validate.add_argument(
+        "--model", type=Path, metavar="FOLDER", help="render chats and tokenise too, as a replay with this model does"
+    )
     validate.set_defaults(run=run_validate)
     _add_stats(actions)
     _add_convert(actions)
@@ -60,6 +62,7 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
     convert.add_argument(
         "--skip-chat-template", action="store_true", help="vllm-custom: a prompt is plain text, not a user's turn"
     )
+    convert.add_argument("--strict", action="store_true", help="stop at the first line or turn that would be left out")
     convert.add_argument("--report", type=Path, metavar="FILE", help="write what was dropped or repaired as JSON")
     convert.add_argument(
         "--anonymise", action="store_true", help="hash ids in place of texts; lengths and times are kept"
@@ -77,24 +80,32 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _sizes(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as in 16,64") from None
 
 
 def run_validate(options: argparse.Namespace) -> int:
-    from vllm_sim.terminal import byte_bar
+    from vllm_sim.terminal import byte_bar, say
     from vllm_sim.trace.validate import find_faults
 
     failed = False
+    vocabulary = None
+    if options.model is not None:
+        from vllm_sim.trace.vocabulary import Vocabulary
+
+        vocabulary = Vocabulary(options.model)
     for path in options.files:
         records = faults = 0
         with byte_bar(path.name, path) as on_bytes:
-            for fault in find_faults(path, on_bytes):
+            for fault in find_faults(path, on_bytes, vocabulary):
                 if fault is None:
                     records += 1
                 else:
                     faults += 1
-                    print(fault)
-        print(f"{path}: {records} records, {faults} faults")
+                    say(fault)
+        say(f"{path}: {records} records, {faults} faults")
         failed = failed or faults > 0
     return int(failed)
 
@@ -115,17 +126,21 @@ def run_stats(options: argparse.Namespace) -> None:
 
 
 def run_convert(options: argparse.Namespace) -> None:
+    from vllm_sim.terminal import say
     from vllm_sim.trace.convert import Anonymity, convert, write_report
     from vllm_sim.trace.formats import Options
 
     model = given_or_default(options.model)
     anonymity = Anonymity(model, options.block_size, options.salt) if options.anonymise else None
     settings = Options(
-        turns=options.turns, output_tokens=options.output_tokens, chat_template=not options.skip_chat_template
+        turns=options.turns,
+        output_tokens=options.output_tokens,
+        chat_template=not options.skip_chat_template,
+        strict=options.strict,
     )
     done = convert(options.source, options.out, options.format, settings, options.workload, anonymity)
     for line in done.report.lines():
-        print(line, file=sys.stderr)
+        say(line, to_stderr=True)
     if options.report:
         write_report(options.report, done)
-    print(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")
+    say(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")

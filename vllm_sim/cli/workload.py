@@ -20,9 +20,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_build(options: argparse.Namespace) -> None:
+    from vllm_sim.terminal import say
     from vllm_sim.workloads.build import build
     from vllm_sim.workloads.show import show_built
 
     built = build(options.config, options.out)
     show_built(built)
-    print(f"{options.out}: {sum(b.requests for b in built)} requests, {sum(b.sessions for b in built)} sessions")
+    say(f"{options.out}: {sum(b.requests for b in built)} requests, {sum(b.sessions for b in built)} sessions")

@@ -29,10 +29,15 @@ class Answers:
         self.path = path
         self.vocabulary = _load_vocabulary(model)
         self.trace: TokenisedTrace = load_tokenised(path, self.vocabulary)
-        self._rows: dict[bytes, list[int]] = {}
-        for row, digest in enumerate(self.trace.digests.tolist()):
-            self._rows.setdefault(digest, []).append(row)
         self._given: dict[bytes, int] = {}
+
+    @functools.cached_property
+    def _rows(self) -> dict[bytes, list[int]]:
+        """The rows of each prompt, by its digest; a replay, which answers each row with its own, does without."""
+        rows: dict[bytes, list[int]] = {}
+        for row in range(len(self.trace)):
+            rows.setdefault(self.trace.digest(row), []).append(row)
+        return rows
 
     @property
     def prompts(self) -> int:

@@ -8,6 +8,7 @@ what it is for.
 """
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
@@ -44,6 +45,25 @@ def _evicting(original: Callable[..., Any]) -> Callable[..., Any]:
         name_scheduler(self)
 
     return __post_init__
+
+
+class _WithoutTraceback:
+    """A logger of upstream's that logs a client's error in one line."""
+
+    def __init__(self, logger: Any):
+        self._logger = logger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._logger, name)
+
+    def exception(self, message: str, *arguments: Any, **options: Any) -> None:
+        from vllm.exceptions import VLLMClientError
+
+        error = sys.exc_info()[1]
+        if isinstance(error, VLLMClientError):
+            self._logger.warning("%s %s", message % arguments, error)
+        else:
+            self._logger.exception(message, *arguments, **options)
 
 
 FINISH = Rebinding(
@@ -120,6 +140,22 @@ MAX_LENGTH = Value(
     delete_when="vLLM starts with such a cache and refuses the request",
     type=int,
 )
+CHAT_LOG = Rebinding(
+    name="chat_log",
+    target="vllm.entrypoints.openai.chat_completion.serving:logger",
+    why="a miss in a stream is the client's affair, and upstream logs every error in one with a traceback of 60 lines",
+    upstream="vllm/entrypoints/openai/chat_completion/serving.py, chat_completion_stream_generator",
+    delete_when="upstream logs a client's error in a stream as it does outside one",
+    wrap=_WithoutTraceback,
+)
+COMPLETION_LOG = Rebinding(
+    name="completion_log",
+    target="vllm.entrypoints.openai.completion.serving:logger",
+    why="see chat_log",
+    upstream="vllm/entrypoints/openai/completion/serving.py, completion_stream_generator",
+    delete_when="see chat_log",
+    wrap=_WithoutTraceback,
+)
 VARIABLE = Entry(
     name="variable",
     target="vllm.envs:environment_variables",
@@ -129,7 +165,7 @@ VARIABLE = Entry(
 )
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE,
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE, CHAT_LOG, COMPLETION_LOG,
 )  # fmt: skip
 
 
@@ -145,6 +181,13 @@ def apply(*names: str) -> None:
         if name not in rebindings:
             raise ValueError(f"no rebinding is named {name!r}; allowed: {', '.join(rebindings)}")
         rebindings[name].apply()
+
+
+def apply_where_imported(*names: str) -> None:
+    """As `apply`, for those of the named rows whose module this process has imported: it needs no other."""
+    found = [row.name for row in TABLE if row.name in names and row.target.partition(":")[0] in sys.modules]
+    if found:
+        apply(*found)
 
 
 def revert() -> None:

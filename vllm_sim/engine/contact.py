@@ -50,10 +50,10 @@ class Rebinding(Contact):
     """A name that is bound anew in the whole process.
 
     Attributes:
-        wrap: Makes the new function out of the old one.
+        wrap: Makes what the name is bound to, out of what it was bound to.
     """
 
-    wrap: Callable[[Callable[..., Any]], Callable[..., Any]]
+    wrap: Callable[[Any], Any]
 
     def apply(self) -> None:
         """Rebinds the name, where it is not rebound yet."""
@@ -71,7 +71,7 @@ class Rebinding(Contact):
             setattr(owner, name, _originals.pop(self.target))
 
 
-_originals: dict[str, Callable[..., Any]] = {}
+_originals: dict[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

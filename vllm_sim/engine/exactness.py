@@ -5,14 +5,15 @@ cache of the trace's tokens, so that a trace is checked once by each version of 
 """
 
 import functools
+import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from vllm.logger import init_logger
 from vllm.sampling_params import SamplingParams
 from vllm.tokenizers import cached_tokenizer_from_config
@@ -20,7 +21,7 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from vllm_sim.engine.answers import Answers
-from vllm_sim.trace.files import iter_records
+from vllm_sim.trace.files import iter_records, open_output
 from vllm_sim.trace.record import TraceError
 from vllm_sim.vllm_version import installed_version
 
@@ -43,17 +44,27 @@ def check_exact(answers: Answers, model_config: Any, on_inexact: str) -> None:
     _check_vocabulary(answers, model_config.get_vocab_size())
     if model_config.skip_tokenizer_init:
         return  # token ids are all that goes in and out
-    noted = answers.trace.folder / f"exact-{installed_version()}-{model_config.tokenizer_mode}.txt"
-    if not noted.exists():
+    noted = answers.trace.folder / f"exact-{installed_version()}-{model_config.tokenizer_mode}.json"
+    lines = _read_noted(noted)
+    if lines is None:
         lines = list(_inexact_lines(answers, cached_tokenizer_from_config(model_config)))
-        temporary = Path(f"{noted}.{os.getpid()}")
-        temporary.write_text("\n".join(map(str, lines)))
-        temporary.replace(noted)
-    for line in map(int, noted.read_text().split()):
+        with open_output(noted) as file:
+            json.dump(lines, file)
+    for line in lines:
         error = TraceError(answers.path, line, "vLLM's detokeniser does not give this response back as it was recorded")
         if on_inexact == "error":
             raise error
         logger.warning("%s", error)
+
+
+def _read_noted(path: Path) -> list[int] | None:
+    """The lines that were noted; None where nothing was, or not whole."""
+    try:
+        lines = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_list = isinstance(lines, list) and all(type(line) is int for line in lines)
+    return lines if is_list else None
 
 
 def _check_vocabulary(answers: Answers, size: int) -> None:
@@ -67,6 +78,10 @@ def _check_vocabulary(answers: Answers, size: int) -> None:
             raise TraceError(
                 answers.path, int(trace.lines[row]), f"{what} token {largest} is too large; allowed: 0 to {size - 1}"
             )
+
+    is_made = trace.hash_block_sizes.any() or not np.diff(trace.response_offsets).all()
+    if is_made and (largest := answers.vocabulary.filler.largest_token) >= size:
+        raise TraceError(answers.path, 0, f"token {largest}, made for an id, is too large; allowed: 0 to {size - 1}")
 
 
 def _inexact_lines(answers: Answers, tokenizer: Any) -> Iterator[int]:

@@ -5,6 +5,7 @@ and preempted is upstream's own; the token of a request at a position does not d
 modelled: the time of a step (a step is answered at once), sampling, and everything a request can ask of logits.
 """
 
+import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class ReplayExecutor(Executor):
             return
         row = self._choose(request.request_id, request.prompt_token_ids, params)
         if row is not None and self._answers.trace.cut[row] and not params.ignore_eos:
-            recorded = max(len(self._answers.trace.response(row)), params.min_tokens)
+            recorded = max(int(self._answers.trace.response_lengths[row]), params.min_tokens)
             compat.LENGTH.put(request, min(request.max_tokens, recorded))
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
@@ -224,6 +225,8 @@ class ReplayExecutor(Executor):
         """Workers would be told the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
 
     def initialize_from_config(self, kv_cache_configs: list[KVCacheConfig]) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return  # the prompts are counted for this line
         blocks, tokens = kv_cache_configs[0].num_blocks - 1, self.cache_config.block_size
         logger.info(
             "vllm_sim replays %s: %d requests, %d different prompts; KV cache of %d blocks of %d tokens (%d tokens), "

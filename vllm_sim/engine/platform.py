@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import torch
-from vllm.logger import init_logger
+from vllm.exceptions import VLLMClientError
 from vllm.platforms.interface import Platform, PlatformEnum
 
 from vllm_sim.engine import compat
@@ -19,12 +19,11 @@ from vllm_sim.engine.contact import configure
 from vllm_sim.engine.options import parse_options
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.engine.refusals import refuse_unsupported
+from vllm_sim.last_word import end_with_reason
 from vllm_sim.vllm_version import installed_version
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-logger = init_logger("vllm.vllm_sim.platform")
 
 DEFAULT_BLOCK_SIZE = 16
 
@@ -37,8 +36,8 @@ class ReplayPlatform(Platform):
     device_type = "cpu"
     dispatch_key = "CPU"
     dist_backend = "gloo"
-    _state: "tuple[Any, Any] | None" = None
-    """(PluginOptions, Answers) of this process, once a configuration with a model was seen."""
+    _state: "tuple[Any, Any, int] | None" = None
+    """(PluginOptions, Answers, size of the model's vocabulary), once a configuration with a model was seen."""
 
     def is_cpu(self) -> bool:
         return True
@@ -92,7 +91,7 @@ class ReplayPlatform(Platform):
         try:
             cls._check_and_update(vllm_config)
         except ValueError as error:
-            logger.error("%s", error)  # pydantic wraps what it raises in many lines
+            end_with_reason(str(error))
             raise
 
     @classmethod
@@ -117,7 +116,7 @@ class ReplayPlatform(Platform):
         model = vllm_config.model_config
         answers = load_answers(model.tokenizer)
         check_exact(answers, model, options.on_inexact)
-        cls._state = (options, answers)
+        cls._state = (options, answers, model.get_vocab_size())
 
     @classmethod
     def validate_request(cls, processed_inputs: Any, params: Any) -> None:
@@ -130,9 +129,13 @@ class ReplayPlatform(Platform):
         from vllm_sim.engine.requests import check_parameters, check_prompt
 
         assert cls._state is not None
-        options, answers = cls._state
-        check_parameters(params)
-        check_prompt(processed_inputs, answers, options)
+        options, answers, vocabulary_size = cls._state
+        try:
+            check_parameters(params)
+            check_prompt(processed_inputs, answers, options, vocabulary_size)
+        except VLLMClientError:
+            compat.apply_where_imported("chat_log", "completion_log")
+            raise
 
 
 class _Ignore(argparse.Action):

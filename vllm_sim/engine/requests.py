@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from vllm_sim.engine.answers import Answers
 from vllm_sim.engine.contact import field
 from vllm_sim.engine.options import KEY, PluginOptions
-from vllm_sim.trace.record import MAX_TOKEN_ID
 
 _SHOWN_TOKENS = 24
 _SHOWN_CHARACTERS = 80
@@ -36,9 +35,7 @@ def check_parameters(params: Any) -> None:
     if not isinstance(params, SamplingParams):
         raise _refused("pooling_params", "it replays generated text only")
     if params.structured_outputs is not None:
-        raise _refused(
-            "structured_outputs", "a recorded response follows no grammar (response_format and forced tool choice too)"
-        )
+        raise _refused(_grammar_parameter(params.structured_outputs), "a recorded response follows no grammar")
     if params.logprobs is not None:
         beams = params.max_tokens == 1 and not params.detokenize
         raise _refused("use_beam_search" if beams else "logprobs", "no logits are computed")
@@ -47,15 +44,22 @@ def check_parameters(params: Any) -> None:
             raise _refused(parameter, "no logits are computed")
 
 
+def _grammar_parameter(found: StructuredOutputsParams) -> str:
+    """What a client is likely to have sent: upstream turns response_format and a forced tool choice into a schema."""
+    if found.json_object or found.structural_tag is not None:
+        return "response_format"
+    return "structured_outputs" if found.json is None else "response_format, tool_choice or structured_outputs"
+
+
 def _refused(parameter: str, reason: str) -> VLLMValidationError:
     return VLLMValidationError(f"vllm_sim cannot honour {parameter}: {reason}.", parameter=parameter)
 
 
-def check_prompt(engine_input: Any, answers: Answers, options: PluginOptions) -> None:
+def check_prompt(engine_input: Any, answers: Answers, options: PluginOptions, vocabulary_size: int) -> None:
     """Refuses a prompt that the trace does not have, where the options say so.
 
     Raises:
-        VLLMValidationError: the prompt is not made of tokens.
+        VLLMValidationError: the prompt is not made of tokens, or one is not in the vocabulary.
         VLLMNotFoundError: the prompt is not in the trace (the server answers 404).
     """
     kind = engine_input["type"]
@@ -65,8 +69,12 @@ def check_prompt(engine_input: Any, answers: Answers, options: PluginOptions) ->
     if options.on_miss == "synthesize":
         return
     token_ids = engine_input["prompt_token_ids"]
-    if not token_ids or max(token_ids) > MAX_TOKEN_ID:
-        return  # vLLM looks at these afterwards, and refuses them with 400
+    if not token_ids:
+        return  # vLLM looks at it afterwards, and refuses it with 400
+    if (largest := max(token_ids)) >= vocabulary_size:
+        raise VLLMValidationError(
+            f"Token id {largest} is out of vocabulary; allowed: 0 to {vocabulary_size - 1}.", parameter="prompt"
+        )
     if not answers.has(np.asarray(token_ids, dtype=np.int32)):
         raise VLLMNotFoundError(_miss_message(token_ids, answers))
 

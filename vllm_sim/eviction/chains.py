@@ -111,9 +111,9 @@ def _number(ids: Any, id_begins: Any, usable: Any, begins: Any, salt: Any) -> An
     size = 16
     while size < 2 * usable.sum():
         size *= 2
-    # A hash table with open addressing: parent, id and node.
-    parents, names = np.empty(size, np.int64), np.empty(size, np.int64)
-    found = np.full(size, -1, np.int64)
+    # A hash table with open addressing of nodes, 0: none, and each node's parent and id.
+    found = np.zeros(size, np.int64)
+    parents, names = np.empty(nodes.size, np.int64), np.empty(nodes.size, np.int64)
     count = 0
     for row in range(begins.size - 1):
         parent = -1 - salt[row]
@@ -124,11 +124,12 @@ def _number(ids: Any, id_begins: Any, usable: Any, begins: Any, salt: Any) -> An
                 mixed = (np.uint64(parent) * np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(name)
                 mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
                 slot = np.int64((mixed ^ (mixed >> np.uint64(32))) & np.uint64(size - 1))
-                while found[slot] >= 0 and (parents[slot] != parent or names[slot] != name):
+                node = found[slot] - 1
+                while node >= 0 and (parents[node] != parent or names[node] != name):
                     slot = (slot + 1) & (size - 1)
-                node = found[slot]
+                    node = found[slot] - 1
                 if node < 0:
-                    parents[slot], names[slot], found[slot] = parent, name, count
+                    parents[count], names[count], found[slot] = parent, name, count + 1
             if node < 0:
                 node = count
                 count += 1

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vllm_sim.trace.files import UNFINISHED, decode_text, format_record, is_unfinished, iter_raw_lines, parse_line
+from vllm_sim.trace.output import name_errors
 from vllm_sim.trace.record import Record, TraceError
 
 logger = logging.getLogger(__name__)
@@ -78,10 +79,11 @@ class Journal:
         line = format_record(record).encode()
         start = self._size()
         try:
-            written = os.pwrite(self._handle, UNFINISHED + line[1:], start)
-            if written < len(line):
-                raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
-            os.pwrite(self._handle, line[:1], start)
+            with name_errors(self.path):
+                written = os.pwrite(self._handle, UNFINISHED + line[1:], start)
+                if written < len(line):
+                    raise OSError(f"{self.path}: only {written} of {len(line)} bytes could be written")
+                os.pwrite(self._handle, line[:1], start)
         except BaseException:
             os.ftruncate(self._handle, start)
             raise

@@ -13,7 +13,7 @@ import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import httpx
 
@@ -44,19 +44,45 @@ _HOP_BY_HOP = {
 _PROBE_TIMEOUT_S = 5.0
 
 
+class Limits(NamedTuple):
+    """What a client may take up."""
+
+    body_bytes: int | None = None
+    """Longest body of a request; None for any."""
+    idle_s: float | None = None
+    """Longest time in which nothing comes of a request that is awaited; None for any."""
+
+
+NO_LIMITS = Limits()
+
+
 class Proxy:
     """Passes every request on, and records completions and chats."""
 
     def __init__(
-        self, upstream: httpx.URL, client: httpx.AsyncClient, recorder: Recorder, ask_for_token_ids: AskForTokenIds
+        self,
+        upstream: httpx.URL,
+        client: httpx.AsyncClient,
+        recorder: Recorder,
+        ask_for_token_ids: AskForTokenIds,
+        limits: Limits = NO_LIMITS,
     ) -> None:
         """Takes an upstream URL without the `/v1` that paths of requests begin with."""
+        self._limits = limits
         self._upstream, self._client, self._recorder = upstream, client, recorder
         self._returns_token_ids = {"auto": None, "always": True, "never": False}[ask_for_token_ids]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         arrival_ms = self._recorder.now_ms()
-        body = await _read_body(receive)
+        if not scope["raw_path"].startswith(b"/"):
+            target = scope["raw_path"].decode("latin-1")
+            await _answer(send, 400, "invalid_request_error", f"the target is {target!r}; allowed: a path")
+            return
+        try:
+            body = await _read_body(receive, self._limits)
+        except _RefusedBody as refusal:
+            await _answer(send, refusal.status, "invalid_request_error", str(refusal), [(b"connection", b"close")])
+            return
         if body is None:
             return
         work = asyncio.create_task(self._exchange(scope, body, arrival_ms, send))
@@ -173,20 +199,43 @@ class Proxy:
         logger.warning("upstream %s: %s", what, type(error).__name__)
         if recording is not None:
             recording.begin(status)
-        body = json.dumps({"error": {"message": message, "type": "upstream_error", "param": None, "code": status}})
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body.encode(), "more_body": False})
+        await _answer(send, status, "upstream_error", message)
 
 
-async def _read_body(receive: Receive) -> bytes | None:
-    """The body of the request, or None when the client went away before its end."""
-    parts = []
+async def _answer(send: Send, status: int, kind: str, message: str, more_headers: Headers | None = None) -> None:
+    """An error of the recorder's own, as OpenAI's API writes errors."""
+    body = json.dumps({"error": {"message": message, "type": kind, "param": None, "code": status}}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers + (more_headers or [])})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+class _RefusedBody(Exception):
+    """A request that is not read to its end."""
+
+    def __init__(self, status: int, reason: str):
+        super().__init__(f"vllm-sim record: {reason}")
+        self.status = status
+
+
+async def _read_body(receive: Receive, limits: Limits) -> bytes | None:
+    """The body of the request, or None when the client went away before its end.
+
+    Raises:
+        _RefusedBody: it is too long, or nothing of it came for too long.
+    """
+    parts, size = [], 0
     while True:
-        message = await receive()
+        try:
+            message = await asyncio.wait_for(receive(), limits.idle_s)
+        except TimeoutError:
+            raise _RefusedBody(408, f"nothing of the body came for {limits.idle_s:g} s (--idle-timeout)") from None
         if message["type"] == "http.disconnect":
             return None
         parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if limits.body_bytes is not None and size > limits.body_bytes:
+            raise _RefusedBody(413, f"the body is longer than {limits.body_bytes} bytes (--max-body)")
         if not message.get("more_body", False):
             return b"".join(parts)
 

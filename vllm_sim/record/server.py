@@ -3,18 +3,23 @@
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import logging
 import signal
 import socket
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import httpx
 
-from vllm_sim.record.proxy import AskForTokenIds, Proxy
+from vllm_sim.record.proxy import NO_LIMITS, AskForTokenIds, Limits, Proxy
 from vllm_sim.record.recorder import Recorder
 
+logger = logging.getLogger(__name__)
+
 _NO_SUCH_ADDRESS = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
+_FOREVER_S = 10**9
 _GRACE_S = 5
 """How long running responses may go on after the signal to stop."""
 
@@ -28,6 +33,7 @@ def record(
     ask_for_token_ids: AskForTokenIds = "auto",
     connect_timeout_s: float | None = 10.0,
     read_timeout_s: float | None = 600.0,
+    limits: Limits = NO_LIMITS,
 ) -> None:
     """Records until SIGINT or SIGTERM.
 
@@ -39,6 +45,7 @@ def record(
         ask_for_token_ids: Whether requests get `return_token_ids`: auto asks where upstream is vLLM.
         connect_timeout_s: For a connection to upstream; None for no limit.
         read_timeout_s: Between two pieces of a response, and before the first; None for no limit.
+        limits: What a client may take up.
 
     Raises:
         ValueError: the URL is none, or the file is no recording.
@@ -56,6 +63,8 @@ def record(
         stack.callback(recorder.close)
         shown_host = f"[{host}]" if ":" in host else host
         address = f"http://{shown_host}:{sockets[0].getsockname()[1]}"
+        if not all(ipaddress.ip_address(one.getsockname()[0].partition("%")[0]).is_loopback for one in sockets):
+            logger.warning("whoever reaches %s can use %s, and is recorded; allowed alone: --host localhost", host, url)
         print(f"vllm-sim record: {address}/v1 -> {url}, into {out}", flush=True)
         try:
             asyncio.run(
@@ -66,6 +75,7 @@ def record(
                     recorder,
                     ask_for_token_ids,
                     httpx.Timeout(read_timeout_s, connect=connect_timeout_s, pool=None),
+                    limits,
                 )
             )
         finally:
@@ -117,6 +127,23 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
+def _impatient_protocol(idle_s: float | None) -> Any:
+    """uvicorn's protocol, which closes a connection that brings no head of a request; uvicorn waits for ever."""
+    from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+    class Impatient(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if idle_s is not None:
+                self.loop.call_later(idle_s, self._close_without_request)
+
+        def _close_without_request(self) -> None:
+            if self.cycle is None:
+                self.transport.close()
+
+    return Impatient
+
+
 async def _serve(
     uvicorn: ModuleType,
     sockets: list[socket.socket],
@@ -124,11 +151,14 @@ async def _serve(
     recorder: Recorder,
     ask_for_token_ids: AskForTokenIds,
     timeout: httpx.Timeout,
+    limits: Limits,
 ) -> None:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=100)
-    async with httpx.AsyncClient(timeout=timeout, limits=limits, follow_redirects=False) as client:
+    pool = httpx.Limits(max_connections=None, max_keepalive_connections=100)
+    async with httpx.AsyncClient(timeout=timeout, limits=pool, follow_redirects=False) as client:
         config = uvicorn.Config(
-            Proxy(upstream, client, recorder, ask_for_token_ids),
+            Proxy(upstream, client, recorder, ask_for_token_ids, limits),
+            http=_impatient_protocol(limits.idle_s),
+            timeout_keep_alive=_FOREVER_S if limits.idle_s is None else limits.idle_s,
             lifespan="off",
             ws="none",
             interface="asgi3",

@@ -32,12 +32,34 @@ class Place(NamedTuple):
     turn: int
 
 
+class _Alike:
+    """Exchanges with the same history."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Place] = deque(maxlen=_SAME_HISTORY)
+        """Those that no request has continued yet."""
+        self._continued: deque[Place] = deque(maxlen=_SAME_HISTORY)
+        """The others, the one that was continued last at the end."""
+
+    def next(self) -> Place:
+        """The one that a request with this history continues."""
+        return self.waiting[-1] if self.waiting else self._continued[0]
+
+    def mark(self, place: Place) -> None:
+        """Notes that an exchange is continued; one that is not here was continued from elsewhere."""
+        for places in (self.waiting, self._continued):
+            if place in places:
+                places.remove(place)
+                self._continued.append(place)
+                return
+
+
 class Sessions:
     """An index of exchanges by their history (prompt and answer), of bounded size."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
-        self._places: OrderedDict[tuple[int, bytes, bytes], deque[Place]] = OrderedDict()
+        self._places: OrderedDict[tuple[int, bytes, bytes], _Alike] = OrderedDict()
         # The index is asked at every length that it knows: most are ruled out by the last bytes, without a hash.
         self._tails: dict[int, Counter[bytes]] = {}
         self._turns: OrderedDict[str | int, int] = OrderedDict()
@@ -45,19 +67,22 @@ class Sessions:
     def continued(self, record: Record) -> Place | None:
         """The exchange that the record's prompt continues, or None. Where several fit, the longest.
 
-        Of several with the same history (the same question, the same answer), each is given in turn, so that
-        sessions that began alike are not thrown together.
+        Of several with the same history (the same question, the same answer), the last that is not continued yet;
+        where all are, the one that was continued longest ago.
         """
+        alike = self._continued(record)
+        return None if alike is None else alike.next()
+
+    def _continued(self, record: Record) -> "_Alike | None":
         prompt = _prompt_bytes(record)
         if prompt is None:
             return None
         for length in sorted((n for n in self._tails if n <= len(prompt)), reverse=True):
             if prompt[max(0, length - _TAIL_BYTES) : length] not in self._tails[length]:
                 continue
-            places = self._places.get(_key(prompt[:length]))
-            if places is not None:
-                places.rotate(-1)
-                return places[-1]
+            alike = self._places.get(_key(prompt[:length]))
+            if alike is not None:
+                return alike
         return None
 
     def next_turn(self, session_id: str | int) -> int:
@@ -69,6 +94,9 @@ class Sessions:
         if record.session_id is None:
             return
         turn = record.turn or 0
+        before = self._continued(record)
+        if before is not None:
+            before.mark(Place(record.session_id, turn - 1))
         self._turns[record.session_id] = max(turn, self._turns.get(record.session_id, 0))
         self._turns.move_to_end(record.session_id)
         if len(self._turns) > self._capacity:
@@ -78,9 +106,9 @@ class Sessions:
             return
         key = _key(history)
         if key not in self._places:
-            self._places[key] = deque(maxlen=_SAME_HISTORY)
+            self._places[key] = _Alike()
             self._tails.setdefault(len(history), Counter())[key[1]] += 1
-        self._places[key].append(Place(record.session_id, turn))
+        self._places[key].waiting.append(Place(record.session_id, turn))
         self._places.move_to_end(key)
         if len(self._places) > self._capacity:
             self._forget_oldest()

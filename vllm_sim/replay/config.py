@@ -20,6 +20,8 @@ BACKENDS = {
     "fast": "vllm_sim.eviction.simulate:simulate",
 }
 """What serves the requests, imported when it is used."""
+MOST = 2**31 - 1
+"""Of every whole number; vLLM's block tables hold 32 bits."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
 
@@ -101,6 +103,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{field.name} is {value!r}; allowed: {', '.join(about.choices)}")
             if about.at_least is not None and isinstance(value, int) and value < about.at_least:
                 raise ValueError(f"{field.name} is {value}; allowed: {about.at_least} or more")
+            if isinstance(value, int) and abs(value) > MOST:
+                raise ValueError(f"{field.name} is {value}; allowed: up to {MOST:,}")
         if self.backend == "engine" and self.model is None:
             raise ValueError(
                 "the engine needs a model; allowed: --model FOLDER, as `vllm-sim model export` builds it, "

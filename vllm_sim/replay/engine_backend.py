@@ -78,7 +78,7 @@ def run_engine(
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcome:
     """What the driver says (`engine.backends.driver.Served`), as arrays, in the order given."""
     rows = [one.row for one in served]
-    prompt = np.array([len(loaded.trace.prompt(row)) for row in rows], np.int64)
+    prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
     found = [one.admission for one in served]
     parts = evicted_by = allocated = None
     again = np.zeros(len(rows), np.int64)
@@ -166,7 +166,7 @@ def model_config(model: str) -> dict[str, Any]:
 
 
 def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[str, Any]) -> Any:
-    lengths = [len(trace.prompt(row)) + len(trace.response(row)) for row in range(len(trace))]
+    lengths = (trace.prompt_lengths + trace.response_lengths).tolist()
     capacity = config.blocks
     if capacity is None:  # all requests at once have room, so nothing is evicted
         capacity = sum(needed_blocks(length, config.block_size) for length in lengths)

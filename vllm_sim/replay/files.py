@@ -25,7 +25,9 @@ from vllm_sim.replay.rows import PARTIAL, RequestResult, RunSummary, write_rows
 from vllm_sim.replay.run import load, run
 from vllm_sim.replay.summary import session_results
 from vllm_sim.replay.timeline import Timeline, open_timeline
-from vllm_sim.trace.files import open_output
+from vllm_sim.trace.output import name_errors, open_output
+
+FILES = ("summary.jsonl", "requests.jsonl", "sessions.jsonl", "evictions.jsonl", "blocks.jsonl", "run.json")
 
 
 class _Keeper:
@@ -39,7 +41,8 @@ class _Keeper:
             self._timeline.step(step)
 
     def request(self, result: RequestResult) -> None:
-        self._file.write(msgspec.json.encode(result) + b"\n")
+        with name_errors(Path(self._file.name)):
+            self._file.write(msgspec.json.encode(result) + b"\n")
         if self._timeline is not None:
             self._timeline.request(result)
 
@@ -67,9 +70,13 @@ def replay(
     start, code = time.monotonic(), commit()
     if timeline is not None and config.backend != "engine":
         raise ValueError(f"backend {config.backend} has no time to draw a timeline of; allowed: engine")
+    if path.name in FILES and path.resolve() == (out / path.name).resolve():
+        raise ValueError(f"{path} is in {out}, where this run writes {path.name}; allowed: another folder")
     find_policy(config.policy)  # an unknown one need not wait for vLLM
     loaded = load(path, config.model)
     out.mkdir(parents=True, exist_ok=True)
+    for name in FILES:  # of an earlier run, which may have written more of them
+        (out / name).unlink(missing_ok=True)
     with ExitStack() as stack:
         keeper = None
         if config.backend == "engine":

@@ -5,16 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from vllm_sim.block_rules import full_blocks
 from vllm_sim.eviction.chains import Array, Requests
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
 def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size: int) -> Requests:
-    """Numbers the full blocks of every row, prompt and generated, in the order of first appearance.
+    """Names the full blocks of every row by numbers.
 
-    A block's number stands for its tokens alone; what comes before it is told apart when the chains are linked.
+    A block's number stands for its tokens alone, in the order of first appearance; what comes before it is told apart
+    when the chains are linked. Hash ids whose size the block size divides need no tokens: each of an id's blocks has
+    the number -1 - id, since every two neighbouring tokens name the id (synthetic.py). Blocks with a made token, which
+    are like no other, have a number of their own in the prompt, and none behind it.
 
     Args:
         trace: The rows' tokens.
@@ -22,21 +27,41 @@ def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size:
         block_size: Tokens a block.
     """
     number_of: dict[bytes, int] = {}
-    ids: list[int] = []
-    begins = [0]
+    fresh = -2 - int(trace.hash_ids.max(initial=0))
+    by_ids = _names_blocks_by_ids(trace.hash_block_sizes, block_size)
+    rows: list[Array] = []
     for row in range(len(trace)):
-        tokens = np.concatenate([trace.prompt(row), trace.response(row)])
-        for start in range(0, len(tokens) - block_size + 1, block_size):
-            ids.append(number_of.setdefault(tokens[start : start + block_size].tobytes(), len(number_of)))
-        begins.append(len(ids))
+        if trace.hash_block_sizes[row] and by_ids:
+            per_id = int(trace.hash_block_sizes[row]) // block_size
+            blocks = full_blocks(int(trace.prompt_lengths[row]), block_size)
+            names = np.repeat(-1 - trace.ids(row), per_id)[:blocks]
+            missing = blocks - len(names)
+            rows.append(np.concatenate([names, fresh - np.arange(missing)]))
+            fresh -= missing
+            continue
+        tokens = trace.prompt(row)
+        if not trace.is_made(row) or block_size == 1:  # one token alone may be another stream's as well
+            tokens = np.concatenate([tokens, trace.response(row)])
+        places = range(0, len(tokens) - block_size + 1, block_size)
+        numbers = [number_of.setdefault(tokens[i : i + block_size].tobytes(), len(number_of)) for i in places]
+        rows.append(np.array(numbers, dtype=np.int64))
     return Requests(
-        ids=np.array(ids, dtype=np.int64),
-        begins=np.array(begins, dtype=np.int64),
-        prompt_tokens=np.diff(trace.prompt_offsets).astype(np.int64),
-        output_tokens=np.diff(trace.response_offsets).astype(np.int64),
+        ids=np.concatenate(rows),
+        begins=np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64),
+        prompt_tokens=np.array(trace.prompt_lengths),
+        output_tokens=np.array(trace.response_lengths),
         category=categories(records),
         salt=_salts(records),
     )
+
+
+def _names_blocks_by_ids(sizes: NDArray[np.int64], block_size: int) -> bool:
+    """Whether all blocks of hash ids may be named by them: their tokens, a pair over and over, name the ids too.
+
+    A block of one token holds half a pair; an odd one may begin with either half, where the ids' sizes differ.
+    """
+    units = np.unique(sizes[sizes > 0])
+    return block_size > 1 and not (units % block_size).any() and (block_size % 2 == 0 or len(units) == 1)
 
 
 def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], block_size: int) -> Requests:
@@ -44,25 +69,24 @@ def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], b
 
     Args:
         path: The trace, for messages.
-        trace: The rows' lines.
+        trace: The rows' ids and lines.
         records: The rows.
         block_size: Tokens a hash id stands for.
 
     Raises:
         TraceError: a row has no hash ids, or they stand for another number of tokens.
     """
-    for row, record in enumerate(records):
-        if record.hash_ids is None:
+    for row, size in enumerate(trace.hash_block_sizes.tolist()):
+        if not size:
             raise TraceError(path, int(trace.lines[row]), "no hash_ids, which raw blocks need")
-        if record.hash_block_size != block_size:
-            reason = f"hash_block_size is {record.hash_block_size}, --block-size {block_size}; raw blocks need the same"
+        if size != block_size:
+            reason = f"hash_block_size is {size}, --block-size {block_size}; raw blocks need the same"
             raise TraceError(path, int(trace.lines[row]), reason)
-    ids = [record.hash_ids or [] for record in records]
     return Requests(
-        ids=np.array([name for row in ids for name in row], dtype=np.int64),
-        begins=np.concatenate([[0], np.cumsum([len(row) for row in ids])]).astype(np.int64),
-        prompt_tokens=np.array([record.input_length for record in records], dtype=np.int64),
-        output_tokens=np.zeros(len(records), dtype=np.int64),
+        ids=np.array(trace.hash_ids),
+        begins=np.array(trace.hash_offsets),
+        prompt_tokens=np.array(trace.prompt_lengths),
+        output_tokens=np.zeros(len(trace), dtype=np.int64),
         category=categories(records),
         salt=_salts(records),
     )

@@ -20,7 +20,7 @@ from vllm_sim.replay.rows import Row, write_rows
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.processes import Point, RowsOf, compute
 from vllm_sim.sweep.results import cut_torn_line, read_rows, run_file
-from vllm_sim.trace.files import open_output
+from vllm_sim.trace.output import name_errors, open_output
 
 SECONDS = 30
 """Between two lines that say how far a run is."""
@@ -153,7 +153,7 @@ def _kept_rows(
 def _append(run: PlannedRun, made: Sequence[Row]) -> None:
     for path, values in zip(run.files, made, strict=True):
         row = {"key": run.key} | values | {"code": run.code}
-        with path.open("ab") as file:
+        with name_errors(path), path.open("ab") as file:
             file.write(msgspec.json.encode(row) + b"\n")
 
 

@@ -90,7 +90,7 @@ def _anonymous(
             prompt_length, output_length = record.input_length, record.output_length
         else:
             tokenised = tokenised or load_tokenised(source, model)
-            prompt_length, output_length = len(tokenised.prompt(row)), len(tokenised.response(row))
+            prompt_length, output_length = int(tokenised.prompt_lengths[row]), int(tokenised.response_lengths[row])
         if record.hash_ids is None:
             assert tokenised is not None
             size = block_size or DEFAULT_BLOCK_SIZE_TOKENS

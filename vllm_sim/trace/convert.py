@@ -11,7 +11,7 @@ from msgspec import structs
 from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.anonymise import anonymise
 from vllm_sim.trace.files import open_output, write_records
-from vllm_sim.trace.formats import CONVERTERS, Options, Report
+from vllm_sim.trace.formats import CONVERTERS, Dropped, Options, Report
 from vllm_sim.trace.record import Record
 
 
@@ -82,11 +82,14 @@ def write_report(path: Path, done: Converted) -> None:
 
 
 def _convert(source: Path, out: Path, format: str, options: Options | None, workload: str | None) -> Converted:
-    result = Converted(Report())
+    result = Converted(Report(strict=options is not None and options.strict))
     with byte_bar(source.name, source) as on_bytes:
         told = replace(options or Options(), on_bytes=on_bytes)
         records = CONVERTERS[format](source, told, result.report)
-        write_records(out, _counted(records, result, source, workload))
+        try:
+            write_records(out, _counted(records, result, source, workload))
+        except Dropped as dropped:
+            raise ValueError(f"{source}: {dropped}; left out without --strict") from None
     return result
 
 

@@ -1,7 +1,7 @@
 """Reading and writing traces: plain, .gz or .zst, one record a line, as a stream with the memory of one line.
 
-A file is written under a temporary name beside its place and renamed when it is whole. The one that grows in its place
-is a recording: a line that its recorder has not finished begins with UNFINISHED in place of the brace, and every reader
+A file is written under a temporary name and renamed when it is whole (output.py). The one that grows in its place is a
+recording: a line that its recorder has not finished begins with UNFINISHED in place of the brace, and every reader
 passes over it with a warning.
 """
 
@@ -9,8 +9,7 @@ import gzip
 import io
 import json
 import logging
-import os
-import tempfile
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from typing import IO, Any, BinaryIO, cast
 
 import zstandard
 
+from vllm_sim.trace.output import open_output as open_output
 from vllm_sim.trace.record import Record, TraceError, check_encodable, parse_record
 
 logger = logging.getLogger(__name__)
@@ -81,10 +81,26 @@ def open_bytes(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     """Opens a file for reading: (its bytes, unpacked; the file as it lies on the disk, whose `tell` is the progress).
 
     Raises:
+        TraceError: it is a pipe, a folder or a device.
         READ_ERRORS: then or while it is read; `read_error` makes a TraceError of each.
     """
+    check_is_file(path)
     with path.open("rb") as raw, open_packed(path, raw) as file:
         yield file, raw
+
+
+def check_is_file(path: Path) -> None:
+    """Refuses what cannot be read twice, as most commands read a trace: before it is opened, which waits at a pipe.
+
+    Raises:
+        TraceError: there is no file.
+    """
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise read_error(path, 0, error) from None
+    if not stat.S_ISREG(mode):
+        raise TraceError(path, 0, "cannot be read: a pipe, a folder or a device; allowed: a file")
 
 
 def read_error(path: Path, line: int, error: Exception) -> TraceError:
@@ -175,7 +191,7 @@ def parse_json(line: str) -> Any:
         ValueError: not JSON, or it holds half a character, which no tokenizer can encode; with the reason.
     """
     try:
-        value = json.loads(line)
+        value = json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         cut = "" if line.endswith("\n") else " (the last line is cut off)"
         raise ValueError(f"not JSON: {error.msg} at column {error.colno}{cut}") from None
@@ -185,6 +201,10 @@ def parse_json(line: str) -> Any:
     if "\\ud" in line or "\\uD" in line:
         check_encodable("the line", json.dumps(value, ensure_ascii=False))
     return value
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"not JSON: {name}; allowed: numbers that are finite")
 
 
 def parse_line(line: str) -> Record:
@@ -227,32 +247,6 @@ def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
         yield number, record
     if not number:
         raise TraceError(path, 0, "the file holds no record")
-
-
-@contextmanager
-def open_output(path: Path) -> Iterator[IO[str]]:
-    """Opens a text file for writing (UTF-8, packed by its suffix); it appears under its name only when it is whole.
-
-    A gzip file carries no time of its making: the same text gives the same bytes.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as raw:
-            if path.suffix == ".gz":
-                packed: Any = gzip.GzipFile(fileobj=raw, filename="", mode="wb", mtime=0)
-            elif path.suffix == ".zst":
-                packed = zstandard.ZstdCompressor().stream_writer(raw, closefd=False)
-            else:
-                packed = raw
-            with io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file:
-                yield file
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:

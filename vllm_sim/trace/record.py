@@ -17,7 +17,6 @@ once.
 
 import json
 import re
-import sys
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -27,6 +26,11 @@ PROMPT_FIELDS = ("prompt", "messages", "prompt_token_ids", "hash_ids")
 RESPONSE_FIELDS = ("response", "response_token_ids", "output_length")
 HASH_BLOCK_SIZE = 512
 MAX_TOKEN_ID = 2**31 - 1
+MAX_LENGTH_TOKENS = 2**24
+"""More than any model's context: a larger length is a mistake, and would be made of tokens all the same."""
+MAX_NUMBER = 2**63 - 1
+MAX_MS = 2**53
+"""Up to here a float tells milliseconds apart."""
 
 
 class TraceError(ValueError):
@@ -39,18 +43,19 @@ class TraceError(ValueError):
 
 _TOKEN_ID = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 _COUNT = Annotated[int, Meta(ge=0)]
-_POSITIVE = Annotated[int, Meta(ge=1)]
-_REAL = _COUNT | Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+_WORD = Annotated[int, Meta(ge=-MAX_NUMBER, le=MAX_NUMBER)]
+_REAL = Annotated[int, Meta(ge=0, le=MAX_MS)] | Annotated[float, Meta(ge=0, le=MAX_MS)]
 
 # Types of fields; the description is what an error names as allowed.
 Text = Annotated[str, Meta(description="a text")]
 FullText = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
-Name = Annotated[str | int, Meta(description="a text or a whole number")]
-Whole = Annotated[int, Meta(description="a whole number")]
-Turn = Annotated[int, Meta(ge=0, description="a whole number (0 or more)")]
-Tokens = Annotated[_COUNT, Meta(description="a number of tokens (0 or more)")]
-SomeTokens = Annotated[_POSITIVE, Meta(description="a number of tokens (1 or more)")]
-Milliseconds = Annotated[_REAL, Meta(description="milliseconds (0 or more)")]
+Name = Annotated[str | _WORD, Meta(description="a text or a whole number (of 64 bits)")]
+Whole = Annotated[_WORD, Meta(description="a whole number (of 64 bits)")]
+Turn = Annotated[int, Meta(ge=0, le=MAX_NUMBER, description="a whole number (0 or more, of 64 bits)")]
+Length = Annotated[int, Meta(ge=0, le=MAX_LENGTH_TOKENS, description=f"a number of tokens (0 to {MAX_LENGTH_TOKENS})")]
+Size = Annotated[int, Meta(ge=1, le=MAX_LENGTH_TOKENS, description=f"a number of tokens (1 to {MAX_LENGTH_TOKENS})")]
+Limit = Annotated[int, Meta(ge=1, le=MAX_NUMBER, description="a number of tokens (1 or more, of 64 bits)")]
+Milliseconds = Annotated[_REAL, Meta(description=f"milliseconds (0 to {MAX_MS})")]
 TokenIds = Annotated[list[_TOKEN_ID], Meta(description="a list of token ids (0 or more)")]
 SomeTokenIds = Annotated[
     list[_TOKEN_ID], Meta(min_length=1, description="a list of token ids (0 or more), one at least")
@@ -71,14 +76,14 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     response: Text | None = None
     response_token_ids: TokenIds | None = None
-    output_length: Tokens | None = None
+    output_length: Length | None = None
     """Generated tokens, the end token included."""
 
     tools: Tools | None = None
     chat_template_kwargs: Object | None = None
-    input_length: SomeTokens | None = None
+    input_length: Size | None = None
     """Prompt tokens; with hash_ids only."""
-    hash_block_size: SomeTokens | None = None
+    hash_block_size: Size | None = None
     """Tokens a hash id stands for; with hash_ids only, HASH_BLOCK_SIZE unless given."""
 
     id: Name | None = None
@@ -89,7 +94,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     workload: Text | None = None
     think_time_ms: Milliseconds | None = None
     """Time between the end of the session's previous answer and this request."""
-    max_tokens: SomeTokens | None = None
+    max_tokens: Limit | None = None
     finish_reason: Text | None = None
     cache_salt: FullText | None = None
     priority: Whole | None = None

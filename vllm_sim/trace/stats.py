@@ -71,7 +71,7 @@ def trace_stats(
     sizes = _fitting_sizes(hashes, block_sizes)
     if hashes is None:
         trace = load_tokenised(path, model)
-        rows = replace(rows, prompts=np.diff(trace.prompt_offsets), outputs=np.diff(trace.response_offsets))
+        rows = replace(rows, prompts=trace.prompt_lengths, outputs=trace.response_lengths)
         make = _token_block_maker(rows, trace)
     else:
         make = _hash_block_maker(rows, hashes)
@@ -166,23 +166,19 @@ def _hash_block_maker(rows: _Rows, hashes: _Hashes) -> Callable[[int], PromptBlo
 
 def _token_block_maker(rows: _Rows, trace: TokenisedTrace) -> Callable[[int], PromptBlocks]:
     """A function from a block size to the blocks of that size."""
-    tokens, offsets = _interleaved(trace.prompt_tokens, rows.prompts, trace.response_tokens, rows.outputs)
+    tokens, offsets = _interleaved(trace)
     names = prefix_names(tokens, offsets)
     return lambda size: token_blocks(names, offsets, rows.prompts, size)
 
 
-def _interleaved(
-    prompt_tokens: NDArray[np.int32],
-    prompts: NDArray[np.int64],
-    response_tokens: NDArray[np.int32],
-    outputs: NDArray[np.int64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _interleaved(trace: TokenisedTrace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Prompt and response of each row, one row behind the other; and the offsets of the rows."""
-    offsets = np.concatenate([[0], np.cumsum(prompts + outputs)]).astype(np.int64)
-    is_prompt = np.repeat(np.tile([True, False], len(prompts)), np.stack([prompts, outputs], axis=1).ravel())
+    offsets = np.concatenate([[0], np.cumsum(trace.prompt_lengths + trace.response_lengths)]).astype(np.int64)
     tokens = np.empty(int(offsets[-1]), dtype=np.int64)
-    tokens[is_prompt] = prompt_tokens
-    tokens[~is_prompt] = response_tokens
+    for row, begin in enumerate(offsets[:-1].tolist()):
+        middle = begin + int(trace.prompt_lengths[row])
+        tokens[begin:middle] = trace.prompt(row)
+        tokens[middle : offsets[row + 1]] = trace.response(row)
     return tokens, offsets
 
 

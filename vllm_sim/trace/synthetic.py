@@ -1,9 +1,11 @@
 """Deterministic token ids for what a trace does not spell out: hash ids, output lengths, prompts that are not in it.
 
-The tokens are ordinary words, so that text made of them decodes and re-encodes without surprises. Prompts and
-generated text take them from two disjoint halves of the word list, each as digits in the base of the half's size:
+The tokens are words with a blank in front, so that a text made of them is encoded to the same tokens again: clients
+that count them agree with the server. Prompts and generated text take them from two disjoint halves of the word list,
+each as digits in the base of the half's size:
 
-- A block of hash id h holds the pair (h mod V, h div V) over and over. Any two neighbouring tokens name the id, so two
+- A block of the hash id with number h (ids are numbered as they appear first) holds the pair (h mod V, h div V) over
+  and over. Any two neighbouring tokens name the id, so two
   prompts share a prefix of tokens exactly where they share a prefix of ids, at every block size from 2 up that
   divides the trace's.
 - Fresh tokens of a stream (a row of the trace) are its digits plus a stride. No prompt block equals them, and no two
@@ -11,13 +13,13 @@ generated text take them from two disjoint halves of the word list, each as digi
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-_WORD = re.compile(r"[Ġ▁]?[A-Za-z]{2,}")
+_WORD = re.compile(r"[Ġ▁][A-Za-z]{2,}")
 _FEWEST_WORDS = 1000
 _STRIDE = 7919
 _FIRST_FREE_ID = 2**24
@@ -33,10 +35,21 @@ class Filler:
     fresh_ids: NDArray[np.int32]
 
     @classmethod
-    def from_vocabulary(cls, vocabulary: Mapping[str, int], special_ids: Collection[int]) -> "Filler":
-        """Takes the words of a vocabulary; all ordinary tokens where it has fewer than 1,000 words."""
+    def from_vocabulary(
+        cls,
+        vocabulary: Mapping[str, int],
+        special_ids: Collection[int],
+        coming_back: Callable[[list[int]], list[int]] = list,
+    ) -> "Filler":
+        """Takes the words of a vocabulary; all ordinary tokens where it has fewer than 1,000 words.
+
+        Args:
+            vocabulary: Token ids by text.
+            special_ids: Those that are never taken.
+            coming_back: Those of some tokens that are encoded from their own text.
+        """
         ordinary = {text: i for text, i in vocabulary.items() if i not in special_ids}
-        words = [i for text, i in ordinary.items() if _WORD.fullmatch(text)]
+        words = coming_back([i for text, i in ordinary.items() if _WORD.fullmatch(text)])
         return cls.from_ids(words if len(words) >= _FEWEST_WORDS else ordinary.values())
 
     @classmethod
@@ -60,14 +73,21 @@ class Filler:
 
     @property
     def largest_id(self) -> int:
-        """The largest hash id, or stream number, that has tokens of its own."""
+        """The largest number of a hash id, or of a stream, that has tokens of its own."""
         return len(self.prompt_ids) ** 2 - 1
 
-    def hash_prompt(self, hash_ids: list[int], block_size: int, length_tokens: int, row: int) -> NDArray[np.int32]:
+    @property
+    def largest_token(self) -> int:
+        """The largest token that is ever made."""
+        return int(max(self.prompt_ids[-1], self.fresh_ids[-1]))
+
+    def hash_prompt(
+        self, hash_ids: NDArray[np.int64], block_size: int, length_tokens: int, row: int
+    ) -> NDArray[np.int32]:
         """Tokens of a prompt given as hash ids.
 
         Args:
-            hash_ids: One id a block; the tail that no id covers is fresh.
+            hash_ids: Numbers of the ids, one a block; the tail that no id covers is fresh.
             block_size: Tokens an id stands for.
             length_tokens: Tokens of the prompt.
             row: Number of the row in the trace, the stream of fresh tokens.
@@ -76,15 +96,14 @@ class Filler:
             int32 array of shape (length_tokens,).
 
         Raises:
-            ValueError: an id that is too large to have tokens of its own.
+            ValueError: a number that is too large to have tokens of its own.
         """
         base = len(self.prompt_ids)
-        ids = np.array(hash_ids, dtype=object if max(hash_ids, default=0) > 2**62 else np.int64)
-        if len(ids) and ids.max() > self.largest_id:
-            raise ValueError(f"hash id {ids.max()} does not fit; allowed: 0 to {self.largest_id}")
-        digits = np.stack([ids % base, ids // base], axis=1).astype(np.int64)
-        position = np.arange(block_size) % 2
-        covered = self.prompt_ids[digits[:, position].reshape(-1)] if len(ids) else self.prompt_ids[:0]
+        if len(hash_ids) and hash_ids.max() > self.largest_id:
+            raise ValueError(f"hash id number {hash_ids.max()} does not fit; allowed: 0 to {self.largest_id}")
+        digits = np.stack([hash_ids % base, hash_ids // base], axis=1)
+        position = np.arange(min(block_size, length_tokens)) % 2
+        covered = self.prompt_ids[digits[:, position].reshape(-1)] if len(hash_ids) else self.prompt_ids[:0]
         covered = covered[:length_tokens]
         tail = self.fresh(row, len(covered), length_tokens - len(covered))
         return np.concatenate([covered, tail])

@@ -1,16 +1,13 @@
-"""The tokens of a trace, computed once and kept in a cache that every process maps into its memory.
+"""The tokens of a trace: those of its texts and lists, computed once and kept (token_cache.py), and those that it gives
+as hash ids and lengths only, made when they are asked for.
 
-A trace's cache is a folder under $XDG_CACHE_HOME/vllm-sim (else ~/.cache/vllm-sim), named by a hash over the trace, the
-tokenizer's files and the code of this layer. It is written under a temporary name and renamed when it is whole, so that
-several processes may build it at the same time. Memory while building: one chunk of records; after that what is
-touched of 4 bytes a token and 41 bytes a record.
+A trace's folder lies under $XDG_CACHE_HOME/vllm-sim (else ~/.cache/vllm-sim), named by a hash over the trace, the
+tokenizer's files and the code of this layer. Memory while it is built: one chunk of records, and 100 bytes a distinct
+hash id; after that what is touched of 4 bytes a token of text, 8 bytes a hash id and 98 bytes a record.
 """
 
 import hashlib
-import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -21,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.provenance import file_sha256, fingerprint
-from vllm_sim.trace.files import iter_records
+from vllm_sim.trace.files import check_is_file, iter_records
 from vllm_sim.trace.record import Record, TraceError
+from vllm_sim.trace.token_cache import load_arrays
 from vllm_sim.trace.vocabulary import Vocabulary
 
 DIGEST_BYTES = 16
@@ -33,9 +31,15 @@ _CHUNK_CHARACTERS = 20_000_000
 _ARRAYS: dict[str, Any] = {
     "prompt_tokens": np.int32,
     "prompt_ends": np.int64,
+    "prompt_lengths": np.int64,
+    "hash_ids": np.int64,
+    "hash_ends": np.int64,
+    "hash_block_sizes": np.int64,
+    "digests": np.dtype((np.void, DIGEST_BYTES)),
     "response_tokens": np.int32,
     "response_ends": np.int64,
-    "digests": np.dtype((np.void, DIGEST_BYTES)),
+    "response_lengths": np.int64,
+    "has_end": np.bool_,
     "lines": np.int64,
     "cut": np.bool_,
 }
@@ -54,16 +58,30 @@ class TokenisedTrace:
     """Where the arrays lie; whoever derives something from them may keep it here, under a name of its own."""
     sha256: str
     """Of the trace's file."""
+    vocabulary: Vocabulary
+    """Makes the tokens that the trace does not have."""
     prompt_tokens: NDArray[np.int32]
-    """Prompts of all rows, one behind the other."""
+    """Prompts of the rows that have no hash ids, one behind the other."""
     prompt_offsets: NDArray[np.int64]
-    """[n + 1]; row i has prompt_tokens[prompt_offsets[i] : prompt_offsets[i + 1]]."""
-    response_tokens: NDArray[np.int32]
-    """Generated tokens of all rows, the end token included where the response ends with one."""
-    response_offsets: NDArray[np.int64]
-    """[n + 1]."""
+    """[n + 1], into prompt_tokens."""
+    prompt_lengths: NDArray[np.int64]
+    """[n], tokens."""
+    hash_ids: NDArray[np.int64]
+    """Hash ids of all rows, one behind the other, as numbers in the order of first appearance."""
+    hash_offsets: NDArray[np.int64]
+    """[n + 1], into hash_ids."""
+    hash_block_sizes: NDArray[np.int64]
+    """[n], tokens an id stands for; 0 for a row without ids."""
     digests: NDArray[np.void]
-    """[n], prompt_digest of each prompt."""
+    """[n], prompt_digest of each prompt; zeros for a row of hash ids, see `digest`."""
+    response_tokens: NDArray[np.int32]
+    """Generated tokens of the rows that have more than a number of them, the end token included."""
+    response_offsets: NDArray[np.int64]
+    """[n + 1], into response_tokens; a row whose tokens are made has none there."""
+    response_lengths: NDArray[np.int64]
+    """[n], tokens."""
+    has_end: NDArray[np.bool_]
+    """[n], whether made tokens end with an end token; false for others."""
     lines: NDArray[np.int64]
     """[n], the line of each row in the trace."""
     cut: NDArray[np.bool_]
@@ -74,11 +92,33 @@ class TokenisedTrace:
 
     def prompt(self, row: int) -> NDArray[np.int32]:
         """Prompt tokens of a row."""
-        return self.prompt_tokens[self.prompt_offsets[row] : self.prompt_offsets[row + 1]]
+        size = int(self.hash_block_sizes[row])
+        if not size:
+            return self.prompt_tokens[self.prompt_offsets[row] : self.prompt_offsets[row + 1]]
+        return self.vocabulary.filler.hash_prompt(self.ids(row), size, int(self.prompt_lengths[row]), row)
+
+    def ids(self, row: int) -> NDArray[np.int64]:
+        """Hash ids of a row, as numbers in the order of first appearance."""
+        return self.hash_ids[self.hash_offsets[row] : self.hash_offsets[row + 1]]
+
+    def digest(self, row: int) -> bytes:
+        """prompt_digest of a row's prompt."""
+        return prompt_digest(self.prompt(row)) if self.hash_block_sizes[row] else self.digests[row].tobytes()
+
+    def is_made(self, row: int) -> bool:
+        """Whether the trace has the number of generated tokens only."""
+        return bool(self.response_offsets[row] == self.response_offsets[row + 1])
 
     def response(self, row: int) -> NDArray[np.int32]:
         """Generated tokens of a row."""
-        return self.response_tokens[self.response_offsets[row] : self.response_offsets[row + 1]]
+        if not self.is_made(row):
+            return self.response_tokens[self.response_offsets[row] : self.response_offsets[row + 1]]
+        has_end = bool(self.has_end[row])
+        tokens = self.vocabulary.filler.fresh(row, _RESPONSE_START, int(self.response_lengths[row]) - has_end)
+        if not has_end:
+            return tokens
+        assert self.vocabulary.eos_token_id is not None
+        return np.append(tokens, np.int32(self.vocabulary.eos_token_id))
 
 
 def cache_folder() -> Path:
@@ -105,75 +145,72 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary | None) -> Tokenis
     for part in vocabulary.fingerprint():
         key.update(hashlib.sha256(part).digest())
     folder = cache_folder() / key.hexdigest()[:32]
-    if not folder.is_dir():
-        _build(path, vocabulary, folder)
-    arrays = {name: _map(folder / name, dtype) for name, dtype in _ARRAYS.items()}
+    about = {"trace": str(path), "model": str(vocabulary.model or "")}
+    arrays = dict(load_arrays(folder, _ARRAYS, lambda files: _write_rows(path, vocabulary, files), about))
     return TokenisedTrace(
         folder=folder,
         sha256=trace_hash,
+        vocabulary=vocabulary,
         prompt_offsets=np.concatenate([[0], arrays.pop("prompt_ends")]),
+        hash_offsets=np.concatenate([[0], arrays.pop("hash_ends")]),
         response_offsets=np.concatenate([[0], arrays.pop("response_ends")]),
         **arrays,
     )
 
 
+def check_tokens(record: Record, vocabulary: Vocabulary) -> None:
+    """Raises ValueError if a record has no tokens under a vocabulary."""
+    _prompts([record], vocabulary)
+    _responses([record], vocabulary)
+
+
 def _hash_file(path: Path) -> str:
+    check_is_file(path)
     try:
         return file_sha256(path)
-    except FileNotFoundError:
-        next(iter_records(path))  # raises with the folder in which the file was looked for
-        raise
     except OSError as error:
         raise TraceError(path, 0, f"cannot be read: {error.strerror}") from None
 
 
-def _map(path: Path, dtype: Any) -> NDArray[Any]:
-    if path.stat().st_size == 0:
-        return np.empty(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+class _Fault(ValueError):
+    """A record of a chunk that has no tokens."""
 
-
-def _build(path: Path, vocabulary: Vocabulary, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        files = {name: (temporary / name).open("wb") for name in _ARRAYS}
-        try:
-            _write_rows(path, vocabulary, files)
-        finally:
-            for file in files.values():
-                file.close()
-        (temporary / "about.json").write_text(json.dumps({"trace": str(path), "model": str(vocabulary.model or "")}))
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster, with the same bytes
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    def __init__(self, place: int, reason: str):
+        super().__init__(reason)
+        self.place = place
 
 
 def _write_rows(path: Path, vocabulary: Vocabulary, files: Mapping[str, IO[bytes]]) -> None:
-    row = prompt_end = response_end = 0
+    numbers: dict[int, int] = {}
+    ends = {"prompt": 0, "hash": 0, "response": 0}
     for chunk in _chunks(iter_records(path)):
-        prompts = _prompts(path, vocabulary, chunk, row)
-        responses = _responses(path, vocabulary, chunk, row)
-        for (line, record), prompt, response in zip(chunk, prompts, responses, strict=True):
-            prompt_end += len(prompt)
-            response_end += len(response)
-            cut = record.finish_reason == "length" and (record.output_length != 0 and record.response != "")
-            values = {
-                "prompt_tokens": prompt.tobytes(),
-                "prompt_ends": np.int64(prompt_end).tobytes(),
-                "response_tokens": response.tobytes(),
-                "response_ends": np.int64(response_end).tobytes(),
-                "digests": prompt_digest(prompt),
-                "lines": np.int64(line).tobytes(),
-                "cut": np.bool_(cut).tobytes(),
-            }
-            for name, value in values.items():
-                files[name].write(value)
-        row += len(chunk)
+        records = [record for _, record in chunk]
+        try:
+            prompts, responses = _prompts(records, vocabulary), _responses(records, vocabulary)
+        except _Fault as fault:
+            raise TraceError(path, chunk[fault.place][0], str(fault)) from None
+        ids = [[numbers.setdefault(one, len(numbers)) for one in record.hash_ids or ()] for record in records]
+        # A generation has one token at least.
+        made = [max(record.output_length or 0, 1) for record in records]
+        values: dict[str, Any] = {
+            "digests": [prompt_digest(prompt) if len(prompt) else bytes(DIGEST_BYTES) for prompt in prompts],
+            "prompt_lengths": [r.input_length or len(p) for r, p in zip(records, prompts, strict=True)],
+            "hash_block_sizes": [record.hash_block_size or 0 for record in records],
+            "response_lengths": [len(a) or count for a, count in zip(responses, made, strict=True)],
+            "has_end": [_has_end(record, vocabulary) for record in records],
+            "lines": [line for line, _ in chunk],
+            "cut": [_is_cut(record) for record in records],
+        }
+        for name, rows in (("prompt", prompts), ("hash", ids), ("response", responses)):
+            row_ends = ends[name] + np.cumsum([len(row) for row in rows])
+            values[f"{name}_ends"], ends[name] = row_ends, int(row_ends[-1])
+            values["hash_ids" if name == "hash" else f"{name}_tokens"] = np.concatenate(rows)
+        for name, column in values.items():
+            files[name].write(np.asarray(column, dtype=_ARRAYS[name]).tobytes())
+
+
+def _is_cut(record: Record) -> bool:
+    return record.finish_reason == "length" and record.output_length != 0 and record.response != ""
 
 
 def _chunks(records: Iterator[tuple[int, Record]]) -> Iterator[list[tuple[int, Record]]]:
@@ -193,78 +230,62 @@ def _characters(record: Record) -> int:
     return len(record.prompt or "") + len(record.response or "") + sum(len(str(m.get("content"))) for m in messages)
 
 
-def _prompts(
-    path: Path, vocabulary: Vocabulary, chunk: list[tuple[int, Record]], first_row: int
-) -> list[NDArray[np.int32]]:
-    chats: dict[int, str] = {}
-    result: dict[int, Any] = {}
-    for place, (line, record) in enumerate(chunk):
-        try:
-            if record.messages is not None:
-                chats[place] = vocabulary.render_chat(record.messages, record.tools, record.chat_template_kwargs)
-                chats[place].encode()  # half a character has no tokens
-            elif record.prompt_token_ids is not None:
-                result[place] = record.prompt_token_ids
-            elif record.hash_ids is not None:
-                assert record.input_length is not None
-                assert record.hash_block_size is not None
-                result[place] = vocabulary.filler.hash_prompt(
-                    record.hash_ids, record.hash_block_size, record.input_length, first_row + place
-                )
-        except UnicodeEncodeError:
-            raise TraceError(path, line, "messages: a text holds half a character, which cannot be encoded") from None
-        except ValueError as error:
-            raise TraceError(path, line, str(error)) from None
-    texts = {place: r.prompt for place, (_, r) in enumerate(chunk) if r.prompt is not None}
-    result.update(_encode(path, chunk, texts, vocabulary.encode_prompts))
-    result.update(_encode(path, chunk, chats, vocabulary.encode_chats))
-    for place, (line, _) in enumerate(chunk):
-        if not len(result[place]):
-            raise TraceError(path, line, "the prompt has no token; allowed: one at least")
-    return [np.asarray(result[place], dtype=np.int32) for place in range(len(chunk))]
-
-
-def _encode(
-    path: Path,
-    chunk: list[tuple[int, Record]],
-    texts: Mapping[int, str],
-    encode: Callable[[Sequence[str]], list[list[int]]],
-) -> Mapping[int, list[int]]:
-    """The tokens of texts, all by their rows' places in the chunk."""
+def _encoded(texts: Mapping[int, str], encode: Callable[[Sequence[str]], list[list[int]]]) -> dict[int, list[int]]:
+    """Token ids of texts, all by their places in the chunk."""
     if not texts:
         return {}
     try:
         return dict(zip(texts, encode(list(texts.values())), strict=True))
     except ValueError as error:  # there is no tokenizer
-        raise TraceError(path, chunk[min(texts)][0], str(error)) from None
+        raise _Fault(min(texts), str(error)) from None
 
 
-def _responses(
-    path: Path, vocabulary: Vocabulary, chunk: list[tuple[int, Record]], first_row: int
-) -> list[NDArray[np.int32]]:
-    texts = {place: r.response for place, (_, r) in enumerate(chunk) if r.response is not None}
-    encoded = _encode(path, chunk, texts, vocabulary.encode_responses)
+def _prompts(records: Sequence[Record], vocabulary: Vocabulary) -> list[NDArray[np.int32]]:
+    """Prompt tokens of a chunk; none for rows of hash ids."""
+    chats: dict[int, str] = {}
+    result: dict[int, Any] = {}
+    for place, record in enumerate(records):
+        try:
+            if record.messages is not None:
+                chats[place] = vocabulary.render_chat(record.messages, record.tools, record.chat_template_kwargs)
+                chats[place].encode()  # half a character has no tokens
+        except UnicodeEncodeError:
+            raise _Fault(place, "messages: a text holds half a character, which cannot be encoded") from None
+        except ValueError as error:
+            raise _Fault(place, str(error)) from None
+        result[place] = record.prompt_token_ids or []
+    texts = {place: record.prompt for place, record in enumerate(records) if record.prompt is not None}
+    result |= _encoded(texts, vocabulary.encode_prompts) | _encoded(chats, vocabulary.encode_chats)
+    for place, record in enumerate(records):
+        if not len(result[place]) and record.hash_ids is None:
+            raise _Fault(place, "the prompt has no token; allowed: one at least")
+    return [np.asarray(result[place], dtype=np.int32) for place in range(len(records))]
+
+
+def _has_end(record: Record, vocabulary: Vocabulary) -> bool:
+    """Whether a made response ends with an end token."""
+    return record.output_length is not None and record.finish_reason != "length" and vocabulary.eos_token_id is not None
+
+
+def _responses(records: Sequence[Record], vocabulary: Vocabulary) -> list[NDArray[np.int32]]:
+    """Generated tokens of a chunk; none for rows that have their number only."""
+    texts = {place: record.response for place, record in enumerate(records) if record.response is not None}
+    encoded = _encoded(texts, vocabulary.encode_responses)
     result = []
-    for place, (line, record) in enumerate(chunk):
+    for place, record in enumerate(records):
         if record.output_length is not None:
-            cut = record.finish_reason == "length" or vocabulary.eos_token_id is None
-            count = max(record.output_length, 1)  # a generation has one token at least
-            tokens = vocabulary.filler.fresh(first_row + place, _RESPONSE_START, count if cut else count - 1)
-        else:
-            ids = encoded.get(place, record.response_token_ids)
-            assert ids is not None
-            ends = [i for i, token in enumerate(ids) if token in vocabulary.end_token_ids]
-            if ends and ends[0] != len(ids) - 1:
-                raise TraceError(
-                    path, line, f"response_token_ids goes on behind end token {ids[ends[0]]} at place {ends[0]}"
-                )
-            cut = bool(ends) or (record.finish_reason == "length" and len(ids) > 0)
-            tokens = np.asarray(ids, dtype=np.int32)
-        if not cut and vocabulary.model is None:  # no end token is known: the list is taken as whole
-            tokens = tokens if len(tokens) else vocabulary.filler.fresh(first_row + place, _RESPONSE_START, 1)
-        elif not cut:
+            result.append(np.empty(0, dtype=np.int32))
+            continue
+        ids = encoded.get(place, record.response_token_ids)
+        assert ids is not None
+        ends = [i for i, token in enumerate(ids) if token in vocabulary.end_token_ids]
+        if ends and ends[0] != len(ids) - 1:
+            raise _Fault(place, f"response_token_ids goes on behind end token {ids[ends[0]]} at place {ends[0]}")
+        tokens = np.asarray(ids, dtype=np.int32)
+        # Without a model no end token is known: the list is taken as whole.
+        if not ends and not (record.finish_reason == "length" and len(ids)) and vocabulary.model is not None:
             if vocabulary.eos_token_id is None:
-                raise TraceError(path, line, f"{vocabulary.model} names no end token to put behind the response")
+                raise _Fault(place, f"{vocabulary.model} names no end token to put behind the response")
             tokens = np.append(tokens, np.int32(vocabulary.eos_token_id))
         result.append(tokens)
     return result

@@ -23,19 +23,10 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 
+from vllm_sim.trace.messages import check_template_options, normalise, with_one_system_turn
 from vllm_sim.trace.synthetic import Filler
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "config.json")
-
-
-# type of a content part: the key that holds its text
-_TEXT_PARTS = {
-    "text": "text",
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "refusal",
-    "thinking": "thinking",
-}
 
 
 class Vocabulary:
@@ -182,16 +173,18 @@ class Vocabulary:
         Raises:
             ValueError: a message that vLLM would refuse, or that the template refuses.
         """
+        check_template_options(options)
         values = {"add_generation_prompt": True, "documents": None, **self.special_tokens, **(options or {})}
-        turns = [_normalise(message) for message in messages]
+        turns = normalise(messages)
         if any(turn["role"] == "developer" for turn in turns) and not re.search(
             r"""["']developer["']""", self._template_source
         ):
-            turns = _with_one_system_turn(turns)
+            turns = with_one_system_turn(turns)
         try:
             return self._template.render(messages=turns, tools=tools, **values)
-        except TemplateError as error:
-            raise ValueError(f"messages: the chat template refuses them: {error}") from None
+        except Exception as error:  # a template is a program: what it does with a strange value is its own affair
+            what = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"messages: the chat template refuses them: {what}") from None
 
 
 class _File(NamedTuple):
@@ -215,7 +208,14 @@ def _tokenizer(file: _File, for_responses: bool) -> Tokenizer:
 @lru_cache(maxsize=2)
 def _filler(file: _File) -> Filler:
     tokenizer = _tokenizer(file, for_responses=False)
-    return Filler.from_vocabulary(tokenizer.get_vocab(with_added_tokens=False), tokenizer.get_added_tokens_decoder())
+
+    def coming_back(ids: list[int]) -> list[int]:
+        texts = tokenizer.decode_batch([[one] for one in ids])
+        found = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        return [one for one, encoding in zip(ids, found, strict=True) if encoding.ids == [one]]
+
+    special_ids = tokenizer.get_added_tokens_decoder()
+    return Filler.from_vocabulary(tokenizer.get_vocab(with_added_tokens=False), special_ids, coming_back)
 
 
 def _find_file(model: str | Path, name: str) -> Path | None:
@@ -245,61 +245,3 @@ def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
 
 def _raise_template_error(message: str) -> None:
     raise TemplateError(message)
-
-
-def _normalise(message: dict[str, Any]) -> dict[str, Any]:
-    role = message.get("role")
-    if not isinstance(role, str):
-        raise ValueError(f"messages: a message has a role, this one has {role!r}")
-    result: dict[str, Any] = {"role": role, "content": _text_of(message.get("content"))}
-    if role == "assistant":
-        if message.get("tool_calls"):
-            result["tool_calls"] = [_normalise_call(call) for call in message["tool_calls"]]
-        if message.get("reasoning") is not None:
-            result["reasoning"] = result["reasoning_content"] = message["reasoning"]
-    if role == "tool" and "tool_call_id" in message:
-        result["tool_call_id"] = message["tool_call_id"]
-    if isinstance(message.get("name"), str):
-        result["name"] = message["name"]
-    return result
-
-
-def _text_of(content: Any) -> str:
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise ValueError(f"messages: content is {type(content).__name__}; allowed: a text, a list of text parts, null")
-    parts = (part if isinstance(part, str) else _text_part(part) for part in content)
-    return "\n".join(part for part in parts if part)
-
-
-def _text_part(part: Any) -> str:
-    kind = part.get("type", "text") if isinstance(part, dict) else type(part).__name__
-    if kind not in _TEXT_PARTS:
-        raise ValueError(f"messages: a part of type {kind!r}; allowed: {', '.join(_TEXT_PARTS)} (no media)")
-    text = part.get(_TEXT_PARTS[kind])
-    if not isinstance(text, str):
-        raise ValueError(f"messages: a part of type {kind!r} without text")
-    return text
-
-
-def _with_one_system_turn(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What vLLM does where a template knows no developer role: system and developer turns become one system turn."""
-    instructions = [turn["content"] for turn in turns if turn["role"] in ("system", "developer")]
-    others = [turn for turn in turns if turn["role"] not in ("system", "developer")]
-    return [{"role": "system", "content": "\n\n".join(filter(None, instructions))}, *others]
-
-
-def _normalise_call(call: Any) -> dict[str, Any]:
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or call.get("type", "function") != "function":
-        raise ValueError("messages: tool_calls holds an entry that is not of type 'function'")
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError:
-            arguments = None
-    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}

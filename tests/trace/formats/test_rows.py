@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vllm_sim.cli import main
 from vllm_sim.trace.convert import convert
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.formats import CONVERTERS, Options, Report
@@ -19,7 +20,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 def convert_rows(folder: Path, name: str, *rows: object, **options: object) -> list[Record]:
     path = folder / "in.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return list(CONVERTERS[name](path, Options(**options), Report()))  # type: ignore[arg-type]
+    return list(CONVERTERS[name](path, Options(**options), Report(strict=True)))  # type: ignore[arg-type]
 
 
 MOONCAKE = {"timestamp": 0, "input_length": 513, "output_length": 5, "hash_ids": [1, 2]}
@@ -176,6 +177,47 @@ def test_a_broken_row_is_refused_with_file_line_value_and_what_is_allowed(tmp_pa
         convert_rows(tmp_path, name, *rows)
     assert caught.value.line == len(rows)
     assert "in.jsonl" in str(caught.value)
+
+
+GOOD_CHAT = {"messages": [{"role": "user", "content": "a"}], "response": "b"}
+PICTURE = {"messages": [{"role": "user", "content": [{"type": "image_url"}]}], "response": "b"}
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad", "reason"),
+    [
+        ("openai", GOOD_CHAT, PICTURE, "line 2: messages[0]: a content part is 'image_url'; allowed: text"),
+        ("vllm-custom", {"prompt": "a", "output_tokens": 1}, {"prompt": 3}, "line 2: prompt is 3; allowed: a text"),
+        ("mooncake", MOONCAKE, {"timestamp": 0}, "line 2: input_length and output_length and hash_ids missing"),
+    ],
+)
+def test_a_bad_record_is_left_out_counted_and_named_and_strict_stops_at_it(tmp_path, capsys, name, good, bad, reason):
+    path, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    lines = [*map(json.dumps, (good, bad, good, bad, bad)), "{", "[1]", json.dumps(good)]
+    path.write_bytes("\n".join(lines).encode() + b'\n{"a": "\xff"}\n')
+    command = ["trace", "convert", "--from", name, str(path), str(out)]
+    assert main(command) == 0
+    output = capsys.readouterr()
+    assert f"dropped 6: line: not of the format (e.g. {reason}" in output.err
+    assert ", line 4: " in output.err
+    assert ", line 6: " not in output.err
+    assert "3 requests" in output.out
+    assert len(list(iter_records(out))) == 3
+    out.unlink()
+    assert main([*command, "--strict"]) == 1
+    assert f"{path}, {reason}" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_strict_stops_at_the_first_turn_that_sharegpt_would_leave_out(tmp_path, capsys):
+    path, out = tmp_path / "in.json", tmp_path / "out.jsonl"
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "human", "value": "c"}]
+    path.write_text(json.dumps([{"id": "x", "conversations": turns}]))
+    command = ["trace", "convert", "--from", "sharegpt", str(path), str(out)]
+    assert main([*command, "--strict"]) == 1
+    assert f"{path}: x, the last: turn: not answered; left out without --strict" in capsys.readouterr().err
+    assert not out.exists()
+    assert main(command) == 0
 
 
 def test_a_bailian_chat_that_comes_twice_is_refused(tmp_path):

@@ -159,7 +159,7 @@ class Driver:
             # A closed loop sends a row when a place is free.
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
-            computed = computed_tokens(len(self.trace.prompt(row)), len(self.trace.response(row)))
+            computed = computed_tokens(int(self.trace.prompt_lengths[row]), int(self.trace.response_lengths[row]))
             needed = needed_blocks(computed, self.block_size)
             if needed > self.capacity_blocks or computed >= self.scheduler.max_model_len:
                 served.rejected = True
@@ -191,7 +191,7 @@ class Driver:
         )
 
     def _sampling(self, row: int, max_tokens: int | None) -> SamplingParams:
-        length_tokens = len(self.trace.response(row))
+        length_tokens = int(self.trace.response_lengths[row])
         stop = self.executor.stop_token(row)
         if stop is None:
             return SamplingParams(max_tokens=length_tokens)

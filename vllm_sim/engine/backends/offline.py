@@ -81,6 +81,8 @@ class RowExecutor(ReplayExecutor):
 
     def stop_token(self, row: int) -> int | None:
         """The end token that ends a row's answer; None where its length does."""
+        if self.trace.is_made(row):
+            return self._answers.vocabulary.eos_token_id if self.trace.has_end[row] else None
         last = int(self.trace.response(row)[-1])
         return last if last in self._answers.vocabulary.end_token_ids and not self.trace.cut[row] else None
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.formats import bailian, bench_custom, mooncake, openai_chat, sharegpt
-from vllm_sim.trace.formats.options import Options, Report
+from vllm_sim.trace.formats.options import Dropped, Options, Report
 from vllm_sim.trace.record import Record
 
 Converter = Callable[[Path, Options, Report], Iterator[Record]]
@@ -25,4 +25,4 @@ CONVERTERS: dict[str, Converter] = {
     "native": _native,
 }
 
-__all__ = ["CONVERTERS", "Converter", "Options", "Report"]
+__all__ = ["CONVERTERS", "Converter", "Dropped", "Options", "Report"]

@@ -9,23 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.trace.files import iter_objects
 from vllm_sim.trace.formats.fields import refuse, whole_number, without
+from vllm_sim.trace.formats.lines import convert_lines
 from vllm_sim.trace.formats.options import Options, Report
-from vllm_sim.trace.record import Record, TraceError, parse_record
+from vllm_sim.trace.record import Record, parse_record
 
 
 def convert(path: Path, options: Options, report: Report) -> Iterator[Record]:
     """Yields a record a line, in the file's order.
 
-    Raises:
-        TraceError: a line that breaks the format, or that has no output_tokens where `options` give none either.
+    Bad lines as `convert_lines` has it; one without output_tokens is bad where `options` give none either.
     """
-    for line, row in iter_objects(path, options.on_bytes):
-        try:
-            yield _record(row, options)
-        except ValueError as error:
-            raise TraceError(path, line, str(error)) from None
+    return convert_lines(path, options, report, lambda row, line: [_record(row, options)])
 
 
 def _record(row: dict[str, Any], options: Options) -> Record:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.trace.files import iter_objects
 from vllm_sim.trace.formats.conversations import Conversation, answer_text, content_text, requests_of
 from vllm_sim.trace.formats.fields import refuse
+from vllm_sim.trace.formats.lines import convert_lines
 from vllm_sim.trace.formats.options import Options, Report
-from vllm_sim.trace.record import Record, TraceError, parse_record
+from vllm_sim.trace.record import Record, parse_record
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 # Fields of a logged request that mean the same in a native record.
@@ -24,17 +24,8 @@ KEPT = ("timestamp", "session_id", "turn", "workload", "tenant", "priority", "ca
 
 
 def convert(path: Path, options: Options, report: Report) -> Iterator[Record]:
-    """Yields requests in the file's order.
-
-    Raises:
-        TraceError: a line that breaks the format.
-    """
-    for line, row in iter_objects(path, options.on_bytes):
-        try:
-            records = list(_records(row, line, options, report))
-        except ValueError as error:
-            raise TraceError(path, line, str(error)) from None
-        yield from records
+    """Yields requests in the file's order; bad lines as `convert_lines` has it."""
+    return convert_lines(path, options, report, lambda row, line: _records(row, line, options, report))
 
 
 def _records(row: dict[str, Any], line: int, options: Options, report: Report) -> Iterator[Record]:

@@ -21,6 +21,12 @@ class Options:
     """Whether a prompt is the user's turn of a chat, as `vllm bench serve` sends it, or plain text (vllm-custom)."""
     on_bytes: Callable[[int], None] | None = None
     """Called with the number of bytes of the file that were read."""
+    strict: bool = False
+    """Whether the first thing that would be left out stops the conversion."""
+
+
+class Dropped(ValueError):
+    """Something that would be left out of a strict conversion; with its place and the reason."""
 
 
 @dataclass(slots=True)
@@ -30,8 +36,17 @@ class Report:
     dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    strict: bool = False
+    """Whether nothing may be left out."""
 
     def drop(self, reason: str, where: object, count: int = 1) -> None:
+        """Counts what was left out.
+
+        Raises:
+            Dropped: the report is strict.
+        """
+        if self.strict:
+            raise Dropped(f"{where}: {reason}")
         self._add(self.dropped, reason, where, count)
 
     def repair(self, what: str, where: object, count: int = 1) -> None:
