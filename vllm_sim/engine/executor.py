@@ -111,6 +111,10 @@ class ReplayExecutor(Executor):
             fresh = self._answers.vocabulary.filler.fresh(answer.stream, len(text), params.min_tokens - len(text))
             answer.tokens = text + fresh.tolist() + ([] if end is None else [end])
 
+    def answer_tokens(self, request_id: str) -> list[int]:
+        """What a request is answered with, as far as it is known: the i-th generated token at place i."""
+        return self._running[request_id].tokens
+
     def _token_behind(self, answer: _Answer, position: int) -> int:
         """The token at a position that has none yet."""
         if not answer.goes_on:

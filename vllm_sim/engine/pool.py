@@ -96,11 +96,13 @@ class PolicyBlockPool(BlockPool):
         self._is_told = True
 
     def serve(self, request: Request) -> None:
-        """What follows is for this request; the policy is told once a block moves."""
-        if not request.num_computed_tokens or request is not self._request:
-            self._request = request
-            self._is_new = not (request.num_computed_tokens or request.num_preemptions)
-            self._is_told = False
+        """What follows is for this request; the policy is told once a block moves.
+
+        And again at the next call, whoever was served between them: a call that moves nothing leaves no trace.
+        """
+        self._request = request
+        self._is_new = not (request.num_computed_tokens or request.num_preemptions)
+        self._is_told = False
 
     def _tell(self) -> bool:
         """Tells the policy whom it serves; returns whether that is a preempted request's return."""
