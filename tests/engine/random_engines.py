@@ -1,8 +1,9 @@
 """Random engines, stepped plainly and sparsely: what is compared in test_sparse.py.
 
-A case is drawn by its number: rows of one trace over four token ids, so that hits and copies abound, an engine of random
-sizes, and a way to arrive. `observe` runs one and keeps all that can be told: what was served, in its order; every
-block taken, hit, cached and freed, with its virtual time; what a policy was told; every step; and the pool it leaves.
+A case is drawn by its number: rows of one trace over four token ids, so that hits and copies abound, an engine of
+random sizes, and a way to arrive. `observe` runs one and keeps all that can be told: what was served, in its order;
+every block taken, hit, cached and freed, with its virtual time; what a policy was told; every step; and the pool that
+it leaves.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import Table, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
 
-ROWS = 600
+FAMILIES, FAMILY_ROWS = 10, 30
 END = 128009
 POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "wa")
 LATENCIES = {
@@ -30,22 +31,24 @@ LATENCIES = {
 
 
 def write_rows(path: Path) -> Path:
-    """Rows that share beginnings, go on where others end, and answer in the same few tokens."""
+    """Families of rows, each answered with what follows its prompt in one text; and rows of their own."""
     draw = random.Random(5)
-    texts = [draw.choices(range(4), k=draw.choice((3, 9, 30, 60))) for _ in range(6)]
     rows = []
-    for _ in range(ROWS):
+    for _ in range(FAMILIES):
+        text = draw.choices(range(4), k=150)
+        for _ in range(FAMILY_ROWS):
+            begin, end = sorted(draw.sample(range(1, draw.choice((20, 60, 150))), k=2))
+            rows.append((text[:begin], text[begin:end]))
+    texts = [draw.choices(range(4), k=draw.choice((3, 9, 30))) for _ in range(6)]
+    for _ in range(FAMILIES * FAMILY_ROWS):
         text = draw.choice(texts)
         prompt = text[: draw.randint(1, len(text))] + draw.choices(range(4), k=draw.choice((0, 0, 1, 7, 40)))
-        answer = (
-            text[len(prompt) : len(prompt) + 40] if draw.random() < 0.5 and text[: len(prompt)] == prompt else []
-        ) or draw.choices(range(4), k=draw.choice((1, 2, 5, 20, 60)))
-        if draw.random() < 0.4 and len(prompt) + len(answer) < 150:
-            texts[draw.randrange(len(texts))] = prompt + answer
-        is_cut = draw.random() < 0.5
-        row = {"prompt_token_ids": prompt, "response_token_ids": answer + [END] * (not is_cut)}
-        rows.append(row | ({"finish_reason": "length"} if is_cut else {}))
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        rows.append((prompt, draw.choices(range(4), k=draw.choice((1, 2, 5, 20, 60)))))
+    with path.open("w") as file:
+        for prompt, answer in rows:
+            is_cut = draw.random() < 0.5
+            row = {"prompt_token_ids": prompt, "response_token_ids": answer + [END] * (not is_cut)}
+            file.write(json.dumps(row | ({"finish_reason": "length"} if is_cut else {})) + "\n")
     return path
 
 
@@ -66,7 +69,10 @@ class Case(NamedTuple):
 def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asynchronous: bool = False) -> Case:
     draw = random.Random(number)
     size = draw.choice((1, 1, 2, 2, 3, 4, 5, 8, 16))
-    rows = sorted(draw.sample(range(len(trace)), k=draw.randint(1, draw.choice((4, 20, 60)))))
+    family = draw.choice((range(len(trace)), range(FAMILY_ROWS), range(FAMILY_ROWS, 2 * FAMILY_ROWS)))
+    rows = sorted(draw.sample(family, k=draw.randint(1, draw.choice((4, 15, 30)))))
+    if draw.random() < 0.5:
+        draw.shuffle(rows)
     lengths = {row: computed_tokens(len(trace.prompt(row)), len(trace.response(row))) for row in rows}
     longest = max(needed_blocks(length, size) for length in lengths.values())
     seqs = draw.choice((1, 2, 3, 5, 8, 16, 64))
@@ -82,10 +88,10 @@ def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asy
         seed=number,
     )
     is_closed = draw.random() < 0.5
-    gap_ms = draw.choice((0.0, 1.0, 20.0))
+    gap_ms, followers = draw.choice((0.0, 1.0, 20.0)), draw.choice((0, 0.3, 0.9))
     arrivals = []
     for place, row in enumerate(rows):
-        before = draw.choice(rows[:place]) if place and draw.random() < 0.3 else None
+        before = draw.choice(rows[:place]) if place and draw.random() < followers else None
         arrivals.append(Arrival(row, before, 0.0 if is_closed else draw.randint(0, 4 * place) * gap_ms))
     asked = [Asked()] * len(trace)
     salted = draw.random() < 0.3

@@ -9,6 +9,7 @@ what it is for.
 
 import functools
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
 from vllm_sim.engine.contact import Contact, Entry, Override, Promotion, Rebinding, Value
@@ -120,6 +121,14 @@ MAX_LENGTH = Value(
     delete_when="vLLM starts with such a cache and refuses the request",
     type=int,
 )
+HASHER = Value(
+    name="hasher",
+    target="vllm.v1.engine.core:EngineCore.request_block_hasher",
+    why="block hashes of a trace's rows are computed once, by the function that is there, and kept (stored_hashes.py)",
+    upstream="vllm/v1/engine/core.py, EngineCore.preprocess_add_request",
+    delete_when="a request can be given its block hashes",
+    type=FunctionType,
+)
 _SPARSE = "a step is shown only the requests for which it does something; see sparse.py"
 _SPARSE_END = "the scheduler skips what only decodes, or tells which steps would not be noticed"
 RUNNING = Value(
@@ -172,7 +181,7 @@ VARIABLE = Entry(
 
 TABLE: tuple[Contact, ...] = (
     FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH,
-    RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE,
+    HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE,
 )  # fmt: skip
 
 

@@ -25,10 +25,13 @@ from vllm_sim.engine.ledger import Admission, Ledger
 from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.engine.sparse import SparseSteps
 from vllm_sim.engine.stepping import plain_reason
+from vllm_sim.engine.stored_hashes import use_stored_hashes
 from vllm_sim.step_load import EMPTY, StepLoad, load_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
-__all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
+__all__ = [
+    "Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core", "use_stored_hashes",
+]  # fmt: skip
 
 
 class Arrival(NamedTuple):

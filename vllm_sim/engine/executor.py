@@ -100,7 +100,7 @@ class ReplayExecutor(Executor):
 
         A recorded end token keeps its place under ignore_eos; min_tokens forbids it before so many tokens, as upstream.
         """
-        ends = self._answers.vocabulary.end_token_ids
+        ends = self._answers.trace.end_token_ids
         end = answer.tokens[-1] if answer.tokens[-1] in ends else None
         text = answer.tokens if end is None else answer.tokens[:-1]
         is_too_short = len(text) < params.min_tokens

@@ -171,6 +171,10 @@ class PolicyKVCacheManager(KVCacheManager):
         self.block_pool.serve(request)
         return super().allocate_slots(request, *args, **kwargs)
 
+    def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
+        self.block_pool.serve(request)
+        super().cache_blocks(request, num_computed_tokens)
+
 
 def adopt(manager: KVCacheManager, book: LiveBook, describe: Describe) -> None:
     """Puts a manager's pool under a policy; managers and blocks keep their references to it.

@@ -127,15 +127,14 @@ class SparseSteps:
 
     def hide(self) -> None:
         """Leaves the scheduler, for one step, the requests that it must see. They are up to date."""
-        scheduler = self.scheduler
+        scheduler, lanes = self.scheduler, len(self._lanes)
         ending = tuple(self._ends.get(self.step, ()) if self._is_served else self._lanes.values())
-        for lane in ending:
+        hidden = self._hidden = scheduler.running[:lanes]
+        for lane in reversed(ending):
             self._update(lane)
-            self._remove(lane)
-        hidden = self._hidden = [lane.request for lane in self._lanes.values()]
+            del hidden[self._remove(lane)]
         if hidden:
-            tail = scheduler.running[len(hidden) + len(ending) :]
-            self._set_running(scheduler, [lane.request for lane in ending] + tail)
+            self._set_running(scheduler, [lane.request for lane in ending] + scheduler.running[lanes:])
             self._lower(len(hidden))
         if self._skipped:
             self._set_step(scheduler, scheduler.current_step + self._skipped)
@@ -200,13 +199,15 @@ class SparseSteps:
                 last = tokens.index(end)
         return last
 
-    def _remove(self, lane: _Lane) -> None:
-        del self._lanes[lane.number], self._phases[-lane.origin % self._block_size][lane.number]
-        del self._numbers[bisect_left(self._numbers, lane.number)]
+    def _remove(self, lane: _Lane) -> int:
+        """Removes a lane; returns its place in `running`."""
+        place = bisect_left(self._numbers, lane.number)
+        del self._lanes[lane.number], self._phases[-lane.origin % self._block_size][lane.number], self._numbers[place]
         self._ends[lane.end].remove(lane)
         if not self._ends[lane.end]:
             del self._ends[lane.end]
         self._origins -= lane.origin
+        return place
 
     def _update(self, lane: _Lane) -> None:
         """Brings a request up to date: it is as upstream would have it before the next step."""
@@ -231,19 +232,26 @@ class SparseSteps:
     def _serve(self, now_ms: float) -> None:
         """Takes and caches the blocks of the lanes in the next step, in the order of `running`."""
         self._is_served = True
-        takes, fills = (self._phases[(self.step + ahead) % self._block_size] for ahead in (0, 1))
-        numbers = sorted(takes.keys() | fills.keys())
-        ledger = self.ledger
+        step, size, ledger, manager = self.step, self._block_size, self.ledger, self._manager
+        takes, fills = self._phases[step % size], self._phases[(step + 1) % size]
+        numbers = sorted([*takes, *fills] if size > 1 else takes)
         if numbers and ledger is not None:
             ledger.set_time(now_ms)
         for number in numbers:
             lane = self._lanes[number]
-            self._update(lane)
-            if ledger is not None:
-                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number))
-            blocks = self._manager.allocate_slots(
-                lane.request, 1, num_lookahead_tokens=self.scheduler.num_lookahead_tokens
-            )
+            request, computed = lane.request, lane.origin + step
+            is_take = number in takes
+            if ledger is not None:  # allocate_slots adds the one token itself
+                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number) + (not is_take))
+            if not is_take:
+                self._update(lane)
+                manager.cache_blocks(request, computed + 1)
+                continue
+            if size == 1:
+                self._update(lane)
+            else:
+                self._set_computed(request, computed)
+            blocks = manager.allocate_slots(request, 1, num_lookahead_tokens=self.scheduler.num_lookahead_tokens)
             assert blocks is not None
 
     # The queue

@@ -89,6 +89,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     async_scheduling: Annotated[
         bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
     ] = False
+    plain_steps: bool = False
+    """Engine: show vLLM's scheduler every step (engine/sparse.py). No part of a row: rows are the same either way."""
 
     def __post_init__(self) -> None:
         for field in config_fields():

@@ -28,6 +28,7 @@ from vllm_sim.trace.vocabulary import Vocabulary
 DIGEST_BYTES = 16
 # Where the response's part of a row's stream of fresh tokens begins, far behind any prompt's tail.
 _RESPONSE_START = 2**32
+_ABOUT = "about.json"
 _CHUNK_RECORDS = 2000
 _CHUNK_CHARACTERS = 20_000_000
 _ARRAYS: dict[str, Any] = {
@@ -68,6 +69,8 @@ class TokenisedTrace:
     """[n], the line of each row in the trace."""
     cut: NDArray[np.bool_]
     """[n], whether the recorded response ended because its length was reached."""
+    end_token_ids: frozenset[int]
+    """Of the model, so that nobody loads a tokenizer for them."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -111,6 +114,7 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace
         sha256=trace_hash,
         prompt_offsets=np.concatenate([[0], arrays.pop("prompt_ends")]),
         response_offsets=np.concatenate([[0], arrays.pop("response_ends")]),
+        end_token_ids=frozenset(json.loads((folder / _ABOUT).read_text())["end_token_ids"]),
         **arrays,
     )
 
@@ -141,7 +145,9 @@ def _build(path: Path, vocabulary: Vocabulary, folder: Path) -> None:
         finally:
             for file in files.values():
                 file.close()
-        (temporary / "about.json").write_text(json.dumps({"trace": str(path), "model": str(vocabulary.model)}))
+        ends = sorted(vocabulary.end_token_ids)
+        about = {"trace": str(path), "model": str(vocabulary.model), "end_token_ids": ends}
+        (temporary / _ABOUT).write_text(json.dumps(about))
         try:
             temporary.rename(folder)
         except OSError:
