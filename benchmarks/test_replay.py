@@ -1,6 +1,8 @@
 """What the virtual-time driver adds to a bare loop over EngineCore with the constant executor, with and without the
-attribution of misses. All run in this process, in turn, several times; the ratio of the best times counts. Time is the
-process's own on its core, so that what else the machine does counts little.
+attribution of misses, where it steps plainly; and how much faster sparse steps are than plain ones.
+
+All run in this process, in turn, several times; the ratio of the best times counts. Time is the process's own on its
+core, so that what else the machine does counts little.
 
 The second trace is made here, in the shape of Mooncake's conversation trace: prompts of 900 to 120,000 tokens, 12,000
 on average, about 350 generated ones, turns that continue a session, 3.4 requests a second.
@@ -8,6 +10,8 @@ on average, about 350 generated ones, turns that continue a session, 3.4 request
 
 import math
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -44,7 +48,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
     )
     tokens = load_tokenised(path, str(MODEL))
     core = make_core(path, str(MODEL), setup)
-    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution)
+    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution, plain_steps=True)
 
 
 def run_driver(driver: Any) -> float:
@@ -143,7 +147,8 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     def run_rows(attribution: bool, timed: bool) -> tuple[float, float]:
         core = make_core(long_trace, str(MODEL), Setup(model_positions=131072, **LONG_SIZES))
         step_ms = roofline.step_ms if timed else None
-        driver = Driver(core, tokens, step_ms, [Asked()] * len(tokens), attribution=attribution)
+        asked = [Asked()] * len(tokens)
+        driver = Driver(core, tokens, step_ms, asked, attribution=attribution, plain_steps=True)
         start = time.process_time()
         served = list(driver.run([Arrival(row, None, 294.0 * row if timed else 0.0) for row in range(len(tokens))]))
         seconds = time.process_time() - start
@@ -163,3 +168,97 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     seconds, virtual_s = run_rows(attribution=True, timed=True)
     print(f"\nas recorded on an h100, with attribution: {virtual_s / seconds:.1f} virtual seconds a second")
     assert best["bare loop"] / best["driver"] >= 0.9
+
+
+CHATS, CHAT_ROUNDS = 1000, 3
+CHAT_SIZES = {
+    "capacity_blocks": 100_000,
+    "block_size": 16,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 8192,
+    "max_model_len": 6000,
+}
+
+
+@pytest.fixture(scope="module")
+def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations in the shape of ShareGPT: up to five turns, about 260 generated tokens each."""
+    draw = random.Random(3)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < CHATS:
+        history: list[int] = []
+        for _ in range(draw.randint(1, 5)):
+            lengths = [round(draw.lognormvariate(*shape)) for shape in ((4.2, 1.1), (5.3, 0.75))]
+            said, answer = (draw.choices(range(1000, 100_000), k=min(1000, max(4, length))) for length in lengths)
+            rows.append({"prompt_token_ids": history + said, "response_token_ids": answer, "finish_reason": "length"})
+            history = history + said + answer
+    return write_trace(tmp_path_factory.mktemp("bench") / "chats.jsonl", rows[:CHATS])
+
+
+def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
+    """Seconds for all rows; sparse ones take the hashes that are kept, plain ones hash as they did before."""
+    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core, use_stored_hashes
+    from vllm_sim.replay.engine_backend import model_config
+    from vllm_sim.replay.latency import make_latency
+    from vllm_sim.trace.tokens import load_tokenised
+
+    tokens = load_tokenised(path, str(MODEL))
+    roofline = make_latency("roofline", model_config(str(MODEL)), "h100")
+    assert roofline is not None
+    core = make_core(path, str(MODEL), Setup(model_positions=131072, **sizes))
+    if not plain:
+        use_stored_hashes(core, tokens, [None] * len(tokens))
+    asked = [Asked()] * len(tokens)
+    driver = Driver(core, tokens, roofline.step_ms, asked, concurrency, attribution=attribution, plain_steps=plain)
+    gap_ms = 294.0 if concurrency is None else 0.0
+    start = time.process_time()
+    served = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(len(tokens))]))
+    seconds = time.process_time() - start
+    assert len(served) == len(tokens)
+    core.shutdown()
+    return seconds
+
+
+def steps_ratio(name: str, rounds: int, *arguments: Any) -> tuple[float, float]:
+    """(plain / sparse, seconds of sparse): the best of some rounds, in turn."""
+    run_steps(*arguments, plain=False)  # writes the hashes
+    best = {True: math.inf, False: math.inf}
+    for _ in range(rounds):
+        for plain in best:
+            best[plain] = min(best[plain], run_steps(*arguments, plain=plain))
+    ratio = best[True] / best[False]
+    print(f"\n{name}: {best[True]:.2f} s plain, {best[False]:.2f} s sparse, ratio {ratio:.2f}", end="")
+    return ratio, best[False]
+
+
+@pytest.mark.parametrize("concurrency", [64, 256])
+def test_sparse_steps_are_four_to_six_times_faster(chat_trace: Path, concurrency: int) -> None:
+    ratios, seconds = {}, {}
+    for attribution in (True, False):
+        name = f"chats, {concurrency} at once, {'with' if attribution else 'without'} attribution"
+        arguments = (chat_trace, CHAT_SIZES, concurrency, attribution)
+        ratios[attribution], seconds[attribution] = steps_ratio(name, CHAT_ROUNDS, *arguments)
+    print(f"\nattribution on top: {seconds[True] / seconds[False] - 1:.0%}", end="")
+    assert ratios[True] >= 4
+    assert ratios[False] >= 6
+
+
+def test_sparse_steps_of_long_prompts_are_two_and_a_half_times_faster(long_trace: Path) -> None:
+    sizes = LONG_SIZES | {"max_num_batched_tokens": 8192}
+    ratio, _ = steps_ratio("long prompts, with attribution", LONG_ROUNDS, long_trace, sizes, None, True)
+    steps_ratio("long prompts, without attribution", 1, long_trace, sizes, None, False)
+    assert ratio >= 2.5
+
+
+def test_command_with_sparse_steps_as_a_user_runs_it(chat_trace: Path, tmp_path: Path) -> None:
+    seconds = {}
+    for steps in ("first", "sparse", "plain"):
+        command = [str(Path(sys.executable).with_name("vllm-sim")), "replay", str(chat_trace), "--model", str(MODEL)]
+        command += ["--concurrency", "64", "--out", str(tmp_path / steps), *(["--plain-steps"] * (steps == "plain"))]
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds[steps] = time.monotonic() - start
+    for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "sparse" / name).read_bytes()
+    print(f"\nvllm-sim replay, wall seconds: {seconds['plain']:.1f} plain, {seconds['sparse']:.1f} sparse", end="")
+    assert seconds["sparse"] < seconds["plain"]

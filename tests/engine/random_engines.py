@@ -9,8 +9,11 @@ it leaves.
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from tests.engine.conftest import MODEL
 from vllm_sim.block_rules import computed_tokens, needed_blocks
@@ -104,11 +107,7 @@ def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asy
 
 
 def make_driver(case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool, on_step: Any = None) -> Driver:
-    known = Known([row % 3 for row in range(len(trace))], [None] * len(trace), None)  # type: ignore[arg-type]
-    if case.setup.policy != "lru":
-        import numpy as np
-
-        known = Known(np.arange(len(trace)) % 3, [one.cache_salt for one in case.asked], None)
+    known = Known(np.arange(len(trace)) % 3, [one.cache_salt for one in case.asked], None)
     core = make_core(path, str(MODEL), case.setup, None if case.setup.policy == "lru" else known)
     latency = LATENCIES[case.latency]
     driver = Driver(
@@ -162,10 +161,12 @@ POOL_CALLS = ("get_new_blocks", "touch", "free_blocks", "_insert_block_hash", "_
 POLICY_CALLS = ("serve", "touch", "cache", "release", "evict")
 
 
-def observe(case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool) -> dict[str, Any]:
+def observe(
+    case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool, make: Callable[..., Driver] = make_driver
+) -> dict[str, Any]:
     """Runs a case; returns all that can be told of the run, by name."""
     steps: list[Any] = []
-    driver = make_driver(case, path, trace, plain_steps, steps.append)
+    driver = make(case, path, trace, plain_steps, steps.append)
     pool, log = driver.scheduler.kv_cache_manager.block_pool, []  # type: ignore[var-annotated]
     log_calls(pool, POOL_CALLS, log, driver)
     if case.setup.policy != "lru":
