@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.rows import Measured, Measurement
 from benchmarks.test_engine import OUTPUT_TOKENS, REQUESTS, make_core, trace  # noqa: F401 (a fixture)
 from tests.serving import MODEL, write_trace
 
@@ -35,7 +36,7 @@ LONG_SIZES = {
 
 
 def make_driver(path: Path, attribution: bool) -> Any:
-    from vllm_sim.engine.driver import Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     setup = Setup(
@@ -53,7 +54,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
 
 def run_driver(driver: Any) -> float:
     """Seconds for all rows; they arrive at once."""
-    from vllm_sim.engine.driver import Arrival
+    from vllm_sim.engine.backends.driver import Arrival
 
     start = time.process_time()
     served = list(driver.run([Arrival(row, None, 0.0) for row in range(REQUESTS)]))
@@ -62,7 +63,10 @@ def run_driver(driver: Any) -> float:
     return seconds
 
 
-def test_driver_keeps_95_percent_of_a_bare_loops_speed_without_attribution(trace: Path) -> None:  # noqa: F811
+def test_driver_keeps_95_percent_of_a_bare_loops_speed_without_attribution(
+    trace: Path,  # noqa: F811
+    measured: Measured,
+) -> None:
     bare = make_core(constant=True, async_scheduling=False)
     from vllm_sim.engine.answers import load_answers
 
@@ -75,10 +79,17 @@ def test_driver_keeps_95_percent_of_a_bare_loops_speed_without_attribution(trace
         for name, driver in drivers.items():
             best[name] = min(best[name], run_driver(driver))
             driver.core.reset_prefix_cache()
-    for name, seconds in best.items():
-        rate, ratio = REQUESTS * OUTPUT_TOKENS / seconds, best["bare loop"] / seconds
-        print(f"\n{name}: {rate:,.0f} output tokens/s, {REQUESTS / seconds:,.0f} requests/s, ratio {ratio:.3f}", end="")
-    assert best["bare loop"] / best["driver"] >= 0.95
+    rates = {f"{name}, requests/s": REQUESTS / seconds for name, seconds in best.items()}
+    measured(
+        Measurement(
+            name="replay",
+            what="requests/s of `replay` in virtual time over a bare loop with the constant executor",
+            value=best["bare loop"] / best["driver"],
+            unit="times",
+            at_least=0.95,
+            parts=rates | {"ratio with attribution": best["bare loop"] / best["driver with attribution"]},
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,12 +137,12 @@ def run_bare(core: Any, tokens: Any, name: str) -> float:
     return time.process_time() - start
 
 
-def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace: Path) -> None:
+def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace: Path, measured: Measured) -> None:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.v1.engine.core import EngineCore
 
     from benchmarks.constant import ConstantExecutor
-    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -162,12 +173,20 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
         bare.reset_prefix_cache()
         best["driver"] = min(best["driver"], run_rows(attribution=False, timed=False)[0])
         best["driver with attribution"] = min(best["driver with attribution"], run_rows(True, timed=False)[0])
-    for name, seconds in best.items():
-        ratio = best["bare loop"] / seconds
-        print(f"\n{name}: {LONG_REQUESTS / seconds:,.0f} requests/s of long prompts, ratio {ratio:.3f}", end="")
     seconds, virtual_s = run_rows(attribution=True, timed=True)
-    print(f"\nas recorded on an h100, with attribution: {virtual_s / seconds:.1f} virtual seconds a second")
-    assert best["bare loop"] / best["driver"] >= 0.9
+    rates = {f"{name}, requests/s": LONG_REQUESTS / seconds for name, seconds in best.items()}
+    rates["ratio with attribution"] = best["bare loop"] / best["driver with attribution"]
+    rates["virtual seconds a second at recorded times on an h100"] = virtual_s / seconds
+    measured(
+        Measurement(
+            name="replay_long",
+            what="the same, prompts of 12,000 tokens on average, not of 200",
+            value=best["bare loop"] / best["driver"],
+            unit="times",
+            at_least=0.9,
+            parts=rates,
+        )
+    )
 
 
 CHATS, CHAT_ROUNDS = 1000, 3
@@ -197,7 +216,7 @@ def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
     """Seconds for all rows; sparse ones take the hashes that are kept, plain ones hash as they did before."""
-    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core, use_stored_hashes
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core, use_stored_hashes
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -219,38 +238,53 @@ def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attrib
     return seconds
 
 
-def steps_ratio(name: str, rounds: int, *arguments: Any) -> tuple[float, float]:
-    """(plain / sparse, seconds of sparse): the best of some rounds, in turn."""
+def steps_seconds(rounds: int, *arguments: Any) -> dict[bool, float]:
+    """Seconds of plain steps (True) and of sparse ones (False): the best of some rounds, in turn."""
     run_steps(*arguments, plain=False)  # writes the hashes
     best = {True: math.inf, False: math.inf}
     for _ in range(rounds):
         for plain in best:
             best[plain] = min(best[plain], run_steps(*arguments, plain=plain))
-    ratio = best[True] / best[False]
-    print(f"\n{name}: {best[True]:.2f} s plain, {best[False]:.2f} s sparse, ratio {ratio:.2f}", end="")
-    return ratio, best[False]
+    return best
 
 
+@pytest.mark.parametrize(("attribution", "bar"), [(True, 4.0), (False, 6.0)])
 @pytest.mark.parametrize("concurrency", [64, 256])
-def test_sparse_steps_are_four_to_six_times_faster(chat_trace: Path, concurrency: int) -> None:
-    ratios, seconds = {}, {}
-    for attribution in (True, False):
-        name = f"chats, {concurrency} at once, {'with' if attribution else 'without'} attribution"
-        arguments = (chat_trace, CHAT_SIZES, concurrency, attribution)
-        ratios[attribution], seconds[attribution] = steps_ratio(name, CHAT_ROUNDS, *arguments)
-    print(f"\nattribution on top: {seconds[True] / seconds[False] - 1:.0%}", end="")
-    assert ratios[True] >= 4
-    assert ratios[False] >= 6
+def test_sparse_steps_of_chats(
+    chat_trace: Path, concurrency: int, attribution: bool, bar: float, measured: Measured
+) -> None:
+    best = steps_seconds(CHAT_ROUNDS, chat_trace, CHAT_SIZES, concurrency, attribution)
+    how = "with attribution" if attribution else "without attribution"
+    measured(
+        Measurement(
+            name=f"sparse_{concurrency}_{'with' if attribution else 'without'}",
+            what=f"sparse steps of the engine against plain ones: 1,000 chats, {concurrency} at once, {how}",
+            value=best[True] / best[False],
+            unit="times",
+            at_least=bar,
+            parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
 
 
-def test_sparse_steps_of_long_prompts_are_two_and_a_half_times_faster(long_trace: Path) -> None:
+@pytest.mark.parametrize(("attribution", "bar"), [(True, 2.5), (False, 2.5)])
+def test_sparse_steps_of_long_prompts(long_trace: Path, attribution: bool, bar: float, measured: Measured) -> None:
     sizes = LONG_SIZES | {"max_num_batched_tokens": 8192}
-    ratio, _ = steps_ratio("long prompts, with attribution", LONG_ROUNDS, long_trace, sizes, None, True)
-    steps_ratio("long prompts, without attribution", 1, long_trace, sizes, None, False)
-    assert ratio >= 2.5
+    best = steps_seconds(LONG_ROUNDS, long_trace, sizes, None, attribution)
+    how = "with attribution" if attribution else "without attribution"
+    measured(
+        Measurement(
+            name=f"sparse_long_{'with' if attribution else 'without'}",
+            what=f"the same, prompts of 12,000 tokens on average, {how}, block hashes kept",
+            value=best[True] / best[False],
+            unit="times",
+            at_least=bar,
+            parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
 
 
-def test_command_with_sparse_steps_as_a_user_runs_it(chat_trace: Path, tmp_path: Path) -> None:
+def test_command_with_sparse_steps(chat_trace: Path, tmp_path: Path, measured: Measured) -> None:
     seconds = {}
     for steps in ("first", "sparse", "plain"):
         command = [str(Path(sys.executable).with_name("vllm-sim")), "replay", str(chat_trace), "--model", str(MODEL)]
@@ -260,5 +294,13 @@ def test_command_with_sparse_steps_as_a_user_runs_it(chat_trace: Path, tmp_path:
         seconds[steps] = time.monotonic() - start
     for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "sparse" / name).read_bytes()
-    print(f"\nvllm-sim replay, wall seconds: {seconds['plain']:.1f} plain, {seconds['sparse']:.1f} sparse", end="")
-    assert seconds["sparse"] < seconds["plain"]
+    measured(
+        Measurement(
+            name="sparse_command",
+            what="`vllm-sim replay` of 1,000 chats, 64 at once, wall time from start to end, against --plain-steps",
+            value=seconds["plain"] / seconds["sparse"],
+            unit="times",
+            at_least=1.0,
+            parts={"plain, s": seconds["plain"], "sparse, s": seconds["sparse"]},
+        )
+    )

@@ -133,7 +133,7 @@ def export_model(out: Path) -> bool:
         False if nothing was done: the export is there already, or the folder holds a model that is not ours.
 
     Raises:
-        ValueError: `llama-models`, `transformers` or `tiktoken` is not installed.
+        ImportError: `llama-models`, `transformers` or `tiktoken` is not installed.
     """
     marker = out / MARKER
     if marker.exists():
@@ -156,13 +156,12 @@ def export_model(out: Path) -> bool:
 def _convert_tokenizer() -> str:
     source = importlib.util.find_spec("llama_models")
     if source is None or not source.submodule_search_locations:
-        raise ValueError("the package llama-models holds the tokenizer and is not installed: pip install llama-models")
+        raise ModuleNotFoundError("the package llama-models holds the tokenizer", name="llama_models")
     file = Path(source.submodule_search_locations[0]) / "llama3" / "tokenizer.model"
-    try:
-        from tokenizers import processors
-        from transformers.convert_slow_tokenizer import TikTokenConverter
-    except ImportError as error:
-        raise ValueError(f"converting the tokenizer needs transformers and tiktoken: {error}") from None
+    import tiktoken  # noqa: F401  # the converter imports it late, and takes any error for a missing package
+    from tokenizers import processors
+    from transformers.convert_slow_tokenizer import TikTokenConverter
+
     tokenizer = TikTokenConverter(vocab_file=str(file), extra_special_tokens=SPECIAL_TOKENS).converted()
     bos = TOKENIZER_CONFIG["bos_token"]
     tokenizer.post_processor = processors.Sequence(

@@ -31,7 +31,10 @@ def installed_version() -> str:
     oldest = ".".join(map(str, OLDEST))
     version = found_version()
     if version is None:
-        raise VersionError(f"vllm is not installed; vllm_sim needs vllm {oldest} or newer")
+        raise VersionError(
+            f"vllm is not installed; the backends engine and blockpool need vllm {oldest} or newer: "
+            f'pip install "vllm-sim[engine]", or another build of it; `--backend fast` needs none'
+        )
     numbers = tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
     if numbers < OLDEST:
         raise VersionError(f"vllm {version} is installed; vllm_sim needs vllm {oldest} or newer")

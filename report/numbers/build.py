@@ -64,7 +64,7 @@ def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "p
     try:
         import typst
     except ImportError:
-        raise ValueError("the report needs the package typst; `pip install typst`") from None
+        raise ValueError('the report needs the package typst: pip install "vllm-sim[report]"') from None
     source = root / SOURCE
     if not source.is_file():
         raise ValueError(f"no {source}; allowed: a folder that holds {SOURCE} and figures/")

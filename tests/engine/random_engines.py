@@ -17,15 +17,15 @@ import numpy as np
 
 from tests.engine.conftest import MODEL
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
-from vllm_sim.engine.offline import Known
+from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
+from vllm_sim.engine.backends.offline import Known
 from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import Table, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
 
 FAMILIES, FAMILY_ROWS = 10, 30
 END = 128009
-POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "wa")
+POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "workload_aware")
 LATENCIES = {
     "zero": None,
     "roofline": make_latency("roofline", model_config(str(MODEL)), "l4"),
@@ -170,7 +170,7 @@ def observe(
     pool, log = driver.scheduler.kv_cache_manager.block_pool, []  # type: ignore[var-annotated]
     log_calls(pool, POOL_CALLS, log, driver)
     if case.setup.policy != "lru":
-        log_calls(pool._book, POLICY_CALLS, log, driver)  # type: ignore[attr-defined]
+        log_calls(pool._online, POLICY_CALLS, log, driver)  # type: ignore[attr-defined]
     try:
         served = [dataclasses.asdict(one) for one in driver.run(case.arrivals)]
     finally:

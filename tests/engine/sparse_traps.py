@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from vllm_sim.engine.driver import Driver
-from vllm_sim.engine.ledger import Ledger
+from vllm_sim.engine.backends.driver import Driver
+from vllm_sim.engine.backends.ledger import Ledger
+from vllm_sim.engine.backends.sparse import SparseSteps
 from vllm_sim.engine.pool import PolicyBlockPool
-from vllm_sim.engine.sparse import SparseSteps
 
 Trap = Callable[[pytest.MonkeyPatch], None]
 
@@ -129,7 +129,7 @@ def hidden_requests_leave_their_places_to_others(patch: pytest.MonkeyPatch) -> N
 
 
 def blocks_are_served_in_no_order(patch: pytest.MonkeyPatch) -> None:
-    import vllm_sim.engine.sparse as module
+    import vllm_sim.engine.backends.sparse as module
 
     patch.setattr(module, "sorted", lambda numbers: sorted(numbers, reverse=True), raising=False)
 

@@ -13,7 +13,7 @@ from tests.engine.conftest import MODEL
 from tests.engine.random_engines import POLICIES, difference, draw_case, make_driver, observe, write_rows
 from tests.engine.sparse_traps import TRAPS, Trap
 from tests.engine.test_replay import ROW_FILES, conversations, settings, write
-from vllm_sim.engine.driver import use_stored_hashes
+from vllm_sim.engine.backends.driver import use_stored_hashes
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.files import replay
 from vllm_sim.step_load import EMPTY, decode_load, load_of
@@ -87,7 +87,7 @@ def test_a_fault_of_sparse_steps_is_found(rows: Rows, trap: Trap, monkeypatch: p
     [
         {"max_num_seqs": 4},
         {"concurrency": 6, "capacity_blocks": 40, "policy": "arc"},
-        {"capacity_blocks": 45, "policy": "opt", "device": "l4"},
+        {"capacity_blocks": 45, "policy": "belady", "device": "l4"},
         {"concurrency": 3, "attribution": False, "latency_model": "zero", "capacity_blocks": 30},
     ],
     ids=str,

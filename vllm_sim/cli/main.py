@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from vllm_sim import __version__
 from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
+from vllm_sim.extras import missing
 from vllm_sim.vllm_version import VersionError
 
 COMMANDS = (calibrate, model, plot, record, replay, report, sweep, trace, workload)
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (ValueError, OSError, VersionError) as error:
         print(f"vllm-sim: error: {error}", file=sys.stderr)
+        return 1
+    except ImportError as error:
+        print(f"vllm-sim: error: {missing(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -6,6 +6,11 @@ from pathlib import Path
 DEFAULT_MODEL = "exported_models/Llama-3.2-1B-Instruct"
 
 
+def given_or_default(model: str | None) -> str | None:
+    """The model that an option names; else the exported one of this folder, or none where that is not there."""
+    return model or (DEFAULT_MODEL if Path(DEFAULT_MODEL).is_dir() else None)
+
+
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     group = commands.add_parser("model", help="the exported model: configuration and tokenizer, no weights")
     actions = group.add_subparsers(title="commands", required=True, metavar="COMMAND")

@@ -11,8 +11,9 @@ import os
 from pathlib import Path
 from typing import Any, get_args
 
-from vllm_sim.cli.model import DEFAULT_MODEL
+from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
 from vllm_sim.replay.config import Field, RunConfig, config_fields
+from vllm_sim.vllm_version import installed_version
 
 _OWN = ("latency_table", "attribution")
 
@@ -30,13 +31,14 @@ def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: b
         if field.name in _OWN:
             continue
         group = engine if field.about.scope == "engine" else cache
-        default = {"model": DEFAULT_MODEL, "backend": backend}.get(field.name, _default(field.name))
+        default = backend if field.name == "backend" else _default(field.name)
         if is_grid and field.about.grid:
             _add_list(group, field, default)
         elif field.kind is bool:
             group.add_argument(_flag(field.name), action="store_true", help=field.about.text)
         else:
             shown = "" if default in (None, {}) else " (default: %(default)s)"
+            shown = f" (default: {DEFAULT_MODEL} if it is there)" if field.name == "model" else shown
             group.add_argument(
                 _flag(field.name),
                 type=_reader(field, is_grid),
@@ -59,11 +61,15 @@ def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:
 
     Raises:
         ValueError: a value is out of range, or the latency file is none.
+        VersionError: the backend needs vLLM, which is not installed or too old.
     """
     from vllm_sim.replay.latency import load_table
 
+    if options.backend != "fast":
+        installed_version()
     names = [field.name for field in config_fields() if field.name not in _OWN]
     values = {name: getattr(options, name) for name in names if name not in chosen} | chosen
+    values["model"] = given_or_default(values["model"])
     table = options.latency_file
     return RunConfig(
         **values,

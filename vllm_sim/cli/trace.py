@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from vllm_sim.cli.model import DEFAULT_MODEL
+from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
 
 # The names of vllm_sim.trace.formats.CONVERTERS, which would have to be imported to be read; a test compares them.
 FORMATS = ("sharegpt", "openai", "mooncake", "bailian", "vllm-custom", "native")
@@ -72,7 +72,7 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", type=Path, default=Path(DEFAULT_MODEL), help="tokenizer for traces of text (default: %(default)s)"
+        "--model", metavar="FOLDER", help=f"model folder, which texts need (default: {DEFAULT_MODEL} if it is there)"
     )
 
 
@@ -107,7 +107,7 @@ def run_stats(options: argparse.Namespace) -> None:
     from vllm_sim.trace.stats import trace_stats
 
     with byte_bar(options.file.name, options.file) as on_bytes:
-        stats = trace_stats(options.file, options.model, options.block_sizes, on_bytes)
+        stats = trace_stats(options.file, given_or_default(options.model), options.block_sizes, on_bytes)
     if options.json:
         print(json.dumps(stats, indent=2))
     else:
@@ -118,7 +118,8 @@ def run_convert(options: argparse.Namespace) -> None:
     from vllm_sim.trace.convert import Anonymity, convert, write_report
     from vllm_sim.trace.formats import Options
 
-    anonymity = Anonymity(options.model, options.block_size, options.salt) if options.anonymise else None
+    model = given_or_default(options.model)
+    anonymity = Anonymity(model, options.block_size, options.salt) if options.anonymise else None
     settings = Options(
         turns=options.turns, output_tokens=options.output_tokens, chat_template=not options.skip_chat_template
     )

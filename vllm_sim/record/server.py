@@ -41,11 +41,12 @@ def record(
         read_timeout_s: Between two pieces of a response, and before the first; None for no limit.
 
     Raises:
-        ValueError: the URL is none, uvicorn is not installed, or the file is no recording.
+        ValueError: the URL is none, or the file is no recording.
         OSError: the file cannot be written, or the port is taken.
     """
+    import uvicorn
+
     url = parse_upstream(upstream)
-    uvicorn = _import_uvicorn()
     logging.basicConfig(level=logging.WARNING, format="vllm-sim record: %(levelname)s: %(message)s")
     with contextlib.ExitStack() as stack:
         sockets = listen(host, port)
@@ -114,14 +115,6 @@ def listen(host: str, port: int) -> list[socket.socket]:
             one.close()
         raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
     return sockets
-
-
-def _import_uvicorn() -> ModuleType:
-    try:
-        import uvicorn
-    except ImportError:
-        raise ValueError("vllm-sim record needs uvicorn, which comes with vLLM: pip install uvicorn") from None
-    return uvicorn
 
 
 async def _serve(

@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
+from vllm_sim.eviction.names import full_name
 from vllm_sim.replay.latency import DEVICES, MODELS, Table
 
 BACKENDS = {
     "engine": "vllm_sim.replay.engine_backend:run_engine",
-    "blockpool": "vllm_sim.engine.blockpool:run",
+    "blockpool": "vllm_sim.engine.backends.blockpool:run",
     "fast": "vllm_sim.eviction.simulate:simulate",
 }
 """What serves the requests, imported when it is used."""
@@ -52,7 +53,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         ValueError: a value is out of range, or does not go with another; msgspec.ValidationError is one.
     """
 
-    model: Annotated[str, About("model folder", metavar="FOLDER")]
+    model: Annotated[str | None, About("model folder, which texts and the engine need", metavar="FOLDER")] = None
     backend: Annotated[str, About("what runs", choices=tuple(BACKENDS))] = "engine"
     policy: Annotated[str, About("eviction policy, by name or module:Class", grid="policies", metavar="P")] = "lru"
     policy_params: Annotated[dict[str, Any], About("the policy's parameters, an object", metavar="JSON")] = {}
@@ -90,15 +91,21 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
     ] = False
     plain_steps: bool = False
-    """Engine: show vLLM's scheduler every step (engine/sparse.py). No part of a row: rows are the same either way."""
+    """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "policy", full_name(self.policy))
         for field in config_fields():
             value, about = getattr(self, field.name), field.about
             if about.choices and value not in about.choices:
                 raise ValueError(f"{field.name} is {value!r}; allowed: {', '.join(about.choices)}")
             if about.at_least is not None and isinstance(value, int) and value < about.at_least:
                 raise ValueError(f"{field.name} is {value}; allowed: {about.at_least} or more")
+        if self.backend == "engine" and self.model is None:
+            raise ValueError(
+                "the engine needs a model; allowed: --model FOLDER, as `vllm-sim model export` builds it, "
+                "or another backend"
+            )
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
         if not 0 < self.speedup < float("inf"):
@@ -134,7 +141,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
         chosen = [field.name for field in config_fields() if self.backend == "engine" or field.about.scope == "all"]
         values = msgspec.to_builtins(self)
-        return {name: values[name] for name in chosen} | {"model": Path(self.model).name}
+        return {name: values[name] for name in chosen} | {
+            "model": None if self.model is None else Path(self.model).name
+        }
 
 
 class Field(NamedTuple):
@@ -162,12 +171,12 @@ def config_fields() -> tuple[Field, ...]:
     return fields_of(RunConfig)
 
 
-def config_of(row: dict[str, Any], model: str) -> RunConfig:
+def config_of(row: dict[str, Any], model: str | None) -> RunConfig:
     """The configuration that gave a row.
 
     Args:
         row: of replay or sweep.
-        model: the model's folder; a row holds its name alone.
+        model: the model's folder; a row holds its name alone, or null, and then the run had none.
 
     Raises:
         ValueError: the row lacks a field, or a value is not allowed.
@@ -176,4 +185,5 @@ def config_of(row: dict[str, Any], model: str) -> RunConfig:
     missing = [name for name in wanted if name not in row]
     if missing:
         raise ValueError(f"the row has no {', '.join(missing)}; allowed: rows of replay or sweep")
-    return msgspec.convert({name: row[name] for name in wanted} | {"model": model}, RunConfig)
+    values = {name: row[name] for name in wanted}
+    return msgspec.convert(values | {"model": None if values["model"] is None else model}, RunConfig)

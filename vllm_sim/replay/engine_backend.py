@@ -36,14 +36,15 @@ def run_engine(
 ) -> Result:
     """vLLM's EngineCore in virtual time; arguments as those of `run.run`."""
     path, trace, records = loaded.path, loaded.trace, loaded.records
+    assert config.model is not None  # RunConfig refuses an engine without one
     latency = make_latency(config.latency_model, model_config(config.model), config.device, config.latency_table)
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
-    from vllm_sim.engine import driver as engine
+    from vllm_sim.engine.backends import driver as engine
 
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
-    setup = _setup(engine, trace, config)
+    setup = _setup(engine, trace, config, model_config(config.model))
     core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
     asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
     engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
@@ -81,12 +82,12 @@ def run_engine(
     ran = msgspec.structs.replace(
         config, max_model_len=setup.max_model_len, max_num_batched_tokens=setup.max_num_batched_tokens
     )
-    more = {"policy_future": "order of rows"} if config.policy == "opt" else {}
+    more = {"policy_future": "order of rows"} if config.policy == "belady" else {}
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
 
 
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcome:
-    """What the driver says (`engine.driver.Served`), as arrays, in the order given."""
+    """What the driver says (`engine.backends.driver.Served`), as arrays, in the order given."""
     rows = [one.row for one in served]
     prompt = np.array([len(loaded.trace.prompt(row)) for row in rows], np.int64)
     found = [one.admission for one in served]
@@ -138,7 +139,7 @@ def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config
     if config.policy == "lru":
         return None
     salts = [record.cache_salt for record in records]
-    if config.policy != "opt":
+    if config.policy != "belady":
         return engine.Known(categories(records), salts, None)
     requests = cache_requests(trace, records, config.block_size)
     return engine.Known(requests.category, salts, link(requests, config.block_size))
@@ -175,7 +176,7 @@ def model_config(model: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig) -> Any:
+def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[str, Any]) -> Any:
     lengths = [len(trace.prompt(row)) + len(trace.response(row)) for row in range(len(trace))]
     capacity = config.blocks
     if capacity is None:  # all requests at once have room, so nothing is evicted
@@ -184,7 +185,7 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig) -> Any:
         capacity_blocks=capacity,
         block_size=config.block_size,
         max_model_len=max(lengths) + 1 if config.max_model_len is None else config.max_model_len,
-        model_positions=model_config(config.model).get("max_position_embeddings", 0),
+        model_positions=model.get("max_position_embeddings", 0),
         max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(config.max_num_batched_tokens, config.max_num_seqs),
         async_scheduling=config.async_scheduling,

@@ -46,7 +46,7 @@ class Watcher(Protocol):
 
     @property
     def step(self) -> Callable[[Any], None] | None:
-        """What is called with each step that has ended (`engine.driver.Step`), if anything is."""
+        """What is called with each step that has ended (`engine.backends.driver.Step`), if anything is."""
 
     def request(self, result: RequestResult) -> None:
         """A request that has ended."""
@@ -59,12 +59,16 @@ class Result(NamedTuple):
     outcome: Outcome
 
 
-def load(path: Path, model: str) -> Loaded:
+def load(path: Path, model: str | None = None) -> Loaded:
     """Reads a trace.
 
+    Args:
+        path: the trace.
+        model: the model's folder; None does where the trace has no text.
+
     Raises:
-        TraceError: a row lacks what the tokeniser needs.
-        ValueError: the model has no tokenizer.
+        TraceError: a row lacks what the tokeniser needs, or has a text, and there is no tokenizer.
+        ValueError: there is no such model.
     """
     records = [record for _, record in iter_records(path)]
     trace = load_tokenised(path, model)

@@ -40,7 +40,7 @@ class Timeline:
         self._write("M", "thread_name", ENGINE, _STEPS, args={"name": "steps"})
 
     def step(self, step: Any) -> None:
-        """A step that has ended (`engine.driver.Step`)."""
+        """A step that has ended (`engine.backends.driver.Step`)."""
         decode = step.load.decodes
         prefill, prefill_tokens = step.load.requests - decode, step.load.tokens - decode
         counts = {"tokens": prefill_tokens + decode, "prefill_requests": prefill, "decode_requests": decode}

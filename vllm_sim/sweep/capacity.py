@@ -14,7 +14,7 @@ MOST_BLOCKS = 2**31 - 1
 ALLOWED = "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%), bytes (16GiB), unlimited, all"
 
 
-def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: str) -> int | None:
+def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: str | None) -> int | None:
     """Usable blocks, rounded down; of a share one at least; None for `unlimited`.
 
     Args:
@@ -48,12 +48,14 @@ def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: 
     return max(1, whole)
 
 
-def kv_bytes_a_token(model: str) -> int:
+def kv_bytes_a_token(model: str | None) -> int:
     """Bytes of a token in the cache: keys and values x layers x key-value heads x head size x bytes a value.
 
     Raises:
-        ValueError: the folder holds no config.json, or its dtype is not known.
+        ValueError: there is no model, its folder holds no config.json, or its dtype is not known.
     """
+    if model is None:
+        raise ValueError("a capacity in bytes needs a model; allowed: --model FOLDER with a config.json")
     path = Path(model) / "config.json"
     if not path.is_file():
         raise ValueError(f"{model} holds no config.json, which a capacity in bytes needs; allowed: --model FOLDER")

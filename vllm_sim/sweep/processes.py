@@ -43,7 +43,13 @@ class Done(NamedTuple):
     """That ended the batch."""
 
 
-def compute(points: Sequence[Point], rows_of: RowsOf, jobs: int, ray: str | None) -> Iterator[Done]:
+def compute(
+    points: Sequence[Point],
+    rows_of: RowsOf,
+    jobs: int,
+    ray: str | None,
+    compilers: Sequence[Callable[[], None]] = (),
+) -> Iterator[Done]:
     """Rows as they are finished; of several batches in any order.
 
     Args:
@@ -51,19 +57,22 @@ def compute(points: Sequence[Point], rows_of: RowsOf, jobs: int, ray: str | None
         rows_of: makes the rows of a point.
         jobs: processes, -1 for one a core.
         ray: address of a Ray cluster, in place of processes here.
+        compilers: called first where several processes would compile the same code, each in one of them.
 
     Raises:
-        ValueError: Ray is not installed.
+        ImportError: Ray is not installed.
     """
     points = sorted(points, key=lambda point: point.group)
     if ray is not None:
         return _on_ray(points, rows_of, ray)
     if jobs == 1 or len(points) <= 1:
         return _until_error(_batch([point], rows_of) for point in points)
-    return _here(points, rows_of, jobs)
+    return _here(points, rows_of, jobs, compilers)
 
 
-def _here(points: Sequence[Point], rows_of: RowsOf, jobs: int) -> Iterator[Done]:
+def _here(
+    points: Sequence[Point], rows_of: RowsOf, jobs: int, compilers: Sequence[Callable[[], None]]
+) -> Iterator[Done]:
     from joblib import Parallel, cpu_count, delayed
 
     workers, failed = (cpu_count() if jobs == -1 else jobs), False
@@ -74,6 +83,7 @@ def _here(points: Sequence[Point], rows_of: RowsOf, jobs: int) -> Iterator[Done]
                 return
             yield delayed(_batch)(batch, rows_of, os.getpid())
 
+    Parallel(n_jobs=min(workers, max(1, len(compilers))))(delayed(compiler)() for compiler in compilers)
     parallel = Parallel(n_jobs=workers, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1)
     for done in parallel(left()):
         failed = failed or done.error is not None
@@ -82,10 +92,8 @@ def _here(points: Sequence[Point], rows_of: RowsOf, jobs: int) -> Iterator[Done]
 
 def _on_ray(points: Sequence[Point], rows_of: RowsOf, address: str) -> Iterator[Done]:
     """Each worker of a cluster keeps its process, and with it a trace, from batch to batch."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ValueError(f"--ray {address} needs Ray ({error}); `pip install 'vllm-sim[ray]'` brings it") from None
+    import ray
+
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     try:
         workers, failed = max(1, int(ray.cluster_resources().get("CPU", 1))), False

@@ -44,26 +44,28 @@ class PlannedRun(NamedTuple):
 def run_grid(
     plan: Sequence[PlannedRun],
     rows_of: RowsOf,
-    model: str,
+    model: str | None,
     say: Callable[[str], None],
     jobs: int = -1,
     ray: str | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     only: Callable[[Any], bool] = lambda values: True,
     code_of: Callable[[Row], str | None] | None = None,
+    compilers: Callable[[Sequence[Any]], Sequence[Callable[[], None]]] = lambda values: (),
 ) -> int:
     """Computes the rows that are not there yet.
 
     Args:
         plan: the runs, in the order of the files.
         rows_of: a row for each of a run's files, from its values.
-        model: the model's folder.
+        model: the model's folder, None without one.
         say: called with lines that say what happens.
         jobs: processes, -1 for one a core.
         ray: address of a Ray cluster to run on; it must see the traces' paths.
         progress: called with the numbers of finished and of all runs.
         only: which runs are computed where they are missing; rows of others are kept.
         code_of: today's code of a row that is not in the plan. Such rows are kept; without it they are dropped.
+        compilers: from the values of the runs to compute, what compiles their code (processes.py).
 
     Returns:
         How many runs were computed.
@@ -91,7 +93,7 @@ def run_grid(
         progress(finished, total)
         points = [Point(run.key, run.values, run.group) for run in todo]
         error = None
-        for done in compute(points, rows_of, jobs, ray):
+        for done in compute(points, rows_of, jobs, ray, compilers([run.values for run in todo])):
             for key, made in done.rows:
                 _append(missing[key], made)
             finished, error = finished + len(done.rows), error or done.error
@@ -105,7 +107,7 @@ def run_grid(
             if path.is_file():
                 others = _sort_rows(path, wanted)
                 code = None if code_of and _made_by_other_code(others, code_of) else begun_at
-                values = about(Path(model).name, time.monotonic() - start, code)
+                values = about(None if model is None else Path(model).name, time.monotonic() - start, code)
                 _note_run(run_file(path), values | {"runs": len(todo)})
         return len(todo)
 

@@ -6,11 +6,18 @@ of the same process. Nothing is written.
 
 import hashlib
 import json
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.registry import find_policy
+from vllm_sim.eviction.simulate import simulate
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
 from vllm_sim.replay.config import BACKENDS, RunConfig
@@ -82,30 +89,50 @@ def code_of(row: Row) -> str | None:
         return None
 
 
-def load(path: Path, model: str) -> Loaded:
+def compilers(runs: Sequence[GridRun]) -> list[Callable[[], None]]:
+    """What compiles the kernel of each policy of these runs, once for all processes: numba keeps it on the disk."""
+    wanted = {
+        (run.config.policy, json.dumps(run.config.policy_params)): partial(_compile, run.config)
+        for run in runs
+        if run.config.backend == "fast" and not run.config.is_curve
+    }
+    return list(wanted.values())
+
+
+def _compile(config: RunConfig) -> None:
+    """Runs a request of one block."""
+    if not is_compiled(find_policy(config.policy)):
+        return
+    one, none = np.ones(1, np.int64), np.zeros(1, np.int64)
+    chains = link(Requests(none, np.array([0, 1]), one, one, none, none), 1)
+    with suppress(ValueError):  # the run itself raises it, with its name
+        simulate(chains, config.policy, 1, config.policy_params)
+
+
+def load(path: Path, model: str | None) -> Loaded:
     """A trace's tokens and records, from this process's memory if the file has not changed."""
     status = path.stat() if path.exists() else None
     return _load(path, model, status and (status.st_mtime_ns, status.st_size))
 
 
 @lru_cache(maxsize=2)
-def _load(path: Path, model: str, status: tuple[int, int] | None) -> Loaded:
+def _load(path: Path, model: str | None, status: tuple[int, int] | None) -> Loaded:
     return replay_run.load(path, model)
 
 
-def blocks(path: Path, model: str, block_size: int, raw_blocks: bool) -> Linked:
+def blocks(path: Path, model: str | None, block_size: int, raw_blocks: bool) -> Linked:
     """A trace's requests and chains at a block size, from this process's memory if they were made last."""
     return _blocks(path, model, load(path, model).trace.sha256, block_size, raw_blocks)
 
 
 @lru_cache(maxsize=4)
-def _blocks(path: Path, model: str, sha256: str, block_size: int, raw_blocks: bool) -> Linked:
+def _blocks(path: Path, model: str | None, sha256: str, block_size: int, raw_blocks: bool) -> Linked:
     return replay_run.link_blocks(load(path, model), block_size, raw_blocks)
 
 
 def curve_summary(path: Path, config: RunConfig) -> RunSummary:
     """LRU's hits at every capacity as a step function: only the capacities are listed from which on there are more."""
-    from vllm_sim.eviction.curve import lru_curve
+    from vllm_sim.eviction.miss_ratio_curve import lru_curve
 
     trace = load(path, config.model).trace
     requests, chains = blocks(path, config.model, config.block_size, config.raw_blocks)

@@ -57,7 +57,7 @@ class _Hasher:
 def anonymise(
     source: Path,
     out: Path,
-    model: Path,
+    model: str | Path | None,
     block_size: int | None = None,
     salt: str | None = None,
     on_bytes: OnBytes | None = None,
@@ -68,7 +68,7 @@ def anonymise(
         source: A native trace.
         out: The trace to write.
         model: Folder of the model whose tokenizer and chat template the block boundaries follow; not read if all
-            records have hash ids.
+            records have hash ids, and not needed if none has a text.
         block_size: Tokens a hash id stands for, 16 unless given; a record of hash ids keeps its own.
         salt: The secret; random unless given.
         on_bytes: Called with the number of bytes of the source that were read.
@@ -82,7 +82,7 @@ def anonymise(
 
 
 def _anonymous(
-    source: Path, model: Path, block_size: int | None, hasher: _Hasher, on_bytes: OnBytes | None
+    source: Path, model: str | Path | None, block_size: int | None, hasher: _Hasher, on_bytes: OnBytes | None
 ) -> Iterator[Record]:
     tokenised = None
     for row, (line, record) in enumerate(iter_records(source, on_bytes)):

@@ -52,13 +52,14 @@ class _Hashes:
 
 
 def trace_stats(
-    path: Path, model: Path, block_sizes: tuple[int, ...] | None = None, on_bytes: OnBytes | None = None
+    path: Path, model: str | Path | None, block_sizes: tuple[int, ...] | None = None, on_bytes: OnBytes | None = None
 ) -> dict[str, Any]:
     """Statistics as a JSON object.
 
     Args:
         path: A native trace.
-        model: Folder of the model that has the tokenizer; not read if all records have hash ids.
+        model: Folder of the model that has the tokenizer; not read if all records have hash ids, not needed if
+            none has a text.
         block_sizes: In tokens; unless given those of BLOCK_SIZES that fit the trace's hash ids, and the ids' own.
         on_bytes: Called with the number of bytes of the trace that were read.
 

@@ -11,7 +11,7 @@ generated text take them from two disjoint halves of the word list, each as digi
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,9 @@ from numpy.typing import NDArray
 _WORD = re.compile(r"[Ġ▁]?[A-Za-z]{2,}")
 _FEWEST_WORDS = 1000
 _STRIDE = 7919
+_FIRST_FREE_ID = 2**24
+"""Where tokens begin that are in no vocabulary; none has so many."""
+_FREE_IDS = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,21 @@ class Filler:
         """Takes the words of a vocabulary; all ordinary tokens where it has fewer than 1,000 words."""
         ordinary = {text: i for text, i in vocabulary.items() if i not in special_ids}
         words = [i for text, i in ordinary.items() if _WORD.fullmatch(text)]
-        ids = np.array(sorted(words if len(words) >= _FEWEST_WORDS else ordinary.values()), dtype=np.int32)
+        return cls.from_ids(words if len(words) >= _FEWEST_WORDS else ordinary.values())
+
+    @classmethod
+    def without_vocabulary(cls) -> "Filler":
+        """Takes tokens that no vocabulary has: they equal none that a trace gives as ids."""
+        return cls.from_ids(range(_FIRST_FREE_ID, _FIRST_FREE_ID + _FREE_IDS))
+
+    @classmethod
+    def from_ids(cls, token_ids: Iterable[int]) -> "Filler":
+        """Takes these tokens.
+
+        Raises:
+            ValueError: there are fewer than 4.
+        """
+        ids = np.array(sorted(token_ids), dtype=np.int32)
         half = len(ids) // 2
         if half < 2:
             raise ValueError(f"a vocabulary of {len(ids)} ordinary tokens is too small; allowed: 4 or more")

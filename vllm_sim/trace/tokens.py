@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -89,16 +89,18 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sim" / "tokens"
 
 
-def load_tokenised(path: Path, model: str | Path | Vocabulary) -> TokenisedTrace:
+def load_tokenised(path: Path, model: str | Path | Vocabulary | None) -> TokenisedTrace:
     """The tokens of a trace, from the cache, or computed and put there.
 
     Args:
         path: The trace, in the native format.
-        model: The tokenizer, or the folder of the model that has it, or its name on the hub.
+        model: The tokenizer, or the folder of the model that has it, or its name on the hub; None does where the
+            trace has no text.
 
     Raises:
-        TraceError: a line that is not a record or that has no tokens, with file and line.
-        ValueError: the model has no tokenizer.
+        TraceError: a line that is not a record or that has no tokens, or a text without a tokenizer, with file and
+            line.
+        ValueError: there is no such model.
     """
     trace_hash = _hash_file(path)
     vocabulary = model if isinstance(model, Vocabulary) else Vocabulary(model)
@@ -146,7 +148,7 @@ def _build(path: Path, vocabulary: Vocabulary, folder: Path) -> None:
             for file in files.values():
                 file.close()
         ends = sorted(vocabulary.end_token_ids)
-        about = {"trace": str(path), "model": str(vocabulary.model), "end_token_ids": ends}
+        about = {"trace": str(path), "model": str(vocabulary.model or ""), "end_token_ids": ends}
         (temporary / _ABOUT).write_text(json.dumps(about))
         try:
             temporary.rename(folder)
@@ -220,19 +222,34 @@ def _prompts(
         except ValueError as error:
             raise TraceError(path, line, str(error)) from None
     texts = {place: r.prompt for place, (_, r) in enumerate(chunk) if r.prompt is not None}
-    result.update(zip(texts, vocabulary.encode_prompts(list(texts.values())), strict=True))
-    result.update(zip(chats, vocabulary.encode_chats(list(chats.values())), strict=True))
+    result.update(_encode(path, chunk, texts, vocabulary.encode_prompts))
+    result.update(_encode(path, chunk, chats, vocabulary.encode_chats))
     for place, (line, _) in enumerate(chunk):
         if not len(result[place]):
             raise TraceError(path, line, "the prompt has no token; allowed: one at least")
     return [np.asarray(result[place], dtype=np.int32) for place in range(len(chunk))]
 
 
+def _encode(
+    path: Path,
+    chunk: list[tuple[int, Record]],
+    texts: Mapping[int, str],
+    encode: Callable[[Sequence[str]], list[list[int]]],
+) -> Mapping[int, list[int]]:
+    """The tokens of texts, all by their rows' places in the chunk."""
+    if not texts:
+        return {}
+    try:
+        return dict(zip(texts, encode(list(texts.values())), strict=True))
+    except ValueError as error:  # there is no tokenizer
+        raise TraceError(path, chunk[min(texts)][0], str(error)) from None
+
+
 def _responses(
     path: Path, vocabulary: Vocabulary, chunk: list[tuple[int, Record]], first_row: int
 ) -> list[NDArray[np.int32]]:
     texts = {place: r.response for place, (_, r) in enumerate(chunk) if r.response is not None}
-    encoded = dict(zip(texts, vocabulary.encode_responses(list(texts.values())), strict=True))
+    encoded = _encode(path, chunk, texts, vocabulary.encode_responses)
     result = []
     for place, (line, record) in enumerate(chunk):
         if record.output_length is not None:
@@ -249,7 +266,9 @@ def _responses(
                 )
             cut = bool(ends) or (record.finish_reason == "length" and len(ids) > 0)
             tokens = np.asarray(ids, dtype=np.int32)
-        if not cut:
+        if not cut and vocabulary.model is None:  # no end token is known: the list is taken as whole
+            tokens = tokens if len(tokens) else vocabulary.filler.fresh(first_row + place, _RESPONSE_START, 1)
+        elif not cut:
             if vocabulary.eos_token_id is None:
                 raise TraceError(path, line, f"{vocabulary.model} names no end token to put behind the response")
             tokens = np.append(tokens, np.int32(vocabulary.eos_token_id))

@@ -5,6 +5,9 @@ template under the environment that transformers compiles templates in, messages
 chat_utils.py does for templates that take contents as text, no special tokens added), and the end tokens. A test
 compares them with vLLM's own renderer. Not covered: tokenizers without a tokenizer.json, media in chat messages,
 templates that take message contents as a list of parts, and the removal of Claude Code's attribution line.
+
+Only texts need a tokenizer. For token ids, hash ids and lengths the end tokens and the size of the vocabulary do, which
+config.json has too; without any model they get tokens that no vocabulary has.
 """
 
 import json
@@ -22,7 +25,7 @@ from tokenizers import Tokenizer
 
 from vllm_sim.trace.synthetic import Filler
 
-FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja")
+FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "config.json")
 
 
 # type of a content part: the key that holds its text
@@ -39,27 +42,35 @@ class Vocabulary:
     """Tokenizer, chat template and end tokens of a model.
 
     Args:
-        model: A folder with tokenizer.json and tokenizer_config.json, or the name of a model on the Hugging Face hub,
-            whose files are then fetched (from the local cache if they are there).
+        model: A model's folder, or the name of a model on the Hugging Face hub, whose files are then fetched (from the
+            local cache if they are there); None where there is no text to encode.
 
     Raises:
-        ValueError: the tokenizer is not there.
+        ValueError: there is no such model. A folder without a tokenizer is refused by what encodes text.
     """
 
-    def __init__(self, model: str | Path):
+    def __init__(self, model: str | Path | None):
         self.model = model
         # Looked for first: a hub that does not answer costs its client's retries for each file.
-        if _find_file(model, "tokenizer.json") is None:
+        if model is not None and _find_file(model, "tokenizer.json") is None and not Path(model).is_dir():
             raise ValueError(
-                f"{model} holds no tokenizer.json; allowed: a folder that has one, as `vllm-sim model export` builds it"
+                f"{model} is no folder here, and the hub gives no tokenizer.json of that name; allowed: "
+                "--model FOLDER, as `vllm-sim model export` builds it"
             )
-        self._files = {name: _find_file(model, name) for name in FILES}
+        self._files = {name: None if model is None else _find_file(model, name) for name in FILES}
         self._config = self._read_json("tokenizer_config.json")
+
+    @property
+    def _needs_tokenizer(self) -> str:
+        if self.model is None:
+            return "a text needs a tokenizer; allowed: --model FOLDER, as `vllm-sim model export` builds it"
+        return f"{self.model} holds no tokenizer.json; allowed: a folder that has one, as of `vllm-sim model export`"
 
     @cached_property
     def _file(self) -> "_File":
         path = self._files["tokenizer.json"]
-        assert path is not None
+        if path is None:
+            raise ValueError(self._needs_tokenizer)
         status = path.stat()
         return _File(path, status.st_mtime_ns, status.st_size)
 
@@ -92,20 +103,36 @@ class Vocabulary:
 
     @cached_property
     def eos_token_id(self) -> int | None:
-        """The end token that a replay puts behind a text response: the tokenizer's own."""
-        return self._for_prompts.token_to_id(self.special_tokens.get("eos_token", ""))
+        """The end token that a replay puts behind a response: the tokenizer's own, else the first of the model's."""
+        if self._files["tokenizer.json"] is not None and "eos_token" in self.special_tokens:
+            found = self._for_prompts.token_to_id(self.special_tokens["eos_token"])
+            if found is not None:
+                return found
+        return next(iter(self._configured_ends), None)
 
     @cached_property
     def end_token_ids(self) -> frozenset[int]:
-        """Every token at which generation ends: the tokenizer's end token and those of generation_config.json."""
-        configured = self._read_json("generation_config.json").get("eos_token_id") or []
-        ids = [configured] if isinstance(configured, int) else configured
-        return frozenset(ids) | (frozenset() if self.eos_token_id is None else {self.eos_token_id})
+        """Every token at which generation ends: the tokenizer's end token and those of the model."""
+        return frozenset(self._configured_ends) | (frozenset() if self.eos_token_id is None else {self.eos_token_id})
+
+    @cached_property
+    def _configured_ends(self) -> list[int]:
+        """Of generation_config.json; where that has none, of config.json, as vLLM does."""
+        for name in ("generation_config.json", "config.json"):
+            found = self._read_json(name).get("eos_token_id")
+            if found is not None:
+                return [found] if isinstance(found, int) else list(found)
+        return []
 
     @cached_property
     def filler(self) -> Filler:
-        """Deterministic tokens for what a trace gives as ids or lengths only."""
-        return _filler(self._file)
+        """Deterministic tokens for what a trace gives as ids or lengths only: words where there is a tokenizer."""
+        if self._files["tokenizer.json"] is not None:
+            return _filler(self._file)
+        size = self._read_json("config.json").get("vocab_size")
+        if size is None:
+            return Filler.without_vocabulary()
+        return Filler.from_ids(set(range(size)) - self.end_token_ids)
 
     def encode_prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of text prompts, as /v1/completions has them."""
@@ -125,6 +152,8 @@ class Vocabulary:
 
     @cached_property
     def _template_source(self) -> str:
+        if self._files["tokenizer.json"] is None:
+            raise ValueError(self._needs_tokenizer)
         path = self._files["chat_template.jinja"]
         source = path.read_text(encoding="utf-8") if path else self._config.get("chat_template")
         if isinstance(source, list):
