@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from vllm_sim.engine.backends import sparse
 from vllm_sim.engine.backends.driver import Driver
+from vllm_sim.engine.backends.lanes import last_output
 from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.backends.sparse import SparseSteps
 from vllm_sim.engine.pool import PolicyBlockPool
@@ -45,23 +47,17 @@ def followers_of_a_rejected_row_come_late(patch: pytest.MonkeyPatch) -> None:
 
 
 def an_end_token_within_an_answer_is_not_seen(patch: pytest.MonkeyPatch) -> None:
-    last = SparseSteps._last_output
+    def without_ends(request: Any, tokens: list[int], max_model_len: int) -> int:
+        return min(last_output(request, [-1] * len(tokens), max_model_len), len(tokens) - 1)
 
-    def without_ends(self: SparseSteps, request: Any, tokens: list[int]) -> int:
-        return min(last(self, request, [-1] * len(tokens)), len(tokens) - 1)
-
-    patch.setattr(SparseSteps, "_last_output", without_ends)
+    patch.setattr(sparse, "last_output", without_ends)
 
 
 def max_model_len_is_not_seen(patch: pytest.MonkeyPatch) -> None:
-    last = SparseSteps._last_output
+    def longer(request: Any, tokens: list[int], max_model_len: int) -> int:
+        return last_output(request, tokens, max_model_len + 1)
 
-    def longer(self: SparseSteps, request: Any, tokens: list[int]) -> int:
-        found = last(self, request, tokens)
-        limit = self.scheduler.max_model_len - request.num_prompt_tokens - 1
-        return found + 1 if found == limit and found + 1 < request.max_tokens else found
-
-    patch.setattr(SparseSteps, "_last_output", longer)
+    patch.setattr(sparse, "last_output", longer)
 
 
 def the_queue_is_asked_before_the_steps_blocks_are_served(patch: pytest.MonkeyPatch) -> None:
@@ -129,9 +125,7 @@ def hidden_requests_leave_their_places_to_others(patch: pytest.MonkeyPatch) -> N
 
 
 def blocks_are_served_in_no_order(patch: pytest.MonkeyPatch) -> None:
-    import vllm_sim.engine.backends.sparse as module
-
-    patch.setattr(module, "sorted", lambda numbers: sorted(numbers, reverse=True), raising=False)
+    patch.setattr(sparse, "sorted", lambda numbers: sorted(numbers, reverse=True), raising=False)
 
 
 def blocks_are_served_though_some_do_not_fit(patch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,16 @@ those that start, prefill or end. What a step does for quiet ones follows from t
 Faithful to vLLM 0.32 (v1/core/sched/scheduler.py schedule, _update_after_schedule, update_from_output, sched/utils.py
 check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/request.py, read), bit for bit, because:
 
-- Blocks come and go by upstream's own KVCacheManager.allocate_slots(request, 1), called for a quiet request just in
-  those steps in which it does something, in upstream's order: by step, then by the place in `Scheduler.running`.
-  Of `computed` tokens, it takes a block where computed % B == 0 and caches one where (computed + 1) % B == 0; else it
-  changes nothing. Called twice in a step it does nothing the second time, so that a request which upstream is to see
-  is served beforehand with the others, in its turn.
-- A request is brought up to date before such a call and before upstream sees it: num_computed_tokens is set, and tokens
-  and block hashes come by upstream's Request.append_output_token_ids. Nothing else of it changes in a step.
+- Upstream calls KVCacheManager.allocate_slots(request, 1) in each step. Of `computed` tokens, that takes a block where
+  computed % B == 0 and caches one where (computed + 1) % B == 0; else it changes nothing. Here a block is taken by the
+  same call, and cached by KVCacheManager.cache_blocks(request, computed + 1), with which allocate_slots ends and before
+  which it finds nothing to take; both just in those steps, in upstream's order: by step, then by the place in
+  `Scheduler.running`. Once more in the same step allocate_slots does nothing, so that a request which upstream is to
+  see is served beforehand with the others, in its turn.
+- num_computed_tokens is set before such a call and before upstream sees a request. Its tokens and block hashes come by
+  upstream's Request.append_output_token_ids, several at once, before a block is cached and before upstream sees it: of
+  tokens that are not there yet allocate_slots reads the number alone, as a bound of what it caches, and where it takes
+  a block of more than one token it caches nothing. Nothing else of a request changes in a step.
 - The step in which a request ends is known (check_stop: an end token, max_tokens, max_model_len); upstream runs it.
 - Quiet requests are the first of `running`, since a prompt that is cut has used up its step's tokens and is the last.
   So the hidden ones take one token and one place each before the others get any: where upstream sees a step, its
@@ -34,31 +37,13 @@ from typing import NamedTuple
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.request import Request, RequestStatus
+from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
+from vllm_sim.engine.backends.lanes import Lane, is_quiet, last_output
 from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.step_load import StepLoad, decode_load
-
-
-class _Lane:
-    """A quiet request.
-
-    Attributes:
-        request: Upstream's, as it was at the beginning of `step`.
-        number: Ascends as the requests stand in `running`.
-        tokens: Its answer.
-        step: See `request`.
-        end: The step in which it ends.
-        origin: Its computed tokens in step s are `origin + s`.
-    """
-
-    __slots__ = ("end", "number", "origin", "request", "step", "tokens")
-
-    def __init__(self, request: Request, number: int, tokens: list[int], step: int, end: int):
-        self.request, self.number, self.tokens, self.step, self.end = request, number, tokens, step, end
-        self.origin = request.num_computed_tokens - step
 
 
 class _Refused(NamedTuple):
@@ -85,12 +70,12 @@ class SparseSteps:
         self._manager = scheduler.kv_cache_manager
         self._pool = self._manager.block_pool
         self._block_size = scheduler.block_size
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
         """By their numbers, ascending: the first of `running`."""
         self._numbers: list[int] = []
-        self._phases: list[dict[int, _Lane]] = [{} for _ in range(self._block_size)]
+        self._phases: list[dict[int, Lane]] = [{} for _ in range(self._block_size)]
         """Lanes by the remainder, divided by the block size, of the steps in which they take a block."""
-        self._ends: dict[int, list[_Lane]] = {}
+        self._ends: dict[int, list[Lane]] = {}
         """Lanes by the step in which they end, in the order of `running`."""
         self._origins = self._last_number = self._skipped = 0
         self._is_served = False
@@ -169,37 +154,21 @@ class SparseSteps:
 
     def _add(self, request: Request) -> bool:
         """Makes a request a lane, if it is quiet."""
-        outputs = request.num_output_tokens
-        if (
-            request.status != RequestStatus.RUNNING
-            or request.is_prefill_chunk
-            or not outputs
-            or request.num_computed_tokens != request.num_tokens - 1
-        ):
+        if not is_quiet(request):
             return False
-        tokens = self.executor.answer_tokens(request.request_id)
-        last = self._last_output(request, tokens)
+        outputs, tokens = request.num_output_tokens, self.executor.answer_tokens(request.request_id)
+        last = last_output(request, tokens, self.scheduler.max_model_len)
         if not outputs <= last <= len(tokens):  # the answer's own end; the executor may know more tokens
             return False
         self._last_number += 1
-        lane = _Lane(request, self._last_number, tokens, self.step, self.step + last - outputs)
+        lane = Lane(request, self._last_number, tokens, self.step, self.step + last - outputs)
         self._lanes[lane.number] = self._phases[-lane.origin % self._block_size][lane.number] = lane
         self._numbers.append(lane.number)
         self._ends.setdefault(lane.end, []).append(lane)
         self._origins += lane.origin
         return True
 
-    def _last_output(self, request: Request, tokens: list[int]) -> int:
-        """The place in its answer of the token that ends a request: upstream's check_stop."""
-        params = request.sampling_params
-        assert params is not None
-        last = min(request.max_tokens, self.scheduler.max_model_len - request.num_prompt_tokens) - 1
-        for end in (params.eos_token_id, *(params.stop_token_ids or ())):
-            if end in tokens[:last]:
-                last = tokens.index(end)
-        return last
-
-    def _remove(self, lane: _Lane) -> int:
+    def _remove(self, lane: Lane) -> int:
         """Removes a lane; returns its place in `running`."""
         place = bisect_left(self._numbers, lane.number)
         del self._lanes[lane.number], self._phases[-lane.origin % self._block_size][lane.number], self._numbers[place]
@@ -209,7 +178,7 @@ class SparseSteps:
         self._origins -= lane.origin
         return place
 
-    def _update(self, lane: _Lane) -> None:
+    def _update(self, lane: Lane) -> None:
         """Brings a request up to date: it is as upstream would have it before the next step."""
         steps = self.step - lane.step
         if steps:
