@@ -1,6 +1,8 @@
 """What the virtual-time driver adds to a bare loop over EngineCore with the constant executor, with and without the
-attribution of misses. All run in this process, in turn, several times; the ratio of the best times counts. Time is the
-process's own on its core, so that what else the machine does counts little.
+attribution of misses, where it steps plainly; and how much faster sparse steps are than plain ones.
+
+All run in this process, in turn, several times; the ratio of the best times counts. Time is the process's own on its
+core, so that what else the machine does counts little.
 
 The second trace is made here, in the shape of Mooncake's conversation trace: prompts of 900 to 120,000 tokens, 12,000
 on average, about 350 generated ones, turns that continue a session, 3.4 requests a second.
@@ -8,6 +10,8 @@ on average, about 350 generated ones, turns that continue a session, 3.4 request
 
 import math
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -45,7 +49,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
     )
     tokens = load_tokenised(path, str(MODEL))
     core = make_core(path, str(MODEL), setup)
-    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution)
+    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution, plain_steps=True)
 
 
 def run_driver(driver: Any) -> float:
@@ -154,7 +158,8 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     def run_rows(attribution: bool, timed: bool) -> tuple[float, float]:
         core = make_core(long_trace, str(MODEL), Setup(model_positions=131072, **LONG_SIZES))
         step_ms = roofline.step_ms if timed else None
-        driver = Driver(core, tokens, step_ms, [Asked()] * len(tokens), attribution=attribution)
+        asked = [Asked()] * len(tokens)
+        driver = Driver(core, tokens, step_ms, asked, attribution=attribution, plain_steps=True)
         start = time.process_time()
         served = list(driver.run([Arrival(row, None, 294.0 * row if timed else 0.0) for row in range(len(tokens))]))
         seconds = time.process_time() - start
@@ -180,5 +185,122 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
             unit="times",
             at_least=0.9,
             parts=rates,
+        )
+    )
+
+
+CHATS, CHAT_ROUNDS = 1000, 3
+CHAT_SIZES = {
+    "capacity_blocks": 100_000,
+    "block_size": 16,
+    "max_num_seqs": 256,
+    "max_num_batched_tokens": 8192,
+    "max_model_len": 6000,
+}
+
+
+@pytest.fixture(scope="module")
+def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Conversations in the shape of ShareGPT: up to five turns, about 260 generated tokens each."""
+    draw = random.Random(3)
+    rows: list[dict[str, Any]] = []
+    while len(rows) < CHATS:
+        history: list[int] = []
+        for _ in range(draw.randint(1, 5)):
+            lengths = [round(draw.lognormvariate(*shape)) for shape in ((4.2, 1.1), (5.3, 0.75))]
+            said, answer = (draw.choices(range(1000, 100_000), k=min(1000, max(4, length))) for length in lengths)
+            rows.append({"prompt_token_ids": history + said, "response_token_ids": answer, "finish_reason": "length"})
+            history = history + said + answer
+    return write_trace(tmp_path_factory.mktemp("bench") / "chats.jsonl", rows[:CHATS])
+
+
+def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
+    """Seconds for all rows; sparse ones take the hashes that are kept, plain ones hash as they did before."""
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core, use_stored_hashes
+    from vllm_sim.replay.engine_backend import model_config
+    from vllm_sim.replay.latency import make_latency
+    from vllm_sim.trace.tokens import load_tokenised
+
+    tokens = load_tokenised(path, str(MODEL))
+    roofline = make_latency("roofline", model_config(str(MODEL)), "h100")
+    assert roofline is not None
+    core = make_core(path, str(MODEL), Setup(model_positions=131072, **sizes))
+    if not plain:
+        use_stored_hashes(core, tokens, [None] * len(tokens))
+    asked = [Asked()] * len(tokens)
+    driver = Driver(core, tokens, roofline.step_ms, asked, concurrency, attribution=attribution, plain_steps=plain)
+    gap_ms = 294.0 if concurrency is None else 0.0
+    start = time.process_time()
+    served = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(len(tokens))]))
+    seconds = time.process_time() - start
+    assert len(served) == len(tokens)
+    core.shutdown()
+    return seconds
+
+
+def steps_seconds(rounds: int, *arguments: Any) -> dict[bool, float]:
+    """Seconds of plain steps (True) and of sparse ones (False): the best of some rounds, in turn."""
+    run_steps(*arguments, plain=False)  # writes the hashes
+    best = {True: math.inf, False: math.inf}
+    for _ in range(rounds):
+        for plain in best:
+            best[plain] = min(best[plain], run_steps(*arguments, plain=plain))
+    return best
+
+
+@pytest.mark.parametrize(("attribution", "bar"), [(True, 4.0), (False, 6.0)])
+@pytest.mark.parametrize("concurrency", [64, 256])
+def test_sparse_steps_of_chats(
+    chat_trace: Path, concurrency: int, attribution: bool, bar: float, measured: Measured
+) -> None:
+    best = steps_seconds(CHAT_ROUNDS, chat_trace, CHAT_SIZES, concurrency, attribution)
+    how = "with attribution" if attribution else "without attribution"
+    measured(
+        Measurement(
+            name=f"sparse_{concurrency}_{'with' if attribution else 'without'}",
+            what=f"sparse steps of the engine against plain ones: 1,000 chats, {concurrency} at once, {how}",
+            value=best[True] / best[False],
+            unit="times",
+            at_least=bar,
+            parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
+
+
+@pytest.mark.parametrize(("attribution", "bar"), [(True, 2.5), (False, 2.5)])
+def test_sparse_steps_of_long_prompts(long_trace: Path, attribution: bool, bar: float, measured: Measured) -> None:
+    sizes = LONG_SIZES | {"max_num_batched_tokens": 8192}
+    best = steps_seconds(LONG_ROUNDS, long_trace, sizes, None, attribution)
+    how = "with attribution" if attribution else "without attribution"
+    measured(
+        Measurement(
+            name=f"sparse_long_{'with' if attribution else 'without'}",
+            what=f"the same, prompts of 12,000 tokens on average, {how}, block hashes kept",
+            value=best[True] / best[False],
+            unit="times",
+            at_least=bar,
+            parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
+
+
+def test_command_with_sparse_steps(chat_trace: Path, tmp_path: Path, measured: Measured) -> None:
+    seconds = {}
+    for steps in ("first", "sparse", "plain"):
+        command = [str(Path(sys.executable).with_name("vllm-sim")), "replay", str(chat_trace), "--model", str(MODEL)]
+        command += ["--concurrency", "64", "--out", str(tmp_path / steps), *(["--plain-steps"] * (steps == "plain"))]
+        start = time.monotonic()
+        subprocess.run(command, check=True, capture_output=True)
+        seconds[steps] = time.monotonic() - start
+    for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl"):
+        assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "sparse" / name).read_bytes()
+    measured(
+        Measurement(
+            name="sparse_command",
+            what="`vllm-sim replay` of 1,000 chats, 64 at once, wall time from start to end, against --plain-steps",
+            value=seconds["plain"] / seconds["sparse"],
+            unit="times",
+            at_least=1.0,
+            parts={"plain, s": seconds["plain"], "sparse, s": seconds["sparse"]},
         )
     )

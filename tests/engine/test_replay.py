@@ -18,6 +18,7 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, Roofline
 from vllm_sim.replay.rows import MISSES
+from vllm_sim.step_load import load_of
 from vllm_sim.trace.record import TraceError
 
 BLOCK = 8
@@ -204,11 +205,11 @@ def test_roofline_of_a_prefill_and_a_decode_step_by_hand() -> None:
     # Prefill of 3 tokens: 1 + 2 + 3 pairs. Weights move at 2 bytes, keys and values of 3 tokens are written and read.
     operations = 2 * (288 * 3 + 40) + 4 * 2 * 2 * 2 * 6
     moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 6
-    assert model.step_ms([(3, 0, True)]) == max(operations / peak, moved / bandwidth)
+    assert model.step_ms(load_of([(3, 0, True)])) == max(operations / peak, moved / bandwidth)
     # Decode of one token behind 100: 101 pairs; keys and values of 100 are read, of one written and read.
     operations = 2 * (288 + 40) + 4 * 2 * 2 * 2 * 101
     moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 102
-    assert model.step_ms([(1, 100, True)]) == max(operations / peak, moved / bandwidth)
+    assert model.step_ms(load_of([(1, 100, True)])) == max(operations / peak, moved / bandwidth)
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -222,10 +223,10 @@ def test_clock_of_a_lone_request_is_the_sum_of_its_steps(tmp_path: Path) -> None
     replay(write(tmp_path / "one.jsonl", [row]), tmp_path / "out", settings(device="l4"))
     (found,) = rows_of(tmp_path / "out")
     model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
-    first = 100 + model.step_ms([(20, 0, True)])
+    first = 100 + model.step_ms(load_of([(20, 0, True)]))
     assert (found["arrival_ms"], found["first_scheduled_ms"]) == (100, 100)
     assert found["first_token_ms"] == round(first, 3)
-    assert found["end_ms"] == round(first + sum(model.step_ms([(1, 20 + i, True)]) for i in range(4)), 3)
+    assert found["end_ms"] == round(first + sum(model.step_ms(load_of([(1, 20 + i, True)])) for i in range(4)), 3)
 
 
 @pytest.mark.usefixtures("trace")

@@ -13,6 +13,7 @@ from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Roofline
 from vllm_sim.replay.rows import MISSES
+from vllm_sim.step_load import load_of
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +53,13 @@ def test_hits_equal_synchronous_ones_where_nothing_is_evicted_and_rows_come_one_
 @pytest.mark.usefixtures("trace")
 def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tmp_path: Path) -> None:
     model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
-    prefill = model.step_ms([(20, 0, True)])
+    prefill = model.step_ms(load_of([(20, 0, True)]))
     rows: list[dict[str, Any]] = [
         {"prompt_token_ids": list(range(20)), "output_length": 9, "finish_reason": "length", "timestamp": 0},
         {"prompt_token_ids": list(range(50, 60)), "output_length": 1, "timestamp": prefill / 2},
     ]
     trace = write(tmp_path / "two.jsonl", rows)
-    first_decode = model.step_ms([(1, 20, True)])
+    first_decode = model.step_ms(load_of([(1, 20, True)]))
     replay(trace, tmp_path / "sync", settings(device="l4"))
     assert rows_of(tmp_path / "sync")[1]["first_scheduled_ms"] == round(prefill, 3)
     replay(trace, tmp_path / "async", settings(device="l4", async_scheduling=True))
@@ -66,7 +67,7 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
     assert first["first_token_ms"] == round(prefill, 3)
     # Scheduled when the first decode begins, computed when it has ended.
     assert second["first_scheduled_ms"] == round(prefill, 3)
-    both = model.step_ms([(1, 21, True), (10, 0, True)])
+    both = model.step_ms(load_of([(1, 21, True), (10, 0, True)]))
     assert second["first_token_ms"] == pytest.approx(prefill + first_decode + both, abs=0.002)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from vllm_sim.replay.calibrate import TimedStep, calibrate, errors, fit, iter_steps
 from vllm_sim.replay.latency import LatencyTable, load_table
+from vllm_sim.step_load import load_of
 
 TRUE = LatencyTable(base_ms=2.0, prefill_request_ms=0.5, prefill_token_ms=0.01, decode_request_ms=0.25)
 LOADS = [(p, 30 * p + i * i % 83, d) for i, (p, d) in enumerate(itertools.product(range(4), range(10))) if p or d]
@@ -44,8 +45,8 @@ def test_terms_are_found_again_and_their_clock_is_a_replay(tmp_path: Path) -> No
     table = load_table(tmp_path / "table.json")
     # Two prefills of 20 and 1 tokens (the second's last one comes later), and two decodes.
     load = [(20, 0, True), (1, 0, False), (1, 30, True), (1, 31, True)]
-    assert table.step_ms(load) == pytest.approx(2.0 + 0.5 * 2 + 0.01 * 21 + 0.25 * 2, rel=0.01)
-    assert table.step_ms([]) == 0
+    assert table.step_ms(load_of(load)) == pytest.approx(2.0 + 0.5 * 2 + 0.01 * 21 + 0.25 * 2, rel=0.01)
+    assert table.step_ms(load_of([])) == 0
 
 
 def test_no_term_is_negative_where_free_least_squares_would_have_one() -> None:

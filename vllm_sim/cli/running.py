@@ -2,7 +2,7 @@
 
 A field is an option of its own name, with its help, choices and default. A sweep takes a list where the field has a
 plural. Three fields are written otherwise than they are kept: a capacity may be `unlimited`, a latency table is a file,
-and attribution is switched off.
+and attribution is switched off. `--plain-steps` is no part of a row, so its field says nothing of itself.
 """
 
 import argparse
@@ -50,6 +50,7 @@ def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: b
             )
     engine.add_argument("--latency-file", type=Path, metavar="FILE", help="for table: what vllm-sim calibrate wrote")
     engine.add_argument("--no-attribution", action="store_true", help="only what vllm says by itself; faster")
+    engine.add_argument("--plain-steps", action="store_true", help="show vllm's scheduler every step; the same, slower")
 
 
 def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:
@@ -75,6 +76,7 @@ def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:
         **values,
         latency_table=None if table is None else load_table(table),
         attribution=not options.no_attribution,
+        plain_steps=options.plain_steps,
     )
 
 

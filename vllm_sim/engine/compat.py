@@ -10,6 +10,7 @@ what it is for.
 import functools
 import sys
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
 from vllm_sim.engine.contact import Contact, Entry, Override, Promotion, Rebinding, Value
@@ -156,6 +157,56 @@ COMPLETION_LOG = Rebinding(
     delete_when="see chat_log",
     wrap=_WithoutTraceback,
 )
+HASHER = Value(
+    name="hasher",
+    target="vllm.v1.engine.core:EngineCore.request_block_hasher",
+    why="block hashes of a trace's rows are computed once, by the function that is there, and kept (stored_hashes.py)",
+    upstream="vllm/v1/engine/core.py, EngineCore.preprocess_add_request",
+    delete_when="a request can be given its block hashes",
+    type=FunctionType,
+)
+_SPARSE = "a step is shown only the requests for which it does something; see sparse.py"
+_SPARSE_END = "the scheduler skips what only decodes, or tells which steps would not be noticed"
+RUNNING = Value(
+    name="running",
+    target="vllm.v1.core.sched.scheduler:Scheduler.running",
+    why=_SPARSE,
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
+    delete_when=_SPARSE_END,
+    type=list,
+)
+BUDGET = Value(
+    name="budget",
+    target="vllm.v1.core.sched.scheduler:Scheduler.max_num_scheduled_tokens",
+    why="what the requests take that a step is not shown, one token each, is not given to others",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
+    delete_when=_SPARSE_END,
+    type=int,
+)
+ACTIVE = Value(
+    name="active",
+    target="vllm.v1.core.sched.scheduler:Scheduler.max_num_active_reqs",
+    why="requests that a step is not shown keep their places",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
+    delete_when=_SPARSE_END,
+    type=int,
+)
+STEP = Value(
+    name="step",
+    target="vllm.v1.core.sched.scheduler:Scheduler.current_step",
+    why="steps that upstream was not shown count",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
+    delete_when=_SPARSE_END,
+    type=int,
+)
+COMPUTED = Value(
+    name="computed",
+    target="vllm.v1.request:Request.num_computed_tokens",
+    why="a request is brought up to date before upstream sees it, or serves its blocks",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler._update_after_schedule",
+    delete_when=_SPARSE_END,
+    type=int,
+)
 VARIABLE = Entry(
     name="variable",
     target="vllm.envs:environment_variables",
@@ -165,7 +216,8 @@ VARIABLE = Entry(
 )
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE, CHAT_LOG, COMPLETION_LOG,
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG,
+    HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE,
 )  # fmt: skip
 
 

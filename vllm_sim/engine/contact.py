@@ -132,6 +132,12 @@ class Value(Contact):
             raise _missing(self.target, f"of type {self.type.__qualname__}: {found!r} cannot become {value!r}")
         setattr(instance, name, value)
 
+    def writer(self) -> Callable[[Any, Any], None]:
+        """What sets the attribute of an object of the target's class; it does not look at the object again."""
+        self.check()
+        name = _split(self.target)[1]
+        return lambda instance, value: setattr(instance, name, value)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry(Contact):

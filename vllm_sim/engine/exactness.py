@@ -112,7 +112,7 @@ def _check_forked(rows: list[tuple[int, int, str]]) -> list[int]:
 
 def _check_rows(answers: Answers, tokenizer: Any, rows: list[tuple[int, int, str]]) -> list[int]:
     """The lines of those (row, line, recorded text) that the detokeniser does not give back."""
-    ends = answers.vocabulary.end_token_ids
+    ends = answers.trace.end_token_ids
     params = SamplingParams()
     inexact = []
     for row, line, text in rows:

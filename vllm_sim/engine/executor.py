@@ -101,7 +101,7 @@ class ReplayExecutor(Executor):
 
         A recorded end token keeps its place under ignore_eos; min_tokens forbids it before so many tokens, as upstream.
         """
-        ends = self._answers.vocabulary.end_token_ids
+        ends = self._answers.trace.end_token_ids
         end = answer.tokens[-1] if answer.tokens[-1] in ends else None
         text = answer.tokens if end is None else answer.tokens[:-1]
         is_too_short = len(text) < params.min_tokens
@@ -111,6 +111,10 @@ class ReplayExecutor(Executor):
         elif is_too_short:
             fresh = self._answers.vocabulary.filler.fresh(answer.stream, len(text), params.min_tokens - len(text))
             answer.tokens = text + fresh.tolist() + ([] if end is None else [end])
+
+    def answer_tokens(self, request_id: str) -> list[int]:
+        """What a request is answered with, as far as it is known: the i-th generated token at place i."""
+        return self._running[request_id].tokens
 
     def _token_behind(self, answer: _Answer, position: int) -> int:
         """The token at a position that has none yet."""

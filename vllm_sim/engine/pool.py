@@ -96,11 +96,13 @@ class PolicyBlockPool(BlockPool):
         self._is_told = True
 
     def serve(self, request: Request) -> None:
-        """What follows is for this request; the policy is told once a block moves."""
-        if not request.num_computed_tokens or request is not self._request:
-            self._request = request
-            self._is_new = not (request.num_computed_tokens or request.num_preemptions)
-            self._is_told = False
+        """What follows is for this request; the policy is told once a block moves.
+
+        And again at the next call, whoever was served between them: a call that moves nothing leaves no trace.
+        """
+        self._request = request
+        self._is_new = not (request.num_computed_tokens or request.num_preemptions)
+        self._is_told = False
 
     def _tell(self) -> bool:
         """Tells the policy whom it serves; returns whether that is a preempted request's return."""
@@ -168,6 +170,10 @@ class PolicyKVCacheManager(KVCacheManager):
     def allocate_slots(self, request: Request, *args: Any, **kwargs: Any) -> KVCacheBlocks | None:
         self.block_pool.serve(request)
         return super().allocate_slots(request, *args, **kwargs)
+
+    def cache_blocks(self, request: Request, num_computed_tokens: int) -> None:
+        self.block_pool.serve(request)
+        super().cache_blocks(request, num_computed_tokens)
 
 
 def adopt(manager: KVCacheManager, online: OnlineCache, describe: Describe) -> None:

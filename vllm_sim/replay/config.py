@@ -94,6 +94,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     async_scheduling: Annotated[
         bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
     ] = False
+    plain_steps: bool = False
+    """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "policy", full_name(self.policy))

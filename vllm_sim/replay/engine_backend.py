@@ -47,19 +47,30 @@ def run_engine(
     setup = _setup(engine, trace, config, model_config(config.model))
     core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
     asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
+    engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
     step_ms = None if latency is None else latency.step_ms
     served: list[Any] = []
     with ExitStack() as stack:
         stack.callback(core.shutdown)
-        on_step = None if watcher is None else watcher.step
-        driver = engine.Driver(core, trace, step_ms, asked, config.concurrency, progress, on_step, config.attribution)
+        driver = engine.Driver(
+            core,
+            trace,
+            step_ms,
+            asked,
+            config.concurrency,
+            progress,
+            None if watcher is None else watcher.step,
+            config.attribution,
+            config.plain_steps,
+        )
         for one in driver.run(arrivals):
             served.append(one)
             if watcher is not None:
                 result = next(request_results(_outcome([one], loaded, config)))
                 watcher.request(msgspec.structs.replace(result, row=one.row))
     served.sort(key=lambda one: one.row)
-    outcome = _outcome(served, loaded, config)
+    steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
+    outcome = replace(_outcome(served, loaded, config), steps=steps)
     ledger = driver.ledger
     if ledger is not None:
         totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)

@@ -5,7 +5,7 @@ summary.jsonl     one row (rows.RunSummary), which begins with what ran (config.
 sessions.jsonl    a row for each session (rows.SessionResult)
 evictions.jsonl   engine: who evicted whom (evictions.py), in blocks
 blocks.jsonl      engine: lifetimes of blocks (engine/backends/lifetimes.py)
-run.json          seconds of wall time, host, versions, commit: what differs from run to run
+run.json          seconds of wall time, host, versions, commit, how the engine was stepped: what differs from run to run
 """
 
 import json
@@ -35,10 +35,7 @@ class _Keeper:
 
     def __init__(self, file: BinaryIO, timeline: Timeline | None):
         self._file, self._timeline = file, timeline
-
-    def step(self, step: Any) -> None:
-        if self._timeline is not None:
-            self._timeline.step(step)
+        self.step: Callable[[Any], None] | None = None if timeline is None else timeline.step
 
     def request(self, result: RequestResult) -> None:
         with name_errors(Path(self._file.name)):
@@ -90,6 +87,7 @@ def replay(
         write_rows(out / name, rows)
     write_rows(out / "summary.jsonl", [summary.to_row()])
     with open_output(out / "run.json") as text:
-        text.write(json.dumps(about(config.model, time.monotonic() - start, code), indent=2) + "\n")
+        steps = {} if outcome.steps is None else {"steps": outcome.steps}
+        text.write(json.dumps(about(config.model, time.monotonic() - start, code) | steps, indent=2) + "\n")
     (out / PARTIAL).unlink(missing_ok=True)
     return summary

@@ -7,19 +7,11 @@ device, communication, quantisation of weights, and the overlap of computing wit
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
-StepLoad = Sequence[tuple[int, int, bool]]
-"""For each request of a step: tokens computed in it, tokens of context before them, and whether a token is sampled."""
-
-
-def split_load(load: StepLoad) -> tuple[int, int, int]:
-    """Requests that prefill, their tokens, and requests that decode (one token behind a context, and one sampled)."""
-    decode = sum(new == 1 and context > 0 and last for new, context, last in load)
-    return len(load) - decode, sum(new for new, _, _ in load) - decode, decode
+from vllm_sim.step_load import StepLoad
 
 
 class LatencyModel(Protocol):
@@ -91,14 +83,11 @@ class Roofline:
         self.bytes_per_ms = DEVICES[device].gb_per_s * 1e6 * MEMORY_EFFICIENCY
 
     def step_ms(self, load: StepLoad) -> float:
-        if not load:
+        if not load.requests:
             return 0.0
-        tokens = sum(new for new, _, _ in load)
-        sampled = sum(last for _, _, last in load)
-        pairs = sum(new * context + new * (new + 1) // 2 for new, context, _ in load)
-        positions = sum(context + 2 * new for new, context, _ in load)
-        operations = 2 * (self.layer_weights * tokens + self.output_weights * sampled) + self.operations_a_pair * pairs
-        moved = (self.layer_weights + self.output_weights) * _BYTES_A_VALUE + self.kv_bytes_a_token * positions
+        weights = self.layer_weights * load.tokens + self.output_weights * load.sampled
+        operations = 2 * weights + self.operations_a_pair * load.pairs
+        moved = (self.layer_weights + self.output_weights) * _BYTES_A_VALUE + self.kv_bytes_a_token * load.positions
         return max(operations / self.operations_per_ms, moved / self.bytes_per_ms)
 
 
@@ -115,14 +104,13 @@ class LatencyTable:
     decode_request_ms: float
 
     def step_ms(self, load: StepLoad) -> float:
-        if not load:
+        if not load.requests:
             return 0.0
-        prefill, tokens, decode = split_load(load)
         return (
             self.base_ms
-            + self.prefill_request_ms * prefill
-            + self.prefill_token_ms * tokens
-            + self.decode_request_ms * decode
+            + self.prefill_request_ms * (load.requests - load.decodes)
+            + self.prefill_token_ms * (load.tokens - load.decodes)
+            + self.decode_request_ms * load.decodes
         )
 
 

@@ -73,6 +73,8 @@ class Outcome:
     schedule: Schedule | None = None
     files: dict[str, list[Row]] = field(default_factory=dict)
     """More files of the run, by name."""
+    steps: str | None = None
+    """Engine: whether vLLM's scheduler was shown every step, and why."""
 
 
 def labels_of(records: Sequence[Record]) -> Labels:

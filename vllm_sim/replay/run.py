@@ -44,8 +44,9 @@ class Linked(NamedTuple):
 class Watcher(Protocol):
     """What follows a run of the engine as it goes; it changes no row."""
 
-    def step(self, step: Any) -> None:
-        """A step that has ended (`engine.backends.driver.Step`)."""
+    @property
+    def step(self) -> Callable[[Any], None] | None:
+        """What is called with each step that has ended (`engine.backends.driver.Step`), if anything is."""
 
     def request(self, result: RequestResult) -> None:
         """A request that has ended."""

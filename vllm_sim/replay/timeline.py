@@ -16,7 +16,6 @@ from typing import IO, Any
 
 import msgspec
 
-from vllm_sim.replay.latency import split_load
 from vllm_sim.replay.rows import TIMES, RequestResult, Row
 from vllm_sim.trace.files import open_output
 
@@ -42,7 +41,8 @@ class Timeline:
 
     def step(self, step: Any) -> None:
         """A step that has ended (`engine.backends.driver.Step`)."""
-        prefill, prefill_tokens, decode = split_load(step.load)
+        decode = step.load.decodes
+        prefill, prefill_tokens = step.load.requests - decode, step.load.tokens - decode
         counts = {"tokens": prefill_tokens + decode, "prefill_requests": prefill, "decode_requests": decode}
         name = f"{prefill_tokens} prefill + {decode} decode tokens"
         self._slice(name, ENGINE, _STEPS, step.start_ms, step.end_ms, counts)

@@ -42,6 +42,7 @@ _ARRAYS: dict[str, Any] = {
     "has_end": np.bool_,
     "lines": np.int64,
     "cut": np.bool_,
+    "end_token_ids": np.int32,
 }
 
 
@@ -86,6 +87,8 @@ class TokenisedTrace:
     """[n], the line of each row in the trace."""
     cut: NDArray[np.bool_]
     """[n], whether the recorded response ended because its length was reached."""
+    end_token_ids: frozenset[int]
+    """Of the model, so that nobody loads a tokenizer for them."""
 
     def __len__(self) -> int:
         return len(self.lines)
@@ -154,6 +157,7 @@ def load_tokenised(path: Path, model: str | Path | Vocabulary | None) -> Tokenis
         prompt_offsets=np.concatenate([[0], arrays.pop("prompt_ends")]),
         hash_offsets=np.concatenate([[0], arrays.pop("hash_ends")]),
         response_offsets=np.concatenate([[0], arrays.pop("response_ends")]),
+        end_token_ids=frozenset(arrays.pop("end_token_ids").tolist()),
         **arrays,
     )
 
@@ -181,6 +185,7 @@ class _Fault(ValueError):
 
 
 def _write_rows(path: Path, vocabulary: Vocabulary, files: Mapping[str, IO[bytes]]) -> None:
+    files["end_token_ids"].write(np.array(sorted(vocabulary.end_token_ids), np.int32).tobytes())
     numbers: dict[int, int] = {}
     ends = {"prompt": 0, "hash": 0, "response": 0}
     for chunk in _chunks(iter_records(path)):

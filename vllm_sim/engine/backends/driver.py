@@ -23,12 +23,15 @@ from vllm.v1.engine.core import EngineCore
 from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.backends.ledger import Admission, Ledger
 from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
+from vllm_sim.engine.backends.sparse import SparseSteps
+from vllm_sim.engine.backends.stepping import plain_reason
+from vllm_sim.engine.backends.stored_hashes import use_stored_hashes
+from vllm_sim.step_load import EMPTY, StepLoad, load_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
-__all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
-
-Load = list[tuple[int, int, bool]]
-"""For each request of a step its new tokens, the tokens of context before them, and whether a token is sampled."""
+__all__ = [
+    "Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core", "use_stored_hashes",
+]  # fmt: skip
 
 
 class Arrival(NamedTuple):
@@ -70,7 +73,7 @@ class Step(NamedTuple):
 
     start_ms: float
     end_ms: float
-    load: Load
+    load: StepLoad
     running: int
     """Requests that the scheduler runs, and those that wait, when the step has ended."""
     waiting: int
@@ -90,18 +93,20 @@ class Driver:
         progress: Called with the number of rows done.
         on_step: Called after each step that computed something.
         attribution: Whether a ledger is kept of why blocks were not hit.
+        plain_steps: Whether upstream's scheduler sees every step, also where it need not (sparse.py).
     """
 
     def __init__(
         self,
         core: EngineCore,
         trace: TokenisedTrace,
-        step_ms: Callable[[Load], float] | None,
+        step_ms: Callable[[StepLoad], float] | None,
         asked: Sequence[Asked],
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
         on_step: Callable[[Step], None] | None = None,
         attribution: bool = True,
+        plain_steps: bool = False,
     ):
         assert isinstance(core.model_executor, RowExecutor)
         self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
@@ -115,12 +120,15 @@ class Driver:
         if attribution:
             self.ledger = Ledger(self.block_size)
             self.ledger.watch(self.scheduler.kv_cache_manager)
+        self.plain_reason = "--plain-steps" if plain_steps else plain_reason(core)
+        """Why every step is shown to upstream's scheduler; None where it is shown only those that it must see."""
+        self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger) if self.plain_reason is None else None
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
         self._silent: set[str] = set()
         """Requests without a token yet."""
-        self._batches: deque[Load] = deque()
+        self._batches: deque[StepLoad] = deque()
         """Loads of the steps that are scheduled and have not ended; two at most, and one but for an instant."""
 
     def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
@@ -134,7 +142,8 @@ class Driver:
                 waiting.setdefault(arrival.after_row, []).append(arrival)
         done = 0
         while due or self._is_busy():
-            for served in [*self._admit(due), *self._step()]:
+            rejected = self._admit(due)
+            for served in [*rejected, *self._step(due, is_alone=bool(rejected))]:
                 # A closed loop sends rows in their order, as places get free; only an open one waits for times.
                 base_ms = served.end_ms if self.concurrency is None else 0.0
                 for arrival in waiting.pop(served.row, ()):
@@ -152,9 +161,7 @@ class Driver:
         if due and due[0][0] > self.now_ms and not self._is_busy():
             self.now_ms = due[0][0]
         rejected = []
-        while due and due[0][0] <= self.now_ms:
-            if self.concurrency is not None and len(self._running) >= self.concurrency:
-                break
+        while self._is_due(due):
             arrival_ms, row = heapq.heappop(due)
             # A closed loop sends a row when a place is free.
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
@@ -174,6 +181,11 @@ class Driver:
             self._silent.add(request.request_id)
             self.core.add_request(request, wave)
         return rejected
+
+    def _is_due(self, due: list[tuple[float, int]]) -> bool:
+        """Whether a row has arrived and has a place."""
+        is_full = self.concurrency is not None and len(self._running) >= self.concurrency
+        return bool(due) and due[0][0] <= self.now_ms and not is_full
 
     def _request(self, row: int) -> EngineCoreRequest:
         asked = self.asked[row]
@@ -197,21 +209,36 @@ class Driver:
             return SamplingParams(max_tokens=length_tokens)
         return SamplingParams(max_tokens=length_tokens + (max_tokens != length_tokens), stop_token_ids=[stop])
 
-    def _step(self) -> list[Served]:
-        """One step of the engine; the clock moves to its end. Returns the rows that ended in it."""
+    def _step(self, due: list[tuple[float, int]], is_alone: bool) -> list[Served]:
+        """One step of the engine, and before it those that upstream need not see; the clock moves to its end.
+
+        Args:
+            due: What has not arrived; such steps end where a row arrives.
+            is_alone: Whether there may be another arrival after one step.
+
+        Returns:
+            The rows that ended in it.
+        """
         if not self._is_busy():
             return []
+        if self._sparse is not None:
+            while (load := self._sparse.skip(self.now_ms)) is not None:
+                self._pass(load)
+                if is_alone or self._is_due(due):
+                    return []
+            self._sparse.hide()
         if self.ledger is not None:
             self.ledger.set_time(self.now_ms)
         outputs, _ = self.core.step_fn()
         scheduled = self.executor.take_scheduled()
+        hidden = EMPTY if self._sparse is None else self._sparse.reveal(scheduled)
         if scheduled is not None:
             for new in scheduled.scheduled_new_reqs:
                 served = self._running[new.req_id]
                 if served.first_scheduled_ms is None:
                     served.first_scheduled_ms = self.now_ms
             is_timed = self.step_ms is not None or self.on_step is not None
-            self._batches.append(self._load(scheduled) if is_timed else [])
+            self._batches.append(self._load(scheduled).plus(hidden) if is_timed else EMPTY)
         # Asynchronous: the batch that was scheduled stays in upstream's queue, and the one before it has ended.
         if len(self._batches) > len(self.core.batch_queue or ()):
             self._pass(self._batches.popleft())
@@ -226,12 +253,12 @@ class Driver:
                     ended.append(self._end(output.request_id))
         return ended
 
-    def _pass(self, load: Load) -> None:
+    def _pass(self, load: StepLoad) -> None:
         """Moves the clock to the end of a step."""
         start_ms = self.now_ms
         if self.step_ms is not None:
             self.now_ms += self.step_ms(load)
-        if self.on_step is not None and load:
+        if self.on_step is not None and load.requests:
             scheduler = self.scheduler
             running, waiting = len(scheduler.running), len(scheduler.waiting)
             self.on_step(Step(start_ms, self.now_ms, load, running, waiting, scheduler.kv_cache_manager.usage))
@@ -246,12 +273,12 @@ class Driver:
             served.admission = self.ledger.forget(name)
         return served
 
-    def _load(self, scheduled: SchedulerOutput) -> Load:
-        load = []
+    def _load(self, scheduled: SchedulerOutput) -> StepLoad:
+        parts = []
         cached = scheduled.scheduled_cached_reqs
         known = zip(cached.req_ids, cached.num_computed_tokens, strict=True)
         new = ((request.req_id, request.num_computed_tokens) for request in scheduled.scheduled_new_reqs)
         for name, context in (*new, *known):
             tokens = scheduled.num_scheduled_tokens[name]
-            load.append((tokens, context, context + tokens >= self._requests[name].num_prompt_tokens))
-        return load
+            parts.append((tokens, context, context + tokens >= self._requests[name].num_prompt_tokens))
+        return load_of(parts)

@@ -108,6 +108,10 @@ class Ledger:
         """What follows happens at this virtual time."""
         self.lifetimes.now_ms = now_ms
 
+    def set_computed(self, tokens: int) -> None:
+        """What follows happens when so many tokens have been computed."""
+        self.lifetimes.computed_tokens = tokens
+
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was seen counts as evicted."""
         found = self._look(request, 0, None)

@@ -84,7 +84,7 @@ class RowExecutor(ReplayExecutor):
         if self.trace.is_made(row):
             return self._answers.vocabulary.eos_token_id if self.trace.has_end[row] else None
         last = int(self.trace.response(row)[-1])
-        return last if last in self._answers.vocabulary.end_token_ids and not self.trace.cut[row] else None
+        return last if last in self.trace.end_token_ids and not self.trace.cut[row] else None
 
     def take_scheduled(self) -> SchedulerOutput | None:
         """What was scheduled since the last call, if anything was."""
@@ -124,6 +124,7 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     arguments = EngineArgs(
         model=model,
         tokenizer=model,
+        skip_tokenizer_init=True,  # token ids are all that goes in and out
         seed=setup.seed,
         block_size=setup.block_size,
         num_gpu_blocks_override=setup.capacity_blocks + 1,  # and the null block

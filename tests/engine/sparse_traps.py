@@ -1,0 +1,223 @@
+"""Faults that sparse stepping could have, each as a variant of it that is put in for a test; all are to be found.
+
+The first four were faults of a prototype, and large traces did not show the fourth.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from vllm_sim.engine.backends import sparse
+from vllm_sim.engine.backends.driver import Driver
+from vllm_sim.engine.backends.lanes import last_output
+from vllm_sim.engine.backends.ledger import Ledger
+from vllm_sim.engine.backends.sparse import SparseSteps
+from vllm_sim.engine.pool import PolicyBlockPool
+
+Trap = Callable[[pytest.MonkeyPatch], None]
+
+
+def ending_requests_are_shown_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    hide = SparseSteps.hide
+
+    def turned(self: SparseSteps) -> None:
+        self._ends.get(self.step, []).reverse()
+        hide(self)
+
+    patch.setattr(SparseSteps, "hide", turned)
+
+
+def steps_are_skipped_beyond_an_arrival(patch: pytest.MonkeyPatch) -> None:
+    is_due, step = Driver._is_due, Driver._step
+
+    def blind(self: Driver, due: Any, is_alone: bool) -> Any:
+        patch.setattr(Driver, "_is_due", lambda self, due: False)
+        try:
+            return step(self, due, is_alone)
+        finally:
+            patch.setattr(Driver, "_is_due", is_due)
+
+    patch.setattr(Driver, "_step", blind)
+
+
+def followers_of_a_rejected_row_come_late(patch: pytest.MonkeyPatch) -> None:
+    step = Driver._step
+    patch.setattr(Driver, "_step", lambda self, due, is_alone: step(self, due, is_alone=False))
+
+
+def an_end_token_within_an_answer_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    def without_ends(request: Any, tokens: list[int], max_model_len: int) -> int:
+        return min(last_output(request, [-1] * len(tokens), max_model_len), len(tokens) - 1)
+
+    patch.setattr(sparse, "last_output", without_ends)
+
+
+def max_model_len_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    def longer(request: Any, tokens: list[int], max_model_len: int) -> int:
+        return last_output(request, tokens, max_model_len + 1)
+
+    patch.setattr(sparse, "last_output", longer)
+
+
+def the_queue_is_asked_before_the_steps_blocks_are_served(patch: pytest.MonkeyPatch) -> None:
+    serve, tries = SparseSteps._serve, SparseSteps._tries_waiting
+
+    def asking(self: SparseSteps, now_ms: float) -> None:
+        answer = tries(self)
+        serve(self, now_ms)
+        patch.setattr(SparseSteps, "_tries_waiting", lambda self: answer)
+
+    patch.setattr(SparseSteps, "_serve", asking)
+
+
+def a_longer_hit_of_the_head_is_not_seen(patch: pytest.MonkeyPatch) -> None:
+    find = SparseSteps._find_refused
+
+    def unseeing(self: SparseSteps, *arguments: Any) -> Any:
+        found = find(self, *arguments)
+        return found and found._replace(behind=None)
+
+    patch.setattr(SparseSteps, "_find_refused", unseeing)
+
+
+def blocks_that_are_given_back_do_not_matter(patch: pytest.MonkeyPatch) -> None:
+    find = SparseSteps._find_refused
+
+    def forgetful(self: SparseSteps, *arguments: Any) -> Any:
+        finished, scheduler = self.scheduler.finished_req_ids, self.scheduler
+        scheduler.finished_req_ids = set()
+        found = find(self, *arguments)
+        scheduler.finished_req_ids = finished
+        return found
+
+    patch.setattr(SparseSteps, "_find_refused", forgetful)
+
+
+def a_preemption_counts_as_a_refusal(patch: pytest.MonkeyPatch) -> None:
+    find = SparseSteps._find_refused
+
+    def hasty(self: SparseSteps, scheduled: Any, tokens: int) -> Any:
+        scheduled.preempted_req_ids = set()
+        return find(self, scheduled, tokens)
+
+    patch.setattr(SparseSteps, "_find_refused", hasty)
+
+
+def a_spent_budget_counts_as_a_refusal(patch: pytest.MonkeyPatch) -> None:
+    find = SparseSteps._find_refused
+    patch.setattr(SparseSteps, "_find_refused", lambda self, scheduled, tokens: find(self, scheduled, 0))
+
+
+def hidden_requests_leave_their_budget_to_others(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SparseSteps, "_lower", lambda self, hidden: None)
+
+
+def hidden_requests_leave_their_places_to_others(patch: pytest.MonkeyPatch) -> None:
+    lower = SparseSteps._lower
+
+    def half(self: SparseSteps, hidden: int) -> None:
+        active = self.scheduler.max_num_active_reqs
+        lower(self, hidden)
+        self.scheduler.max_num_active_reqs = active
+
+    patch.setattr(SparseSteps, "_lower", half)
+
+
+def blocks_are_served_in_no_order(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sparse, "sorted", lambda numbers: sorted(numbers, reverse=True), raising=False)
+
+
+def blocks_are_served_though_some_do_not_fit(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(SparseSteps, "_fits", lambda self: True)
+
+
+def a_full_block_is_cached_with_the_next_one_taken(patch: pytest.MonkeyPatch) -> None:
+    serve = SparseSteps._serve
+
+    def late(self: SparseSteps, now_ms: float) -> None:
+        phases, size = self._phases, self._block_size
+        if size > 1:
+            self._phases = [lanes if i == self.step % size else {} for i, lanes in enumerate(phases)]
+        serve(self, now_ms)
+        self._phases = phases
+
+    patch.setattr(SparseSteps, "_serve", late)
+
+
+def the_ledgers_tokens_are_not_set(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Ledger, "set_computed", lambda self, tokens: None)
+
+
+def the_ledgers_time_is_not_set(patch: pytest.MonkeyPatch) -> None:
+    serve = SparseSteps._serve
+    patch.setattr(SparseSteps, "_serve", lambda self, now_ms: serve(self, 0.0))
+
+
+def skipped_steps_do_not_count(patch: pytest.MonkeyPatch) -> None:
+    hide = SparseSteps.hide
+
+    def uncounted(self: SparseSteps) -> None:
+        self._skipped = 0
+        hide(self)
+
+    patch.setattr(SparseSteps, "hide", uncounted)
+
+
+def contexts_do_not_grow(patch: pytest.MonkeyPatch) -> None:
+    load = SparseSteps._load
+
+    def constant(self: SparseSteps) -> Any:
+        found = load(self)
+        return found._replace(pairs=found.pairs - self.step * found.requests)
+
+    patch.setattr(SparseSteps, "_load", constant)
+
+
+def a_prompt_that_is_cut_is_hidden(patch: pytest.MonkeyPatch) -> None:
+    skip = SparseSteps.skip
+
+    def hiding(self: SparseSteps, now_ms: float) -> Any:
+        running = self.scheduler.running
+        self.scheduler.running = running[: max(1, len(self._lanes))]
+        try:
+            return skip(self, now_ms)
+        finally:
+            self.scheduler.running = running
+
+    patch.setattr(SparseSteps, "skip", hiding)
+
+
+def a_policy_is_told_of_whom_it_was_told_last(patch: pytest.MonkeyPatch) -> None:
+    serve = PolicyBlockPool.serve
+
+    def once(self: PolicyBlockPool, request: Any) -> None:
+        if not request.num_computed_tokens or request is not self._request:
+            serve(self, request)
+
+    patch.setattr(PolicyBlockPool, "serve", once)
+
+
+TRAPS: list[Trap] = [
+    ending_requests_are_shown_in_another_order,
+    steps_are_skipped_beyond_an_arrival,
+    followers_of_a_rejected_row_come_late,
+    an_end_token_within_an_answer_is_not_seen,
+    max_model_len_is_not_seen,
+    the_queue_is_asked_before_the_steps_blocks_are_served,
+    a_longer_hit_of_the_head_is_not_seen,
+    blocks_that_are_given_back_do_not_matter,
+    a_preemption_counts_as_a_refusal,
+    a_spent_budget_counts_as_a_refusal,
+    hidden_requests_leave_their_budget_to_others,
+    hidden_requests_leave_their_places_to_others,
+    blocks_are_served_in_no_order,
+    blocks_are_served_though_some_do_not_fit,
+    a_full_block_is_cached_with_the_next_one_taken,
+    the_ledgers_tokens_are_not_set,
+    the_ledgers_time_is_not_set,
+    skipped_steps_do_not_count,
+    contexts_do_not_grow,
+    a_prompt_that_is_cut_is_hidden,
+    a_policy_is_told_of_whom_it_was_told_last,
+]

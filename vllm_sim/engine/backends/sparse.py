@@ -1,0 +1,265 @@
+"""Steps of vLLM's scheduler that it need not see: sparse stepping, the normal way of the `engine` backend.
+
+A request that decodes and does not end is the same after a step but for one token more and, at the edge of a block,
+one block taken or cached. Such a request is quiet. Here upstream's scheduler is shown only the requests that are not:
+those that start, prefill or end. What a step does for quiet ones follows from the number of the step.
+
+Faithful to vLLM 0.32 (v1/core/sched/scheduler.py schedule, _update_after_schedule, update_from_output, sched/utils.py
+check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/request.py, read), bit for bit, because:
+
+- Upstream calls KVCacheManager.allocate_slots(request, 1) in each step. Of `computed` tokens, that takes a block where
+  computed % B == 0 and caches one where (computed + 1) % B == 0; else it changes nothing. Here a block is taken by the
+  same call, and cached by KVCacheManager.cache_blocks(request, computed + 1), with which allocate_slots ends and before
+  which it finds nothing to take; both just in those steps, in upstream's order: by step, then by the place in
+  `Scheduler.running`. Once more in the same step allocate_slots does nothing, so that a request which upstream is to
+  see is served beforehand with the others, in its turn.
+- num_computed_tokens is set before such a call and before upstream sees a request. Its tokens and block hashes come by
+  upstream's Request.append_output_token_ids, several at once, before a block is cached and before upstream sees it: of
+  tokens that are not there yet allocate_slots reads the number alone, as a bound of what it caches, and where it takes
+  a block of more than one token it caches nothing. Nothing else of a request changes in a step.
+- The step in which a request ends is known (check_stop: an end token, max_tokens, max_model_len); upstream runs it.
+- Quiet requests are the first of `running`, since a prompt that is cut has used up its step's tokens and is the last.
+  So the hidden ones take one token and one place each before the others get any: where upstream sees a step, its
+  max_num_scheduled_tokens and max_num_active_reqs are lowered by their number for this one call.
+- A step with fewer free blocks than the quiet ones take preempts: then upstream sees everything.
+- Nobody waits in a skipped step, or the head of `waiting` is known to get no blocks: it was refused, nobody has given
+  blocks back since, it still is the head, and the block behind its hit is not cached. Taking a block lowers what is
+  free by one, and what the head needs by one at most. This is asked after the step's own blocks are served: one that
+  is cached in a step can be hit in it.
+
+When this holds, and what steps plainly: stepping.py. Not kept in a step that is skipped: prev_step_scheduled_req_ids of
+the scheduler and what its output would tell a worker, which the replay executor does not read.
+"""
+
+from bisect import bisect_left
+from typing import NamedTuple
+
+from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
+
+from vllm_sim.engine import compat
+from vllm_sim.engine.backends.lanes import Lane, is_quiet, last_output
+from vllm_sim.engine.backends.ledger import Ledger
+from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.step_load import StepLoad, decode_load
+
+
+class _Refused(NamedTuple):
+    """The head of `waiting`, which got no blocks."""
+
+    head: Request
+    behind: BlockHash | None
+    """Of the block behind its hit; None where a longer hit is not allowed."""
+
+
+class SparseSteps:
+    """Which requests the scheduler need not see, and what happens to them.
+
+    Args:
+        scheduler: Upstream's; changed.
+        executor: It knows the answers.
+        ledger: Watches the scheduler's manager already; None for none.
+    """
+
+    def __init__(self, scheduler: Scheduler, executor: ReplayExecutor, ledger: Ledger | None):
+        self.scheduler, self.executor, self.ledger = scheduler, executor, ledger
+        self.step = 0
+        """The next step; all before it have run."""
+        self._manager = scheduler.kv_cache_manager
+        self._pool = self._manager.block_pool
+        self._block_size = scheduler.block_size
+        self._lanes: dict[int, Lane] = {}
+        """By their numbers, ascending: the first of `running`."""
+        self._numbers: list[int] = []
+        self._phases: list[dict[int, Lane]] = [{} for _ in range(self._block_size)]
+        """Lanes by the remainder, divided by the block size, of the steps in which they take a block."""
+        self._ends: dict[int, list[Lane]] = {}
+        """Lanes by the step in which they end, in the order of `running`."""
+        self._origins = self._last_number = self._skipped = 0
+        self._is_served = False
+        """Whether the lanes have the blocks of the next step."""
+        self._refused: _Refused | None = None
+        self._hidden: list[Request] = []
+        self._computed_tokens = 0
+        """By the ledger's clock, before the next step."""
+        self._set_computed, self._set_running = compat.COMPUTED.writer(), compat.RUNNING.writer()
+        self._set_budget, self._set_active = compat.BUDGET.writer(), compat.ACTIVE.writer()
+        self._set_step = compat.STEP.writer()
+
+    def skip(self, now_ms: float) -> StepLoad | None:
+        """Runs the next step without upstream.
+
+        Args:
+            now_ms: When it begins.
+
+        Returns:
+            What it computes; None where upstream must see the step, and nothing but the lanes' blocks is served.
+        """
+        lanes = len(self._lanes)
+        if not lanes or not self._fits():
+            return None
+        self._serve(now_ms)
+        if self.step in self._ends or lanes < len(self.scheduler.running) or self._tries_waiting():
+            return None
+        load = self._load()
+        self.step += 1
+        self._skipped += 1
+        self._computed_tokens += lanes
+        self._is_served = False
+        return load
+
+    def hide(self) -> None:
+        """Leaves the scheduler, for one step, the requests that it must see. They are up to date."""
+        scheduler, lanes = self.scheduler, len(self._lanes)
+        ending = tuple(self._ends.get(self.step, ()) if self._is_served else self._lanes.values())
+        hidden = self._hidden = scheduler.running[:lanes]
+        for lane in reversed(ending):
+            self._update(lane)
+            del hidden[self._remove(lane)]
+        if hidden:
+            self._set_running(scheduler, [lane.request for lane in ending] + scheduler.running[lanes:])
+            self._lower(len(hidden))
+        if self._skipped:
+            self._set_step(scheduler, scheduler.current_step + self._skipped)
+            self._skipped = 0
+        if self.ledger is not None:
+            self.ledger.set_computed(self._computed_tokens + len(hidden))
+
+    def reveal(self, scheduled: SchedulerOutput) -> StepLoad:
+        """Puts the requests back that were hidden.
+
+        Args:
+            scheduled: What upstream scheduled.
+
+        Returns:
+            What the step computed for the hidden ones.
+        """
+        scheduler, hidden, load = self.scheduler, self._hidden, self._load()
+        if hidden:
+            self._set_running(scheduler, hidden + scheduler.running)
+            self._lower(-len(hidden))
+        if self.ledger is not None:
+            self._computed_tokens = self.ledger.lifetimes.computed_tokens
+        self.step += 1
+        self._is_served = False
+        self._refused = self._find_refused(scheduled, load.tokens + scheduled.total_num_scheduled_tokens)
+        for request in scheduler.running[len(hidden) :]:
+            if not self._add(request):
+                break
+        return load
+
+    # Lanes
+
+    def _add(self, request: Request) -> bool:
+        """Makes a request a lane, if it is quiet."""
+        if not is_quiet(request):
+            return False
+        outputs, tokens = request.num_output_tokens, self.executor.answer_tokens(request.request_id)
+        last = last_output(request, tokens, self.scheduler.max_model_len)
+        if not outputs <= last <= len(tokens):  # the answer's own end; the executor may know more tokens
+            return False
+        self._last_number += 1
+        lane = Lane(request, self._last_number, tokens, self.step, self.step + last - outputs)
+        self._lanes[lane.number] = self._phases[-lane.origin % self._block_size][lane.number] = lane
+        self._numbers.append(lane.number)
+        self._ends.setdefault(lane.end, []).append(lane)
+        self._origins += lane.origin
+        return True
+
+    def _remove(self, lane: Lane) -> int:
+        """Removes a lane; returns its place in `running`."""
+        place = bisect_left(self._numbers, lane.number)
+        del self._lanes[lane.number], self._phases[-lane.origin % self._block_size][lane.number], self._numbers[place]
+        self._ends[lane.end].remove(lane)
+        if not self._ends[lane.end]:
+            del self._ends[lane.end]
+        self._origins -= lane.origin
+        return place
+
+    def _update(self, lane: Lane) -> None:
+        """Brings a request up to date: it is as upstream would have it before the next step."""
+        steps = self.step - lane.step
+        if steps:
+            request = lane.request
+            self._set_computed(request, lane.origin + self.step)
+            done = request.num_output_tokens
+            request.append_output_token_ids(lane.tokens[done : done + steps])
+            lane.step = self.step
+
+    def _load(self) -> StepLoad:
+        """What the next step computes for the lanes."""
+        return decode_load(len(self._lanes), self._origins + len(self._lanes) * self.step)
+
+    # Blocks
+
+    def _fits(self) -> bool:
+        """Whether the lanes get their blocks of the next step without a preemption."""
+        return len(self._phases[self.step % self._block_size]) <= self._pool.get_num_free_blocks()
+
+    def _serve(self, now_ms: float) -> None:
+        """Takes and caches the blocks of the lanes in the next step, in the order of `running`."""
+        self._is_served = True
+        step, size, ledger, manager = self.step, self._block_size, self.ledger, self._manager
+        takes, fills = self._phases[step % size], self._phases[(step + 1) % size]
+        numbers = sorted([*takes, *fills] if size > 1 else takes)
+        if numbers and ledger is not None:
+            ledger.set_time(now_ms)
+        for number in numbers:
+            lane = self._lanes[number]
+            request, computed = lane.request, lane.origin + step
+            is_take = number in takes
+            if ledger is not None:  # allocate_slots adds the one token itself
+                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number) + (not is_take))
+            if not is_take:
+                self._update(lane)
+                manager.cache_blocks(request, computed + 1)
+                continue
+            if size == 1:
+                self._update(lane)
+            else:
+                self._set_computed(request, computed)
+            blocks = manager.allocate_slots(request, 1, num_lookahead_tokens=self.scheduler.num_lookahead_tokens)
+            assert blocks is not None
+
+    # The queue
+
+    def _lower(self, hidden: int) -> None:
+        """Lowers the scheduler's limits by what hidden requests take of them."""
+        scheduler = self.scheduler
+        self._set_budget(scheduler, scheduler.max_num_scheduled_tokens - hidden)
+        self._set_active(scheduler, scheduler.max_num_active_reqs - hidden)
+
+    def _tries_waiting(self) -> bool:
+        """Whether upstream would try to start a request in the next step, and might succeed."""
+        scheduler = self.scheduler
+        running = len(scheduler.running)
+        if not scheduler.waiting or running >= min(scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens):
+            return False
+        if self._refused is None or self._refused.head is not scheduler.waiting.peek_request():
+            return True
+        behind = self._refused.behind
+        return behind is not None and self._pool.get_cached_block(behind, [0]) is not None
+
+    def _find_refused(self, scheduled: SchedulerOutput, tokens: int) -> _Refused | None:
+        """The head of the queue, if the step that has ended tried it in vain and gave no blocks back.
+
+        Args:
+            scheduled: Of the step.
+            tokens: Computed in it.
+        """
+        scheduler = self.scheduler
+        if (
+            not scheduler.waiting
+            or scheduled.preempted_req_ids
+            or scheduler.finished_req_ids
+            or tokens >= scheduler.max_num_scheduled_tokens
+            or len(scheduler.running) >= scheduler.max_num_active_reqs
+        ):
+            return None
+        head = scheduler.waiting.peek_request()
+        _, hit_tokens, _ = self._manager.get_computed_blocks(head)
+        longer = hit_tokens + self._block_size
+        behind = head.block_hashes[hit_tokens // self._block_size] if longer < head.num_tokens else None
+        return _Refused(head, behind)
