@@ -40,7 +40,7 @@ def llm(start: Start) -> LLM:
         ({"allowed_token_ids": [5, 6]}, "allowed_token_ids"),
         ({"logit_bias": {5: 1.0}}, "logit_bias"),
         ({"structured_outputs": StructuredOutputsParams(regex="h+")}, "structured_outputs"),
-        ({"structured_outputs": StructuredOutputsParams(json_object=True)}, "structured_outputs"),
+        ({"structured_outputs": StructuredOutputsParams(json_object=True)}, "response_format"),
     ],
 )
 def test_a_parameter_that_needs_logits_is_refused_by_name(llm: LLM, parameters: dict[str, Any], name: str) -> None:

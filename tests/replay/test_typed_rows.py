@@ -23,7 +23,7 @@ TYPES = (RequestResult, Rates, SessionResult, RunSummary, RunConfig)
 @pytest.mark.parametrize("kind", TYPES)
 def test_every_field_is_said_what_it_is_and_has_a_unit_where_its_name_has_one(kind: type) -> None:
     described = {field.name: field.about for field in fields_of(kind)}
-    assert set(kind.__struct_fields__) - set(described) <= {"schema", "config"}
+    assert set(kind.__struct_fields__) - set(described) <= {"schema", "config", "plain_steps"}
     for name, about in described.items():
         assert about.text
         for ending, unit in (("_tokens", "tokens"), ("_blocks", "blocks"), ("_ms", "ms")):

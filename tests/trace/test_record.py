@@ -11,8 +11,10 @@ from vllm_sim.trace.record import FIELDS, parse_record
 TEXT = {"prompt": "a", "response": "b"}
 IDS = {"prompt_token_ids": [1], "response": "b"}
 HASHES = {"hash_ids": [1], "input_length": 9, "hash_block_size": 9, "output_length": 1}
-TOKENS, BLOCKS, WHOLE = "a list of token ids (0 or more)", "a list of block ids (0 or more)", "a whole number"
-SOME, NAME, TIME = "a number of tokens (1 or more)", "a text or a whole number", "milliseconds (0 or more)"
+TOKENS, BLOCKS = "a list of token ids (0 or more)", "a list of block ids (0 or more)"
+WHOLE = "a whole number (of 64 bits)"
+SOME, NAME = "a number of tokens (1 to 16777216)", "a text or a whole number (of 64 bits)"
+TIME = "milliseconds (0 to 9007199254740992)"
 BROKEN: list[tuple[dict[str, Any], str, Any, str]] = [
     (TEXT, "prompt", 3, "a text"),
     ({"response": "b"}, "messages", [], "a list of chat messages, one at least"),
@@ -23,7 +25,7 @@ BROKEN: list[tuple[dict[str, Any], str, Any, str]] = [
     (HASHES, "hash_ids", "a", BLOCKS),
     (HASHES, "input_length", 0, SOME),
     (HASHES, "hash_block_size", True, SOME),
-    (HASHES, "output_length", -1, "a number of tokens (0 or more)"),
+    (HASHES, "output_length", -1, "a number of tokens (0 to 16777216)"),
     (TEXT, "response", ["b"], "a text"),
     ({"prompt": "a"}, "response_token_ids", [True], TOKENS),
     (TEXT, "tools", {}, "a list of tools"),
@@ -35,9 +37,9 @@ BROKEN: list[tuple[dict[str, Any], str, Any, str]] = [
     (TEXT, "timestamp", math.nan, TIME),
     (TEXT, "think_time_ms", math.inf, TIME),
     (TEXT, "think_time_ms", "1", TIME),
-    (TEXT, "turn", 1.0, "a whole number (0 or more)"),
+    (TEXT, "turn", 1.0, "a whole number (0 or more, of 64 bits)"),
     (TEXT, "workload", 1, "a text"),
-    (TEXT, "max_tokens", 0, SOME),
+    (TEXT, "max_tokens", 0, "a number of tokens (1 or more, of 64 bits)"),
     (TEXT, "finish_reason", 1, "a text"),
     (TEXT, "cache_salt", "", "a text that is not empty"),
     (TEXT, "priority", 0.5, WHOLE),
@@ -63,7 +65,7 @@ def test_of_a_long_list_the_entry_that_is_wrong_is_named():
         parse_record(IDS | {"prompt_token_ids": [*range(50), -7]})
 
 
-@pytest.mark.parametrize("time", [5, 5.0, 0, 2**70, 1e300])
+@pytest.mark.parametrize("time", [5, 5.0, 0, 2**53, 1e15])
 def test_a_number_stays_what_it_was(time):
     values = TEXT | {"timestamp": time, "extra": 1, "unknown": {"a": None}, "turn": None}
     written = parse_record(values).to_json()
