@@ -90,8 +90,8 @@ def test_a_fault_of_sparse_steps_is_found(rows: Rows, trap: Trap, monkeypatch: p
         case = plan_case(place, rows.trace)
     else:
         case = draw_case(place, rows.trace, "arc" if "policy" in trap.__name__ else None)
-    plain = observe(case, *rows, plain_steps=True)
     trap(monkeypatch)
+    plain = observe(case, *rows, plain_steps=True)
     try:
         sparse = observe(case, *rows, plain_steps=False)
     except (AssertionError, IndexError, ValueError):  # upstream's own checks
