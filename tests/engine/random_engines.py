@@ -24,6 +24,7 @@ from vllm_sim.replay.latency import LatencyTable, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
 
 FAMILIES, FAMILY_ROWS = 10, 30
+DRAWN_ROWS = 2 * FAMILIES * FAMILY_ROWS
 END = 128009
 POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "workload_aware")
 LATENCIES = {
@@ -52,6 +53,9 @@ def write_rows(path: Path) -> Path:
             is_cut = draw.random() < 0.5
             row = {"prompt_token_ids": prompt, "response_token_ids": answer + [END] * (not is_cut)}
             file.write(json.dumps(row | ({"finish_reason": "length"} if is_cut else {})) + "\n")
+        for prompt, answer in PLANNED_ROWS:
+            row = {"prompt_token_ids": prompt, "response_token_ids": answer}
+            file.write(json.dumps(row | ({"finish_reason": "length"} if answer[-1] != END else {})) + "\n")
     return path
 
 
@@ -72,7 +76,7 @@ class Case(NamedTuple):
 def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asynchronous: bool = False) -> Case:
     draw = random.Random(number)
     size = draw.choice((1, 1, 2, 2, 3, 4, 5, 8, 16))
-    family = draw.choice((range(len(trace)), range(FAMILY_ROWS), range(FAMILY_ROWS, 2 * FAMILY_ROWS)))
+    family = draw.choice((range(DRAWN_ROWS), range(FAMILY_ROWS), range(FAMILY_ROWS, 2 * FAMILY_ROWS)))
     rows = sorted(draw.sample(family, k=draw.randint(1, draw.choice((4, 15, 30)))))
     if draw.random() < 0.5:
         draw.shuffle(rows)
@@ -104,6 +108,46 @@ def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asy
     stops = {row: draw.randrange(4) for row in rows} if draw.random() < 0.3 else {}
     concurrency = draw.choice((1, 2, 5, 20)) if is_closed else None
     return Case(setup, rows, arrivals, asked, concurrency, draw.choice(list(LATENCIES)), draw.random() < 0.6, stops)
+
+
+_TEXT = list(range(10, 90))
+PLANNED_ROWS = [
+    (_TEXT[:5], _TEXT[5:17]),
+    (_TEXT[:13], [1, 2]),
+    (_TEXT[:5], _TEXT[5:30]),
+    (_TEXT[:60], [1]),
+    ([7, 8], [1]),
+    (_TEXT[:5], [*_TEXT[5:12], END]),
+]
+PLANNED = ("longer hit", "rejected", "longest")
+
+
+def plan_case(name: str, trace: TokenisedTrace) -> Case:
+    """A case that random ones seldom are.
+
+    `longer hit`: the second row gets one block too few, until the first has cached, by decoding, one that it can hit;
+    a step later the first takes another one. `rejected`: a row is rejected while another decodes, and a third follows
+    it. `longest`: a row ends because max_model_len is reached, before max_tokens and without an end token.
+    """
+    first = DRAWN_ROWS
+    rows, blocks, longest = {
+        "longer hit": ([first, first + 1], 4, 100),
+        "rejected": ([first + 2, first + 3, first + 4], 8, 100),
+        "longest": ([first + 5], 8, 13),
+    }[name]
+    arrivals = [Arrival(row, None, 0.0) for row in rows]
+    if name == "rejected":
+        arrivals[1:] = [Arrival(rows[1], None, 20.0), Arrival(rows[2], rows[1], 0.0)]
+    setup = Setup(
+        capacity_blocks=blocks,
+        block_size=4,
+        max_model_len=longest,
+        model_positions=131072,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+    )
+    stops = {rows[0]: 99} if name == "longest" else {}
+    return Case(setup, rows, arrivals, [Asked()] * len(trace), None, "table", True, stops)
 
 
 def make_driver(case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool, on_step: Any = None) -> Driver:

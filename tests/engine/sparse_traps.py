@@ -198,26 +198,28 @@ def a_policy_is_told_of_whom_it_was_told_last(patch: pytest.MonkeyPatch) -> None
     patch.setattr(PolicyBlockPool, "serve", once)
 
 
-TRAPS: list[Trap] = [
-    ending_requests_are_shown_in_another_order,
-    steps_are_skipped_beyond_an_arrival,
-    followers_of_a_rejected_row_come_late,
-    an_end_token_within_an_answer_is_not_seen,
-    max_model_len_is_not_seen,
-    the_queue_is_asked_before_the_steps_blocks_are_served,
-    a_longer_hit_of_the_head_is_not_seen,
-    blocks_that_are_given_back_do_not_matter,
-    a_preemption_counts_as_a_refusal,
-    a_spent_budget_counts_as_a_refusal,
-    hidden_requests_leave_their_budget_to_others,
-    hidden_requests_leave_their_places_to_others,
-    blocks_are_served_in_no_order,
-    blocks_are_served_though_some_do_not_fit,
-    a_full_block_is_cached_with_the_next_one_taken,
-    the_ledgers_tokens_are_not_set,
-    the_ledgers_time_is_not_set,
-    skipped_steps_do_not_count,
-    contexts_do_not_grow,
-    a_prompt_that_is_cut_is_hidden,
-    a_policy_is_told_of_whom_it_was_told_last,
-]
+TRAPS: dict[Trap, int | str] = {
+    followers_of_a_rejected_row_come_late: "rejected",
+    max_model_len_is_not_seen: "longest",
+    the_queue_is_asked_before_the_steps_blocks_are_served: "longer hit",
+    a_longer_hit_of_the_head_is_not_seen: "longer hit",
+    ending_requests_are_shown_in_another_order: 4,
+    steps_are_skipped_beyond_an_arrival: 9,
+    an_end_token_within_an_answer_is_not_seen: 4,
+    blocks_that_are_given_back_do_not_matter: 5,
+    a_preemption_counts_as_a_refusal: 5,
+    a_spent_budget_counts_as_a_refusal: 12,
+    hidden_requests_leave_their_budget_to_others: 5,
+    hidden_requests_leave_their_places_to_others: 5,
+    blocks_are_served_in_no_order: 3,
+    blocks_are_served_though_some_do_not_fit: 5,
+    a_full_block_is_cached_with_the_next_one_taken: 0,
+    the_ledgers_tokens_are_not_set: 2,
+    the_ledgers_time_is_not_set: 2,
+    skipped_steps_do_not_count: 0,
+    contexts_do_not_grow: 0,
+    a_prompt_that_is_cut_is_hidden: 7,
+    a_policy_is_told_of_whom_it_was_told_last: 0,
+}
+"""A case that finds each: the first that is drawn, or a planned one. Whoever changes what random_engines.py draws looks
+for them anew."""

@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.engine.conftest import MODEL
-from tests.engine.random_engines import POLICIES, difference, draw_case, make_driver, observe, write_rows
+from tests.engine.random_engines import (
+    PLANNED,
+    POLICIES,
+    difference,
+    draw_case,
+    make_driver,
+    observe,
+    plan_case,
+    write_rows,
+)
 from tests.engine.sparse_traps import TRAPS, Trap
 from tests.engine.test_replay import ROW_FILES, conversations, settings, write
 from vllm_sim.engine.backends.driver import use_stored_hashes
@@ -58,6 +67,11 @@ def test_random_engines_are_the_same_stepped_sparsely(rows: Rows, first: int) ->
     check_cases(rows, range(first, first + CHUNK), has_policy=False)
 
 
+@pytest.mark.parametrize("name", PLANNED)
+def test_planned_engines_are_the_same_stepped_sparsely(rows: Rows, name: str) -> None:
+    assert difference(plan_case(name, rows.trace), *rows) is None
+
+
 def test_random_policies_are_told_the_same_by_sparse_steps(rows: Rows) -> None:
     check_cases(rows, range(CHUNK), has_policy=True)
 
@@ -71,9 +85,13 @@ def test_thousands_of_random_engines_are_the_same(rows: Rows, first: int, has_po
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
 def test_a_fault_of_sparse_steps_is_found(rows: Rows, trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    case = draw_case(TRAPS[trap], rows.trace, "arc" if "policy" in trap.__name__ else None)
-    plain = observe(case, *rows, plain_steps=True)
+    place = TRAPS[trap]
+    if isinstance(place, str):
+        case = plan_case(place, rows.trace)
+    else:
+        case = draw_case(place, rows.trace, "arc" if "policy" in trap.__name__ else None)
     trap(monkeypatch)
+    plain = observe(case, *rows, plain_steps=True)
     try:
         sparse = observe(case, *rows, plain_steps=False)
     except (AssertionError, IndexError, ValueError):  # upstream's own checks
