@@ -20,7 +20,7 @@ from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
 from vllm_sim.engine.backends.offline import Known
 from vllm_sim.replay.engine_backend import model_config
-from vllm_sim.replay.latency import Table, make_latency
+from vllm_sim.replay.latency import LatencyTable, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
 
 FAMILIES, FAMILY_ROWS = 10, 30
@@ -30,7 +30,7 @@ POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "workload_aware")
 LATENCIES = {
     "zero": None,
     "roofline": make_latency("roofline", model_config(str(MODEL)), "l4"),
-    "table": Table(1.7, 0.3, 0.013, 0.11),
+    "table": LatencyTable(1.7, 0.3, 0.013, 0.11),
 }
 
 
