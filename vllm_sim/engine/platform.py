@@ -37,7 +37,7 @@ class ReplayPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     _state: "tuple[Any, Any, int] | None" = None
-    """(Options, Answers, size of the model's vocabulary), once this process has seen a configuration with a model."""
+    """(PluginOptions, Answers, size of the vocabulary), once this process has seen a configuration with a model."""
 
     def is_cpu(self) -> bool:
         return True
