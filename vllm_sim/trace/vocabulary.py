@@ -180,8 +180,9 @@ class Vocabulary:
             r"""["']developer["']""", self._template_source
         ):
             turns = with_one_system_turn(turns)
+        template = self._template
         try:
-            return self._template.render(messages=turns, tools=tools, **values)
+            return template.render(messages=turns, tools=tools, **values)
         except Exception as error:  # a template is a program: what it does with a strange value is its own affair
             what = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
             raise ValueError(f"messages: the chat template refuses them: {what}") from None
