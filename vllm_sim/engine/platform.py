@@ -37,7 +37,7 @@ class ReplayPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     _state: "tuple[Any, Any, int] | None" = None
-    """(PluginOptions, Answers, size of the model's vocabulary), once a configuration with a model was seen."""
+    """(PluginOptions, Answers, size of the vocabulary), once this process has seen a configuration with a model."""
 
     def is_cpu(self) -> bool:
         return True
