@@ -127,9 +127,17 @@ VARIABLE = Entry(
     upstream="vllm/platforms/interface.py, Platform.validate_environ",
     delete_when="a plugin can register a variable",
 )
+MODULE = Entry(
+    name="module",
+    target="sys:modules",
+    why="vLLM's Qwen3.5 classes import an image processor of transformers, which imports torchvision; PyPI's build of "
+    "that needs CUDA's libraries. Put only where torchvision is not installed, and where the platform is ours",
+    upstream="vllm/model_executor/models/qwen3_vl.py",
+    delete_when="the classes for text import no image processor",
+)
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE,
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE, MODULE,
 )  # fmt: skip
 
 
