@@ -111,6 +111,30 @@ FREE = Override(
     delete_when="a KV event tells of a release",
     parameters=("ordered_blocks",),
 )
+TAKE = Override(
+    name="take",
+    target="vllm.v1.core.block_pool:BlockPool.get_new_blocks",
+    why="the ledger of several cache groups sees which blocks an allocation evicts; KV events name no request",
+    upstream="vllm/v1/core/single_type_kv_cache_manager.py, allocate_new_blocks",
+    delete_when="see allocate",
+    parameters=("num_blocks",),
+)
+INSERT = Override(
+    name="insert",
+    target="vllm.v1.core.block_pool:BlockHashToBlockMap.insert",
+    why="the ledger of several cache groups sees what each group keeps; KV events name no partial blocks",
+    upstream="vllm/v1/core/block_pool.py, BlockPool._insert_block_hash",
+    delete_when="see allocate",
+    parameters=("key", "block"),
+)
+POP = Override(
+    name="pop",
+    target="vllm.v1.core.block_pool:BlockHashToBlockMap.pop",
+    why="see insert",
+    upstream="vllm/v1/core/block_pool.py, BlockPool._remove_cached_block_hashes",
+    delete_when="see allocate",
+    parameters=("key", "block_id"),
+)
 MAX_LENGTH = Value(
     name="max_length",
     target="vllm.v1.core.sched.scheduler:Scheduler.max_model_len",
@@ -137,7 +161,7 @@ MODULE = Entry(
 )
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, VARIABLE, MODULE,
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, VARIABLE, MODULE,
 )  # fmt: skip
 
 

@@ -21,7 +21,8 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.ledger import Admission, Ledger
+from vllm_sim.engine.group_ledger import GroupFacts, group_facts, make_ledger
+from vllm_sim.engine.ledger import Admission
 from vllm_sim.engine.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -90,6 +91,7 @@ class Driver:
         progress: Called with the number of rows done.
         on_step: Called after each step that computed something.
         attribution: Whether a ledger is kept of why blocks were not hit.
+        unit_tokens: Tokens in which hits and misses of several cache groups are told.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Driver:
         progress: Callable[[int], None] = lambda done: None,
         on_step: Callable[[Step], None] | None = None,
         attribution: bool = True,
+        unit_tokens: int = 16,
     ):
         assert isinstance(core.model_executor, RowExecutor)
         self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
@@ -111,10 +114,11 @@ class Driver:
         self.block_size = config.cache_config.block_size
         self.scheduler = scheduler_of(core)
         self.capacity_blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # without the null block
-        self.ledger: Ledger | None = None
-        if attribution:
-            self.ledger = Ledger(self.block_size)
-            self.ledger.watch(self.scheduler.kv_cache_manager)
+        manager = self.scheduler.kv_cache_manager
+        capacity_tokens = config.cache_config.kv_cache_size_tokens or 0
+        self.groups: GroupFacts | None = group_facts(manager, unit_tokens, capacity_tokens)
+        """None where all layers have full attention."""
+        self.ledger = make_ledger(manager, unit_tokens) if attribution else None
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
@@ -160,8 +164,7 @@ class Driver:
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
             computed = computed_tokens(len(self.trace.prompt(row)), len(self.trace.response(row)))
-            needed = needed_blocks(computed, self.block_size)
-            if needed > self.capacity_blocks or computed >= self.scheduler.max_model_len:
+            if not self._fits(computed):
                 served.rejected = True
                 served.end_ms = self.now_ms
                 if self.ledger is not None:
@@ -174,6 +177,11 @@ class Driver:
             self._silent.add(request.request_id)
             self.core.add_request(request, wave)
         return rejected
+
+    def _fits(self, computed: int) -> bool:
+        """Whether a request of so many computed tokens can be served; of several groups upstream has told how many."""
+        needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
+        return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
 
     def _request(self, row: int) -> EngineCoreRequest:
         asked = self.asked[row]

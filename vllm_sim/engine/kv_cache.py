@@ -22,6 +22,8 @@ DEFAULT_BYTES = 4 * 2**30
 more where --max-model-len needs more."""
 _PLAIN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 """Classes of vLLM with the same attention in every layer."""
+_LESS = ("sliding", "chunked", "linear", "mamba", "conv")
+"""In the names of kinds of layers that keep less than every token."""
 
 
 class Layers(NamedTuple):
@@ -35,10 +37,19 @@ class Layers(NamedTuple):
 
 def is_plain(model: Any) -> bool:
     """Whether a model (vLLM's ModelConfig) keeps the same of every token in every layer."""
+    return model.architecture in _PLAIN and has_full_attention(model)
+
+
+def has_full_attention(model: Any) -> bool:
+    """Whether the configuration of a model (vLLM's ModelConfig) names no layer that keeps less than every token.
+
+    Fields of a model's own configuration depend on the model.
+    """
     text = model.hf_text_config
     kinds = text.layer_types if hasattr(text, "layer_types") else None
-    has_other_layers = any("full" not in kind for kind in kinds or ())
-    return model.architecture in _PLAIN and not has_other_layers and model.get_sliding_window() is None
+    is_chunked = hasattr(text, "attention_chunk_size") and text.attention_chunk_size is not None
+    has_other_kinds = any(part in kind for kind in kinds or () for part in _LESS)
+    return not (model.is_hybrid or is_chunked or has_other_kinds or model.get_sliding_window() is not None)
 
 
 def plain_layers(config: VllmConfig) -> Layers:

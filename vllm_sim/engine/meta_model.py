@@ -7,6 +7,7 @@ a CPU lacks and which decides nothing of the cache. A quantised cache is refused
 """
 
 import copy
+from typing import Any
 
 import torch
 from vllm.config import VllmConfig, set_current_vllm_config
@@ -39,7 +40,7 @@ def build_layers(config: VllmConfig) -> Layers:
     dtype = config.cache_config.cache_dtype
     if dtype not in _CACHE_DTYPES:
         raise ValueError(f"kv cache dtype is {dtype!r}; allowed for this model: {', '.join(_CACHE_DTYPES)}")
-    weights = config.quant_config
+    weights: Any = config.quant_config
     if dtype == "auto" and hasattr(weights, "kv_cache_scheme") and weights.kv_cache_scheme is not None:
         raise ValueError("the model's kv_cache_scheme quantises its cache; allowed: kv cache dtype bfloat16 or float16")
     _join_alone()

@@ -89,6 +89,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     async_scheduling: Annotated[
         bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
     ] = False
+    engine_args: Annotated[
+        dict[str, Any],
+        About("further arguments of vLLM's engine, an object", scope="engine", metavar="JSON"),
+    ] = {}
 
     def __post_init__(self) -> None:
         for field in config_fields():
@@ -137,9 +141,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
         chosen = [field.name for field in config_fields() if self.backend == "engine" or field.about.scope == "all"]
         values = msgspec.to_builtins(self)
+        chosen = [name for name in chosen if name not in _OPTIONAL or values[name] != _OPTIONAL[name]]
         return {name: values[name] for name in chosen} | {
             "model": None if self.model is None else Path(self.model).name
         }
+
+
+_OPTIONAL: dict[str, Any] = {"engine_args": {}}
+"""The fields that are left out of rows where they have this default."""
 
 
 class Field(NamedTuple):
@@ -178,6 +187,7 @@ def config_of(row: dict[str, Any], model: str | None) -> RunConfig:
         ValueError: the row lacks a field, or a value is not allowed.
     """
     wanted = [field.name for field in config_fields() if row.get("backend") == "engine" or field.about.scope == "all"]
+    wanted = [name for name in wanted if name in row or name not in _OPTIONAL]
     missing = [name for name in wanted if name not in row]
     if missing:
         raise ValueError(f"the row has no {', '.join(missing)}; allowed: rows of replay or sweep")

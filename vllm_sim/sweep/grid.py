@@ -11,6 +11,7 @@ from vllm_sim.eviction.policy import Room
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row
+from vllm_sim.replay.run import check_layers
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.processes import one_line
 from vllm_sim.sweep.results import read_rows, whole_bytes
@@ -65,6 +66,7 @@ def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridR
         ValueError: a list is empty, a value is out of range or not for its policy, or `all` without `lru` or `fast`.
     """
     _check_grid(base, grid)
+    check_layers(base)
     runs: dict[str, GridRun] = {}
     for trace in traces:
         for size in grid.block_sizes:
