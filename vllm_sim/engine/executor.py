@@ -278,6 +278,7 @@ _REPLIES: dict[Any, Any] = {
     "wake_up": None,
     "discard": None,
     "supports_draft_weight_updates": False,
+    "update_max_model_len": None,
 }
 """What a worker would reply, by method."""
 

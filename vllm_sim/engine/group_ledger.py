@@ -47,6 +47,7 @@ class Computed:
         number = self._number.setdefault((parent, array("i", tokens).tobytes()), len(self._number))
         if number == len(self._is_generated):
             self._is_generated.append(is_generated)
+        self._is_generated[number] = is_generated
         return number
 
     def known(self, salt: str | None, tokens: Sequence[int]) -> list[int]:
@@ -61,7 +62,7 @@ class Computed:
         return found
 
     def generated(self, numbers: Iterable[int]) -> int:
-        """How many of these units held a generated token when they were first computed."""
+        """How many of these units held a generated token when they were computed last."""
         return sum(self._is_generated[number] for number in numbers)
 
 
@@ -110,7 +111,7 @@ class GroupLedger:
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was kept counts as evicted."""
         found = self._look(request, 0)
-        found.evicted_by = None
+        found.evicted_by = found.missed_group = None
         return found
 
     def forget(self, name: str) -> Admission:

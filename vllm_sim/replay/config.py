@@ -19,6 +19,8 @@ BACKENDS = {
     "fast": "vllm_sim.eviction.simulate:simulate",
 }
 """What serves the requests, imported when it is used."""
+CACHE_OF_GROUPS = "vllm_sim.replay.engine_backend:run_cache"
+"""The `blockpool` backend where layers do not all keep the same."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
 

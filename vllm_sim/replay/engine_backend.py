@@ -86,6 +86,33 @@ def run_engine(
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
 
 
+def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]) -> Result:
+    """The `blockpool` backend of models with several cache groups: vLLM's cache manager alone, a request at a time.
+
+    Arguments as those of `run.run`.
+    """
+    path, trace, records = loaded.path, loaded.trace, loaded.records
+    assert config.model is not None  # its groups are asked for
+    installed_version()
+    os.environ[TRACE_VARIABLE] = str(path)
+    from vllm_sim.engine import driver as engine
+    from vllm_sim.engine.sequence import SequentialCache
+
+    longest = max(len(trace.prompt(row)) for row in range(len(trace)))
+    whole = msgspec.structs.replace(config, max_num_batched_tokens=max(config.max_num_batched_tokens, longest))
+    setup = _setup(engine, trace, whole, model_config(config.model))
+    core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
+    with ExitStack() as stack:
+        stack.callback(core.shutdown)
+        asked = [engine.Asked(record.cache_salt) for record in records]
+        cache = SequentialCache(core, trace, asked, config.block_size)
+        served = cache.run(progress)
+    outcome = _outcome(served, loaded, config, cache.groups)
+    totals = Totals(cache.ledger.working_set_blocks, cache.ledger.evicted_blocks, cache.ledger.orphan_blocks)
+    outcome = replace(outcome, totals=totals, schedule=None)
+    return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
+
+
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
     """What the driver says (`engine.driver.Served`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in served]
