@@ -136,14 +136,18 @@ def test_windows_that_are_all_kept_push_a_working_set_over_a_cliff(
 
 @pytest.mark.parametrize("options", [{}, {"async_scheduling": True}, {"max_num_batched_tokens": 64, "max_num_seqs": 8}])
 @pytest.mark.parametrize(
-    ("name", "changes"),
-    [("gpt-oss-20b", FEW | {"sliding_window": 40}), ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32})],
+    ("name", "changes", "capacity"),
+    [
+        ("gpt-oss-20b", FEW | {"sliding_window": 40}, 90),
+        ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32}, 200),
+        ("jamba-1.5-mini", {"num_hidden_layers": 8}, 60),
+    ],
 )
 def test_every_prompt_token_has_one_reason_under_eviction(
-    run: Replay, name: str, changes: dict[str, Any], options: dict[str, Any]
+    run: Replay, name: str, changes: dict[str, Any], capacity: int, options: dict[str, Any]
 ) -> None:
     rows = conversations(12, 5, seed=1)
-    summary, found = run(name, changes | CHAT, rows, capacity_blocks=90, concurrency=8, **options)
+    summary, found = run(name, changes | CHAT, rows, capacity_blocks=capacity, concurrency=8, **options)
     for row in found:
         assert row["hit_tokens"] + names(row) == row["prompt_tokens"]
         assert all(row[part] >= 0 for part in (*MISSES, *GROUP_MISSES))
