@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from benchmarks.test_eviction import CAPACITY, LIVE, REPEATS, bytes_per_block, pool_seconds
+from benchmarks.test_eviction import CAPACITY, LIVE, REPEATS, bytes_per_block, pool_seconds, short
 
 OUT = Path(__file__).parents[1] / "results" / "pool_cost.json"
 
@@ -26,7 +26,7 @@ def main() -> None:
     upstream = seconds.pop(None)
     policies = [
         {
-            "policy": str(policy).rpartition(":")[2].lower(),
+            "policy": short(str(policy)),
             "microseconds_a_block": round(value * 1e6, 3),
             "times_upstream": round(value / upstream, 3),
             "bytes_a_block": round(bytes_per_block(str(policy))),

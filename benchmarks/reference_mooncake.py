@@ -2,7 +2,7 @@
 
     python -m benchmarks.reference_mooncake conversation_trace.jsonl
 
-Raw blocks, one request after the other: block hit rate; for `lru` and `opt` also the token hit rate with the first
+Raw blocks, one request after the other: block hit rate; for `lru` and `belady` also the token hit rate with the first
 30 % of the requests as warm-up, as kvcache-simulator 0.1.3 counts it; its optimum is that of a cache which keeps no
 room for a running request. For an unlimited cache also vLLM's own rules.
 """
@@ -51,7 +51,7 @@ def main(path: Path) -> None:
     for name, policy, params in [("plain lfu", "lfu", {"ageing": 0}), *((name, name, {}) for name in POLICIES)]:
         runs = [simulate(raw, policy, capacity, params) for capacity in CAPACITIES]
         print(f"{name:>12}", *(f"{block_rate(run, raw):>7.4f}" for run in runs))
-        if policy in ("lru", "opt"):
+        if policy in ("lru", "belady"):
             print(f"{'warm tokens':>12}", *(f"{token_rate(run.hit, requests, WARMUP):>7.4f}" for run in runs))
     free = [hits_without_room_for_the_request(raw, capacity) for capacity in CAPACITIES]
     print(f"{'no room kept':>12}", *(f"{token_rate(hit, requests, WARMUP):>7.4f}" for hit in free))

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.rows import Measured, Measurement
 from tests.serving import MODEL, write_trace
 
 pytestmark = pytest.mark.bench
@@ -78,7 +79,7 @@ def run(core: Any, prompts: list[list[int]], name: str) -> float:
     return time.perf_counter() - start
 
 
-def test_engine_keeps_95_percent_of_a_constant_executors_speed(trace: Path) -> None:
+def test_engine_keeps_95_percent_of_a_constant_executors_speed(trace: Path, measured: Measured) -> None:
     cores = {name: make_core(name == "constant") for name in ("constant", "replay")}
     from vllm_sim.engine.answers import load_answers
 
@@ -90,8 +91,13 @@ def test_engine_keeps_95_percent_of_a_constant_executors_speed(trace: Path) -> N
             best[name] = min(best[name], run(core, prompts, f"{name}{turn}"))
             core.reset_prefix_cache()
     tokens = REQUESTS * OUTPUT_TOKENS
-    ratio = best["constant"] / best["replay"]
-    for name, seconds in best.items():
-        print(f"\n{name} executor: {tokens / seconds:,.0f} output tokens/s", end="")
-    print(f"\nreplay / constant: {ratio:.3f}")
-    assert ratio >= 0.95
+    measured(
+        Measurement(
+            name="engine",
+            what="output tokens/s of the engine: replay executor over one that returns a constant token",
+            value=best["constant"] / best["replay"],
+            unit="times",
+            at_least=0.95,
+            parts={f"{name} executor, tokens/s": tokens / seconds for name, seconds in best.items()},
+        )
+    )

@@ -12,21 +12,27 @@ from kvcache_sim.cpp_backend import run_cpp_sweep
 from kvcache_sim.trace import TraceData
 from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash_with_group_id
 
-from vllm_sim.engine.blockpool import make_manager
+from benchmarks.rows import Measured, Measurement
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction import kernel
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.compiled import native
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import POLICIES, make_policy
-from vllm_sim.eviction.simulate import make_room
+from vllm_sim.eviction.simulate import make_context
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 REFERENCES, CAPACITY, REPEATS = 288_500, 10_000, 9
 # With the name `lru` upstream's own queue would serve.
-LIVE = ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]
+LIVE = ["vllm_sim.eviction.policies.lru:Lru", *(name for name in POLICIES if name not in ("lru", "belady"))]
+
+
+def short(policy: str) -> str:
+    """A policy's name in a table."""
+    return policy.rpartition(":")[2].lower()
 
 
 def make_requests(references: int) -> Requests:
@@ -56,14 +62,14 @@ def best_of(measure: Callable[[], float]) -> float:
 
 def simulation_seconds(chains: Chains, policy: str) -> float:
     """One more simulation of a trace that is linked already."""
-    ranker = make_policy(policy, make_room(chains, policy, CAPACITY))
+    ranker = make_policy(policy, make_context(chains, policy, CAPACITY))
     begin = time.perf_counter()
-    book = Book(CAPACITY, chains.working_set, ranker, recycle=False)
-    kernel.serve(native(book), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
+    index = PrefixIndex(CAPACITY, chains.working_set, ranker, recycle=False)
+    kernel.serve(native(index), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
     return time.perf_counter() - begin
 
 
-def test_lru_is_five_times_faster_than_the_cpp_simulator() -> None:
+def test_lru_is_five_times_faster_than_the_cpp_simulator(measured: Measured) -> None:
     requests = make_requests(REFERENCES)
     chains = link(requests, 512, raw=True)
     count, ids = requests.prompt_tokens.size, requests.ids.tolist()
@@ -86,28 +92,54 @@ def test_lru_is_five_times_faster_than_the_cpp_simulator() -> None:
         eleven, one = min(eleven, cpp_seconds(11)), min(one, cpp_seconds(1))
         ours = min(ours, best_of(lambda: simulation_seconds(chains, "lru")))
     theirs = (eleven - one) / 10
-    print(f"\nlru, {len(ids):,} references: {ours * 1e3:.1f} ms, C++ {theirs * 1e3:.1f} ms: {theirs / ours:.1f} times")
-    assert theirs / ours >= 5
+    measured(
+        Measurement(
+            name="lru",
+            what=f"speed of `lru` in the kernel over kvcache-simulator's C++, {len(ids):,} references",
+            value=theirs / ours,
+            unit="times",
+            at_least=5,
+            parts={"kernel, ms": ours * 1e3, "C++, ms": theirs * 1e3},
+        )
+    )
 
 
-def test_every_policy_is_within_ten_times_of_lru() -> None:
+def test_every_policy_is_within_ten_times_of_lru(measured: Measured) -> None:
     chains = link(make_requests(REFERENCES), 512)
     for policy in POLICIES:
         simulation_seconds(chains, policy)
     seconds = {policy: best_of(lambda policy=policy: simulation_seconds(chains, policy)) for policy in POLICIES}
-    for policy, value in seconds.items():
-        print(f"\n{policy}: {value * 1e3:.1f} ms, {value / seconds['lru']:.2f} times lru", end="")
-    assert max(seconds.values()) <= 10 * seconds["lru"]
+    measured(
+        Measurement(
+            name="policies",
+            what="time of the slowest policy in the kernel over `lru`",
+            value=max(seconds.values()) / seconds["lru"],
+            unit="times",
+            at_most=10,
+            parts={f"`{policy}`": value / seconds["lru"] for policy, value in seconds.items()},
+        )
+    )
 
 
-def test_cost_grows_linearly_with_references() -> None:
+def test_cost_grows_linearly_with_references(measured: Measured) -> None:
     chains = [link(make_requests(references), 512) for references in (10**5, 10**6, 10**7)]
     per_reference = []
     for chain in chains:
         simulation_seconds(chain, "lru")
         per_reference.append(min(simulation_seconds(chain, "lru") for _ in range(3)) / chain.nodes.size)
-        print(f"\n{chain.nodes.size:,} references: {per_reference[-1] * 1e9:.0f} ns each", end="")
-    assert max(per_reference) <= 3 * min(per_reference)
+    measured(
+        Measurement(
+            name="references",
+            what="cost of a reference, `lru` in the kernel: the largest over the smallest of three sizes",
+            value=max(per_reference) / min(per_reference),
+            unit="times",
+            at_most=3,
+            parts={
+                f"{chain.nodes.size:,} references, ns each": cost * 1e9
+                for chain, cost in zip(chains, per_reference, strict=True)
+            },
+        )
+    )
 
 
 class _Request:
@@ -132,7 +164,7 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     """
     manager = make_manager(CAPACITY)
     if policy is not None:
-        adopt(manager, LiveBook(policy, live_room(policy, CAPACITY)), lambda request: (0, 0))
+        adopt(manager, OnlineCache(policy, online_context(policy, CAPACITY)), lambda request: (0, 0))
     pool: Any = manager.block_pool
     pool.enable_kv_cache_events = False
     rounds = 3 * CAPACITY // chain
@@ -152,29 +184,37 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
 
 
 def bytes_per_block(policy: str) -> float:
-    """Arrays of the book and the policy, and the names of nodes; a full pool with ghosts."""
+    """Arrays of the index and the policy, and the names of nodes; a full pool with ghosts."""
     capacity = CAPACITY // 5
     names = [_digest(name) for name in range(4 * capacity)]
     tracemalloc.start()
-    book = LiveBook(policy, live_room(policy, capacity))
+    index = OnlineCache(policy, online_context(policy, capacity))
     for first in range(0, len(names), 100):
-        blocks = book.evict(100) if first >= capacity else list(range(first + 1, first + 101))
-        book.cache(blocks, names[first : first + 100], None, False)
-        book.release(blocks[::-1])
+        blocks = index.evict(100) if first >= capacity else list(range(first + 1, first + 101))
+        index.cache(blocks, names[first : first + 100], None, False)
+        index.release(blocks[::-1])
     spent = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return spent / capacity
 
 
-def test_a_policy_needs_less_than_a_kilobyte_a_block() -> None:
+def test_a_policy_needs_less_than_a_kilobyte_a_block(measured: Measured) -> None:
     for policy in LIVE:
         bytes_per_block(policy)
-        spent = bytes_per_block(policy)
-        print(f"\n{policy}: {spent:.0f} bytes a block", end="")
-        assert spent < 1000
+    spent = {f"`{short(policy)}`": bytes_per_block(policy) for policy in LIVE}
+    measured(
+        Measurement(
+            name="memory",
+            what="memory of a cached block under the largest policy",
+            value=max(spent.values()),
+            unit="bytes",
+            at_most=1000,
+            parts=spent,
+        )
+    )
 
 
-def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool() -> None:
+def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool(measured: Measured) -> None:
     seconds = dict.fromkeys([None, *LIVE], 1.0)
     for policy in LIVE:
         pool_seconds(policy)
@@ -182,7 +222,22 @@ def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool() -> None:
     for _ in range(REPEATS):
         seconds = {policy: min(before, pool_seconds(policy)) for policy, before in seconds.items()}
     upstream = seconds.pop(None)
-    print(f"\nupstream: {upstream * 1e6:.2f} us a block", end="")
-    for name, value in seconds.items():
-        print(f"\n{name}: {value * 1e6:.2f} us a block, {value / upstream:.2f} times upstream's", end="")
-    assert max(seconds.values()) <= 5e-6
+    measured(
+        Measurement(
+            name="pool",
+            what="cost of a block in the real block pool under the slowest policy, over vLLM's own LRU queue",
+            value=max(seconds.values()) / upstream,
+            unit="times",
+            parts={f"`{short(str(name))}`": value / upstream for name, value in seconds.items()},
+        )
+    )
+    measured(
+        Measurement(
+            name="pool_us",
+            what="the same in microseconds",
+            value=max(seconds.values()) * 1e6,
+            unit="us a block",
+            at_most=5,
+            parts={"vLLM's queue, us": upstream * 1e6},
+        )
+    )

@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
+from benchmarks.rows import Measured, Measurement
 from vllm_sim.trace.convert import convert
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.tokens import load_tokenised
 
 pytestmark = pytest.mark.bench
+TURNS = 7
 MODEL = Path(__file__).parents[1] / "exported_models" / "Llama-3.2-1B-Instruct"
 
 
-def seconds(action: Callable[[], object]) -> float:
-    begin = time.perf_counter()
+def seconds(action: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    begin = clock()
     action()
-    return time.perf_counter() - begin
+    return clock() - begin
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +45,39 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_reading_and_converting(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_and_converting(dump: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(dump.parent / "cache"))
     out = dump.with_suffix(".jsonl")
     converting = seconds(lambda: convert(dump, out, "sharegpt"))
     tokenising = seconds(lambda: load_tokenised(out, MODEL))
-    reading = seconds(lambda: sum(1 for _ in iter_records(out)))
 
     lines = out.read_text().splitlines()
-    loading = seconds(lambda: [json.loads(line) for line in lines])
+    reading = loading = float("inf")
+    for _ in range(TURNS):  # both have one thread: the process's own time, as in test_replay.py
+        reading = min(reading, seconds(lambda: sum(1 for _ in iter_records(out)), time.process_time))
+        loading = min(loading, seconds(lambda: [json.loads(line) for line in lines], time.process_time))
     texts = [[m["content"] for m in row["messages"]] + [row["response"]] for row in map(json.loads, lines)]
     joined = ["\n".join(parts) for parts in texts]
     tokenizer = Tokenizer.from_file(str(MODEL / "tokenizer.json"))
     encoding = seconds(lambda: tokenizer.encode_batch_fast(joined))
     count = len(lines)
-    ratio = (converting + tokenising) / (loading + encoding)
-    print(
-        f"\nreading: {count / reading:,.0f} records/s, {reading / loading:.2f} x json.loads"
-        f"\nShareGPT to native: {count / converting:,.0f} records/s"
-        f"\nwith tokens: {count / (converting + tokenising):,.0f} records/s, {ratio:.2f} x json.loads and tokenizer"
+    measured(
+        Measurement(
+            name="read",
+            what="reading a native trace over json.loads",
+            value=reading / loading,
+            unit="times",
+            at_most=4,
+            parts={"records/s": count / reading},
+        )
     )
-    assert reading < 4 * loading
-    assert converting + tokenising < 4 * (loading + encoding)
+    measured(
+        Measurement(
+            name="convert",
+            what="ShareGPT to a native trace and to tokens, over json.loads and the tokenizer",
+            value=(converting + tokenising) / (loading + encoding),
+            unit="times",
+            at_most=4,
+            parts={"records/s": count / (converting + tokenising), "without tokens, records/s": count / converting},
+        )
+    )

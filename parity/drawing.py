@@ -12,7 +12,7 @@ from typing import NamedTuple
 from parity.workload import Case, Shape, largest_tokens, make_asks
 from vllm_sim.eviction.registry import POLICIES
 
-LIVE = tuple(name for name in POLICIES if name != "opt")
+LIVE = tuple(name for name in POLICIES if name != "belady")
 """The policies that need not know the future."""
 BLOCK_SIZES = (32, 64, 96, 128)
 REQUESTS = (15, 20)

@@ -9,7 +9,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
 
 from parity.workload import Case, make_asks
-from vllm_sim.engine.driver import Arrival, Asked, Driver, Known, RowExecutor, Setup, make_core
+from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Known, RowExecutor, Setup, make_core
 from vllm_sim.trace.tokens import load_tokenised
 
 __all__ = ["EagerExecutor", "LateExecutor", "RowExecutor", "make_driver"]

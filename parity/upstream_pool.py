@@ -77,10 +77,10 @@ def _put_pool() -> None:
     from vllm.v1.core.kv_cache_manager import KVCacheManager
 
     from vllm_sim.engine.pool import PolicyBlockPool, adopt, check_supported
-    from vllm_sim.eviction.live import LiveBook, live_room
+    from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
-    def book(pool: Any) -> LiveBook:
-        return LiveBook("lru", live_room("lru", pool.num_gpu_blocks - 1))
+    def online(pool: Any) -> OnlineCache:
+        return OnlineCache("lru", online_context("lru", pool.num_gpu_blocks - 1))
 
     def describe() -> Callable[[Any], tuple[int, int]]:
         numbers = itertools.count()
@@ -97,7 +97,7 @@ def _put_pool() -> None:
             pools["refused"] += 1
         else:
             pools["ours"] += 1
-            adopt(self, book(self.block_pool), describe())
+            adopt(self, online(self.block_pool), describe())
 
     class LruBlockPool(PolicyBlockPool):
         """What a test gets that makes a pool without a manager."""
@@ -105,7 +105,7 @@ def _put_pool() -> None:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             pools["ours"] += 1
-            self.adopt(book(self), describe())
+            self.adopt(online(self), describe())
 
     KVCacheManager.__init__ = init_manager
     in_tests[block_pool.BlockPool] = LruBlockPool

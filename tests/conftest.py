@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from numba.core.caching import IndexDataCacheFile
 
 from tests.serving import Server, serve
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+
+# A busy machine is no failure of a test; each has a limit of its own.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 SYSTEM = "You answer questions about a library of eight floors, and you answer them in one sentence each time. " * 8
 TOOL = {

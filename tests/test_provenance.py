@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.making import small_trace
-from vllm_sim.eviction.lru import Lru
+from vllm_sim.eviction.policies.lru import Lru
+from vllm_sim.eviction.registry import find_policy
 from vllm_sim.provenance import file_sha256, fingerprint, load_entry, reached
 from vllm_sim.replay.config import BACKENDS
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "exported_models" / "Llama-3.2-1B-Instruct"
-LRU = "vllm_sim.eviction.lru:Lru"
+LRU = "vllm_sim.eviction.policies.lru:Lru"
 PACKAGES = ("vllm_sim", "milestone2_code", "milestone3_code")
 ROW = "vllm_sim.sweep.runs:make_row"
 CHAT, MIXED = (f"milestone{number}_code.study.rows:rows_of" for number in (2, 3))
@@ -103,12 +104,14 @@ def test_rows_do_not_depend_on_arguments_plots_other_policies_nor_other_backends
     found = {kind: reached(*makers) for kind, makers in MAKERS.items()}
     for names in found.values():
         assert not {name for name in names if name.startswith(("vllm_sim.cli", "report.numbers"))}
-        assert not names & {f"vllm_sim.{name}" for name in ("replay.files", "replay.timeline", "eviction.hybrid")}
+        assert not names & {
+            f"vllm_sim.{name}" for name in ("replay.files", "replay.timeline", "eviction.policies.hybrid")
+        }
         assert not names & {f"vllm_sim.sweep.{name}" for name in ("grid", "results", "runner")}
         assert not {name for name in names if name.startswith(("vllm_sim.plots", "milestone2_code.study.plan"))}
     assert not {name for name in found["fast"] if name.startswith("vllm_sim.engine")}
-    assert "vllm_sim.engine.driver" not in found["blockpool"]
-    assert "vllm_sim.eviction.opt" not in found["fast"]
+    assert "vllm_sim.engine.backends.driver" not in found["blockpool"]
+    assert "vllm_sim.eviction.policies.belady" not in found["fast"]
 
 
 def test_comments_docstrings_and_formatting_change_nothing(copy: Path) -> None:
@@ -122,7 +125,7 @@ def test_comments_docstrings_and_formatting_change_nothing(copy: Path) -> None:
 
 
 def test_a_policy_that_is_added_to_the_registry_changes_no_row(copy: Path) -> None:
-    before, file = ask(copy), copy / "vllm_sim" / "eviction" / "registry.py"
+    before, file = ask(copy), copy / "vllm_sim" / "eviction" / "names.py"
     text = file.read_text()
     file.write_text(text.replace("POLICIES = {\n", 'POLICIES = {\n    "new": "vllm_sim.eviction.new:New",\n'))
     assert file.read_text() != text
@@ -164,17 +167,17 @@ print(json.dumps([row_code(config.backend, config.policy), names]))
 
 
 @pytest.mark.parametrize(
-    ("backend", "policy"), [("fast", "lru"), ("fast", "opt"), ("blockpool", "arc"), ("engine", "wa")]
+    ("backend", "policy"), [("fast", "lru"), ("fast", "belady"), ("blockpool", "arc"), ("engine", "workload_aware")]
 )
 def test_every_module_that_a_run_loads_counts(tmp_path: Path, backend: str, policy: str) -> None:
     values = {"backend": backend, "policy": policy, "model": str(MODEL)}
     values |= {"concurrency": 2} if backend == "engine" else {}
     said = python(LOADED, str(small_trace(tmp_path)), json.dumps(values), path=[ROOT])
     code, names = json.loads(said.splitlines()[-1])
-    makers = load_entry(ROW), BACKENDS[backend], load_entry(f"vllm_sim.eviction.{policy}:{policy.capitalize()}")
+    makers = load_entry(ROW), BACKENDS[backend], find_policy(policy)
     assert code == fingerprint(*makers)
     assert set(names) <= reached(*makers)
-    assert f"vllm_sim.eviction.{policy}" in names
+    assert f"vllm_sim.eviction.policies.{policy}" in names
 
 
 STUDY = """
@@ -191,7 +194,7 @@ print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "vll
 
 @pytest.mark.parametrize(
     ("experiment", "policy", "detail"),
-    [("loss", "opt", ""), ("gap", "arc", "10% 30%"), ("bytes", "hybrid", ""), ("windows", "lru", "burst")],
+    [("loss", "belady", ""), ("gap", "arc", "10% 30%"), ("bytes", "hybrid", ""), ("windows", "lru", "burst")],
 )
 def test_every_module_that_a_point_of_study_two_loads_counts(
     tmp_path: Path, experiment: str, policy: str, detail: str

@@ -53,7 +53,7 @@ def test_an_absent_vllm_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> N
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
-    with pytest.raises(RuntimeError, match=r"vllm is not installed; vllm_sim needs vllm 0\.32 or newer"):
+    with pytest.raises(RuntimeError, match=r"vllm is not installed; .* need vllm 0\.32 or newer: pip install"):
         installed_version()
 
 

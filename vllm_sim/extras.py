@@ -5,10 +5,10 @@ The package itself needs neither vLLM nor torch; its `fast` backend, traces, wor
 
 EXTRAS = {
     "engine": ("vllm", "torch", "psutil"),
-    "model": ("llama_models", "transformers", "tiktoken"),
-    "record": ("uvicorn", "httpx"),
-    "report": ("typst",),
+    "model": ("llama_models", "tiktoken", "transformers"),
     "ray": ("ray",),
+    "record": ("httpx", "uvicorn"),
+    "report": ("typst",),
 }
 """Modules that only an extra brings. vLLM may come from anywhere else; docs/quickstart.md says from where."""
 

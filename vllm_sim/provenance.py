@@ -5,9 +5,9 @@ any. An import counts wherever it stands: at the top, within a function, relativ
 of the same package ("vllm_sim.engine.platform.ReplayPlatform"). What stands under `if TYPE_CHECKING:` does not count,
 since it never runs. Syntax trees are compared, so that comments, docstrings and formatting change nothing.
 
-A dict whose values all name attributes of its own package ("vllm_sim.eviction.lru:Lru") is a registry. A row depends
-on the entries that it uses and on no other, so a registry is left out, and who asks for a fingerprint passes the
-entries that are used.
+A dict whose values all name attributes of its own package ("vllm_sim.eviction.policies.lru:Lru") is a registry. A row
+depends on the entries that it uses and on no other, so a registry is left out, and the caller passes the entries that
+are used.
 
 Read are the packages of what is passed, installed or not, and what is not installed, such as a policy's helper modules
 in the working directory. Of vLLM the version counts, and of this package the plugin that vLLM loads when it is

@@ -6,9 +6,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from milestone2_code.study.ends import with_ends
 from milestone2_code.study.reuse import reuse_row
-from milestone2_code.study.study import ENDS, Point, Study, capacity_blocks
+from milestone2_code.study.session_end_oracle import with_oracle
+from milestone2_code.study.study import ORACLE, Point, Study, capacity_blocks
 from milestone2_code.study.workload import ordered
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Outcome, labels_of
@@ -71,6 +71,6 @@ def _config(study: Study, point: Point) -> RunConfig:
 def _served(study: Study, point: Point) -> Outcome:
     found = ordered(study.chats(point.workload, point.system_prompt), point.block_size, point.pattern)
     config = _config(study, point)
-    if point.policy == ENDS and config.blocks is not None:
-        return with_ends(_served(study, point._replace(policy="lru")), found.chains, config.blocks)
+    if point.policy == ORACLE and config.blocks is not None:
+        return with_oracle(_served(study, point._replace(policy="lru")), found.chains, config.blocks)
     return serve(Linked(found.requests, found.chains), found.records, labels_of(found.records), config)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from milestone2_code.study.study import ENDS, EnginePoint, Point
+from milestone2_code.study.study import ORACLE, EnginePoint, Point
 from milestone2_code.study.workload import Pattern
 
 WORKLOADS = ("single", "multi")
@@ -13,7 +13,7 @@ SEEDS = (0, 1, 2)
 PATTERNS = tuple(
     Pattern(rate, think_s, seed) for rate in (0.25, 1.0, 4.0, 16.0) for think_s in (10.0, 60.0, 300.0) for seed in SEEDS
 )
-QUICK_POLICIES = ("lru", "arc", "hybrid", "opt")
+QUICK_POLICIES = ("lru", "arc", "hybrid", "belady")
 """Each is compiled once on a machine, which takes longer than a quick run's rows."""
 POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 
@@ -32,7 +32,7 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
         for share in POLICY_SHARES[1:2] if quick else POLICY_SHARES:
             for policy in policies:
                 yield Point("policy", workload, share=share, policy=policy)
-            yield Point("policy", workload, share=share, policy=ENDS)
+            yield Point("policy", workload, share=share, policy=ORACLE)
         yield Point("reuse", workload)
         if workload == "multi":  # the order of single requests is the same in all patterns
             for pattern in PATTERNS[3:5] if quick else PATTERNS:

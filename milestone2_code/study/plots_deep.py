@@ -138,7 +138,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
         mine = [row for row in chosen if row["policy"] == policy]
         shares = [row["capacity_share"] * 100 for row in mine]
         rates.plot(shares, [row["token_hit_rate"] for row in mine], **line_style(policy))
-        if policy in ("lru", "opt"):
+        if policy in ("lru", "belady"):
             continue
         points = [row["gain_over_lru"] * 100 for row in mine]
         ends = [[end * 100 for end in row["gain_over_lru_ci95"]] for row in mine]
@@ -159,7 +159,7 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
     row = chosen[0]
     more = (
         f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
-        "knows the future, lru+ends which sessions are over.\n"
+        "knows the future, session_end_oracle which sessions are over.\n"
         "Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
     )
     return save(figure, figures, "chat_policies", caption(rows, more))

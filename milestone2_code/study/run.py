@@ -6,7 +6,7 @@ from functools import partial
 
 from milestone2_code.study.plan import ENGINE, QUICK_ENGINE, QUICK_POLICIES, WORKLOADS, points
 from milestone2_code.study.rows import AnyPoint, maker_of, rows_of
-from milestone2_code.study.study import ENDS, EnginePoint, Study, key
+from milestone2_code.study.study import ORACLE, EnginePoint, Study, key
 from milestone2_code.study.timed import timed_trace
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
@@ -65,7 +65,7 @@ def makers(point: AnyPoint) -> list[Maker]:
     """What the row of a cell comes from; of the policies its own, and `lru` to compare with."""
     if isinstance(point, EnginePoint):
         return [rows_of, maker_of(point), BACKENDS["engine"], find_policy("lru")]
-    policies = ["lru"] if point.policy == ENDS else ["lru", point.policy]
+    policies = ["lru"] if point.policy == ORACLE else ["lru", point.policy]
     return [rows_of, maker_of(point), BACKENDS[point.backend], *map(find_policy, policies)]
 
 

@@ -10,7 +10,7 @@ from milestone2_code.study.workload import Chats, Pattern, load_chats, ordered
 from vllm_sim.replay.rows import Row
 
 MAIN_BLOCK = 16
-ENDS = "lru+ends"
+ORACLE = "session_end_oracle"
 """No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
-from vllm_sim.eviction.curve import Curve, lru_curve
+from vllm_sim.eviction.miss_ratio_curve import Curve, lru_curve
 from vllm_sim.eviction.simulate import Run, simulate
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.runs import blocks, load

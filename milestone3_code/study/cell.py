@@ -124,10 +124,10 @@ def loss_row(study: Study, point: Point) -> Row:
     view = study.view(point)
     capacity = capacity_of(point.capacity, view)
     unlimited = hit_tokens(view, "lru", None)
-    opt, lru, hybrid = (hit_tokens(view, policy, capacity) for policy in ("opt", "lru", "hybrid"))
+    opt, lru, hybrid = (hit_tokens(view, policy, capacity) for policy in ("belady", "lru", "hybrid"))
     parts = {
         "unlimited_hit_rate": unlimited,
-        "opt_hit_rate": opt,
+        "belady_hit_rate": opt,
         "lru_hit_rate": lru,
         "hybrid_hit_rate": hybrid,
         "lost_to_capacity": unlimited - opt,
@@ -145,7 +145,7 @@ def gap_row(study: Study, point: Point) -> Row:
         capacities = [capacity_of(text, view) for text in point.detail.split()]
         lru = sum(hit_tokens(view, "lru", capacity) for capacity in capacities)
         gains.append(sum(hit_tokens(view, point.policy, capacity) for capacity in capacities) - lru)
-        gaps.append(sum(hit_tokens(view, "opt", capacity) for capacity in capacities) - lru)
+        gaps.append(sum(hit_tokens(view, "belady", capacity) for capacity in capacities) - lru)
         sessions += [(mix, number) for number in asked(view).sessions]
     gain, gap = np.concatenate(gains), np.concatenate(gaps)
     row = begin(study, point, view, None) | {"capacities": point.detail.split()}

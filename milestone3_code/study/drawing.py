@@ -11,7 +11,7 @@ from milestone3_code.study.study import CELLS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick, read_made_rows
 
-HATCHES = {"lru": "", "hybrid": "//", "opt": ".."}
+HATCHES = {"lru": "", "hybrid": "//", "belady": ".."}
 
 
 def load(results: Path, name: str = CELLS) -> list[Row]:

@@ -23,27 +23,27 @@ capacity_tokens, block_size, raw_blocks, seed), and
 unless named. Gains compare the same requests in two runs, each draw taking the same sessions from both.
 
     mix        All policies. The counts and rates of summary.jsonl without those of turns, tenants, sessions and slots;
-               token_hit_rate_95; gain_over_lru, gain_over_lru_95; by_workload: {name: rates, token_hit_rate_95,
+               token_hit_rate_ci95; gain_over_lru, gain_over_lru_ci95; by_workload: {name: rates, token_hit_rate_ci95,
                gain_over_lru, gain_over_lru_ci95}. Also `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
-    loss       A row a mix, block size and capacity (policy `opt`): unlimited_hit_rate, opt_hit_rate, lru_hit_rate,
-               hybrid_hit_rate; lost_to_capacity (unlimited - opt), lost_to_policy (opt - lru), gained_by_hybrid
-               (hybrid - lru), each with _95; by_workload: {name: the same}.
+    loss       A row a mix, block size and capacity (policy `belady`): unlimited_hit_rate, belady_hit_rate,
+               lru_hit_rate, hybrid_hit_rate; lost_to_capacity (unlimited - belady), lost_to_policy (belady - lru),
+               gained_by_hybrid (hybrid - lru), each with _ci95; by_workload: {name: the same}.
     gap        A row a policy, block size and mix, and one for mix `all`, over the capacities from 5 to 50 %:
                gain_tokens and gap_tokens (sums of hit tokens over LRU, and of the optimum over LRU), gap_closed
-               (their ratio) and gap_closed_95; capacities (list). capacity, capacity_blocks are null.
+               (their ratio) and gap_closed_ci95; capacities (list). capacity, capacity_blocks are null.
     isolation  tenants: "none" (no salt), "tenant" (a salt for each tenant of the mix), "2" ... "16" (sessions dealt to
                so many tenants), "session" (a salt for each); salts: number of different ones; token_hit_rate, cost
-               (rate without salt - this rate), cost_95; by_workload: {name: the same}. Capacity in blocks as without.
+               (rate without salt - this rate), cost_ci95; by_workload: {name: the same}. Capacity in blocks as without.
     guarantee  hybrid against LRU: workload null or alone with capacities of its own working set; tags: "with",
                "without" (no workload, no turn), "shuffled"; block sizes 16 to 512; token_hit_rate, lru_hit_rate,
-               gain_over_lru, gain_over_lru_95; hits_sha256 (of the hit tokens of all requests: equal means equal).
+               gain_over_lru, gain_over_lru_ci95; hits_sha256 (of the hit tokens of all requests: equal means equal).
                A capacity is the largest request at least.
     ablation   variant: "default", "without NAME" (a part is off), "half NAME", "double NAME" (a constant); the values
-               are in policy_params; token_hit_rate, gain_over_lru, gain_over_default, both gains with _95.
-    cold_start A row a policy: first_hit_rate (first tenth of the requests), rest_hit_rate, both with _95, and with
-               gain_over_lru in each: first_gain_over_lru, rest_gain_over_lru (_95).
+               are in policy_params; token_hit_rate, gain_over_lru, gain_over_default, both gains with _ci95.
+    cold_start A row a policy: first_hit_rate (first tenth of the requests), rest_hit_rate, both with _ci95, and with
+               gain_over_lru in each: first_gain_over_lru, rest_gain_over_lru (_ci95).
     windows    kind: "shift" (mix shift: the workloads change in the middle), "scan" (mix scan), "burst" (mix even, all
                one-off calls of the second half come at once in the middle); 20 windows of equally many requests:
                hit_rates (list), gains_over_lru (list), burst_windows (list of places, empty without a burst);
@@ -52,8 +52,8 @@ unless named. Gains compare the same requests in two runs, each draw taking the 
                lru_bytes, capacity_bytes, saved_bytes (lru - hybrid), saved_share (of lru_bytes); bytes of the model's
                cache at 16 bits. saved_bytes below 0: LRU needs less.
     random     A row a traffic of random_traffic.py (seed) and capacity, in mix "all" though of no mix: lru_hit_rate,
-               opt_hit_rate, gains_over_lru: {policy, or "hybrid without NAME": token hit rate over LRU's}. No interval:
-               the traffics are the sample.
+               belady_hit_rate, gains_over_lru: {policy, or "hybrid without NAME": token hit rate over LRU's}. No
+               interval: the traffics are the sample.
 
 mixed_matrix.jsonl:
 
@@ -63,9 +63,9 @@ mixed_matrix.jsonl:
                since it had been evicted, by the request that evicted the first block of it; share_of_prompt: {by: the
                same / prompt tokens of the owner}
 
-mixed_engine.jsonl: `point` (name in the TOML file), the engine's fields of summary.jsonl, token_hit_rate_95,
-ttft_ms_*, tpot_ms_*, e2e_ms_* (p50, p90, p99) and output_tokens_per_s with _95; by_workload: {name: the same}.
-`opt` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
+mixed_engine.jsonl: `point` (name in the TOML file), the engine's fields of summary.jsonl, token_hit_rate_ci95,
+ttft_ms_*, tpot_ms_*, e2e_ms_* (p50, p90, p99) and output_tokens_per_s with _ci95; by_workload: {name: the same}.
+`belady` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
@@ -79,7 +79,7 @@ from typing import Any
 
 from milestone3_code.study.asked import Params
 from milestone3_code.study.study import MAIN_BLOCK, Point, Study
-from vllm_sim.eviction.hybrid import Hybrid
+from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.trace.files import iter_records
 from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, Table, number, read_toml, whole
@@ -170,7 +170,9 @@ def _kept(values: list[Any], quick: Table | None, name: str, always: list[Any] |
 
 def _variants(hybrid: Table) -> Iterator[tuple[str, Params]]:
     """Ablations: the default, each part off, each constant halved and doubled."""
-    defaults = {name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "room"}
+    defaults = {
+        name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "context"
+    }
     yield "default", ()
     without = hybrid.need_table("without")
     for name in without:

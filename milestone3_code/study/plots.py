@@ -87,12 +87,12 @@ def _capacity(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_title(name, fontsize=9)
     plots[0].set_ylabel("token hit rate")
     legend(figure, plots)
-    more = f"x: capacity in % of the working set, blocks of {MAIN_BLOCK}; dotted: unlimited; opt knows the future."
+    more = f"x: capacity in % of the working set, blocks of {MAIN_BLOCK}; dotted: unlimited; belady knows the future."
     return save(figure, figures, "mixed_capacity", caption(found, more))
 
 
 def _gap(rows: list[Row], figures: Path) -> list[Path]:
-    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["policy"] not in ("lru", "opt")]
+    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["policy"] not in ("lru", "belady")]
     mixes = values(found, "mix")
     figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
     order = sorted(values(found, "policy"), key=lambda name: -one(found, "gap", policy=name, mix="all")["gap_closed"])

@@ -245,5 +245,5 @@ def _hash(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_xlabel(f"capacity (blocks of {own[0]['block_size']})", fontsize=8)
     plots[0].set_ylabel("block hit rate")
     legend(figure, plots, 1)
-    more = "first, second: halves by time; constants were tuned on first halves. opt knows the future."
+    more = "first, second: halves by time; constants were tuned on first halves. belady knows the future."
     return save(figure, figures, "mixed_hash", caption(rows, more))

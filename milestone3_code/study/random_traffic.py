@@ -28,8 +28,8 @@ from vllm_sim.replay.rows import Row
 END_S = 10_000.0
 MOST_LOOPS = 3000
 VARIANTS: dict[str, tuple[str, dict[str, float]]] = {
-    # Without categories `wa` is LRU.
-    **{name: (name, {}) for name in POLICIES if name not in ("lru", "wa", "opt")},
+    # Without categories `workload_aware` is LRU.
+    **{name: (name, {}) for name in POLICIES if name not in ("lru", "workload_aware", "belady")},
     "hybrid without guard": ("hybrid", {"slack": 1e9}),
     "hybrid without both ends": ("hybrid", {"ends": 0}),
 }
@@ -140,7 +140,7 @@ def random_row(study: Study, point: Point) -> Row:
     def rate(policy: str, params: dict[str, float]) -> float:
         return int(simulate(chains, policy, capacity, params).hit.sum()) * size / prompt
 
-    lru, opt = rate("lru", {}), rate("opt", {})
+    lru, opt = rate("lru", {}), rate("belady", {})
     gains = {name: round(rate(*variant) - lru, 6) for name, variant in VARIANTS.items()}
     return {
         "experiment": "random",
@@ -161,6 +161,6 @@ def random_row(study: Study, point: Point) -> Row:
         "working_set_blocks": chains.working_set,
         "token_hit_rate": round(lru + gains[point.policy], 6),
         "lru_hit_rate": round(lru, 6),
-        "opt_hit_rate": round(opt, 6),
+        "belady_hit_rate": round(opt, 6),
         "gains_over_lru": gains,
     }

@@ -16,7 +16,7 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 PLAN = Path(__file__).parents[1] / "study.toml"
-OTHER_POLICIES = {"loss": {"opt", "hybrid"}, "gap": {"opt"}, "random": set(POLICIES)}
+OTHER_POLICIES = {"loss": {"belady", "hybrid"}, "gap": {"belady"}, "random": set(POLICIES)}
 """Policies that rows are compared with, besides a point's own and LRU."""
 
 

@@ -11,7 +11,7 @@ from vllm_sim.sweep.results import read_rows
 MAIN_SHARE = "10%"
 GAP_SHARES = ("5%", "10%", "20%", "50%")
 FLOOR = -0.005
-NAMES = {"opt": "belady", "wa": "workload_aware"}
+
 """Policies that rows call by their short names."""
 
 
@@ -42,14 +42,14 @@ def _gaps(rows: Sequence[Row]) -> str:
     found = [row for row in rows if row["experiment"] == "gap" and row["mix"] == "all" and row["policy"] != "lru"]
     sizes = sorted({row["block_size"] for row in found})
     by_policy = {(row["policy"], row["block_size"]): row for row in found}
-    main = [row for row in found if row["block_size"] == MAIN_BLOCK and row["policy"] != "opt"]
+    main = [row for row in found if row["block_size"] == MAIN_BLOCK and row["policy"] != "belady"]
     if not main:
         raise ValueError("no row of gap, all mixes; run compare_policies.py")
     lines = [f"| gap closed | {' | '.join(f'blocks of {size}' for size in sizes)} |", "|---" * (len(sizes) + 1) + "|"]
     for policy in [row["policy"] for row in sorted(main, key=lambda row: -row["gap_closed"])]:
         cells = [by_policy.get((policy, size)) for size in sizes]
         closed = " | ".join(percent(row, "gap_closed") if row else "" for row in cells)
-        lines.append(f"| `{NAMES.get(policy, policy)}` | {closed} |")
+        lines.append(f"| `{policy}` | {closed} |")
     return "\n".join(lines)
 
 
@@ -66,7 +66,7 @@ def _mixes(rows: Sequence[Row]) -> str:
             for row in chosen
             if row["experiment"] == "mix" and row["policy"] == "hybrid" and row["mix"] == loss["mix"]
         )
-        rates = [f"{loss[name]:.3f}" for name in ("lru_hit_rate", "hybrid_hit_rate", "opt_hit_rate")]
+        rates = [f"{loss[name]:.3f}" for name in ("lru_hit_rate", "hybrid_hit_rate", "belady_hit_rate")]
         rates.append(f"{loss['unlimited_hit_rate']:.3f}")
         parts = ", ".join(f"{name} {100 * part['gain_over_lru']:+.1f}" for name, part in hybrid["by_workload"].items())
         lines.append(f"| {loss['mix']} | {' | '.join(rates)} | {parts} |")

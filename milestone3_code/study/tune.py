@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 
 from milestone3_code.study.asked import Params, View, asked, capacity_of, hit_tokens
 from milestone3_code.study.plan import LIST, hash_block_size
-from vllm_sim.eviction.hybrid import Hybrid
+from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.workloads.tables import Rule, read_toml
 
 SHARE = Rule(lambda value: isinstance(value, int | float) and value <= 0, "a number, 0 or less")
@@ -66,7 +66,9 @@ def tune(
     table = read_toml(plan).need_table("tune")
     worst, values = float(table.need("worst", SHARE)), table.need_table("values")
     candidates = {name: values.need(name, LIST) for name in values}
-    defaults = {name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "room"}
+    defaults = {
+        name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "context"
+    }
     best: Params = tuple((name, defaults[name]) for name in candidates)
     known: dict[Params, Score] = {}
     changed = True
@@ -99,7 +101,7 @@ def score(params: Params, view: View, capacities: Sequence[str]) -> Score:
     prompt = int(asked(view).requests.prompt_tokens.sum())
     for text in capacities:
         capacity = capacity_of(text, view)
-        lru, opt = (int(hit_tokens(view, policy, capacity).sum()) for policy in ("lru", "opt"))
+        lru, opt = (int(hit_tokens(view, policy, capacity).sum()) for policy in ("lru", "belady"))
         own = int(hit_tokens(view, "hybrid", capacity, params).sum()) - lru
         gain, gap, worst = gain + own, gap + opt - lru, min(worst, own / prompt)
     return Score(gain / max(1, gap), worst)

@@ -80,14 +80,14 @@ def _cold(rows: Rows) -> Numbers:
             row = rows.one("cold_start", mix=mix, capacity=COLD, policy=policy, block_size=BLOCK)
             cells += [signed(100 * row["first_gain_over_lru"]), signed(100 * row["rest_gain_over_lru"])]
         table.append([mix, *cells])
-    hybrid, opt = ([row for row in chosen if row["policy"] == name] for name in ("hybrid", "opt"))
+    hybrid, opt = ([row for row in chosen if row["policy"] == name] for name in ("hybrid", "belady"))
     return {
         "head": ["mix", *(f"{policy}, {part}" for policy in policies for part in ("first", "rest"))],
         "table": table,
         "first": points(mean([row["first_gain_over_lru"] for row in hybrid])),
         "rest": points(mean([row["rest_gain_over_lru"] for row in hybrid])),
-        "opt_first": points(mean([row["first_gain_over_lru"] for row in opt])),
-        "opt_rest": points(mean([row["rest_gain_over_lru"] for row in opt])),
+        "belady_first": points(mean([row["first_gain_over_lru"] for row in opt])),
+        "belady_rest": points(mean([row["rest_gain_over_lru"] for row in opt])),
         "capacity": spaced(COLD),
     }
 

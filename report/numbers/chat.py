@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from milestone2_code.study.plan import WORKLOADS
-from milestone2_code.study.study import ENDS, MAIN_BLOCK
+from milestone2_code.study.study import MAIN_BLOCK, ORACLE
 from milestone2_code.study.workload import Pattern
 from report.numbers.chat_engine import SMALL, chat_engine_numbers
 from report.numbers.rows import Rows, values
@@ -63,7 +63,7 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
         "working_set": number(unlimited["working_set_blocks"]),
         "unlimited": percent(unlimited["token_hit_rate"]),
         "small": percent(small["token_hit_rate"]),
-        "small_opt": percent(_policy(rows, name, SMALL, "opt")["token_hit_rate"]),
+        "small_belady": percent(_policy(rows, name, SMALL, "belady")["token_hit_rate"]),
         "little": unlimited["token_hit_rate"] < LITTLE,
         "knee": _has_knee(rows, name),
         "with_system_prompt": percent(system["token_hit_rate"]),
@@ -132,10 +132,10 @@ def _policies(rows: Rows) -> Numbers:
             share: mine["token_hit_rate"] - lru["token_hit_rate"]
             for share, mine, lru in zip(shares, found, base, strict=True)
         }
-    online = [name for name in names if name not in ("lru", "opt", ENDS)]
+    online = [name for name in names if name not in ("lru", "belady", ORACLE)]
     large = [share for share in shares if share >= SMALL]
     best = max(online, key=lambda name: gains[name][SMALL])
-    near, far = max(max(gains[name].values()) for name in online), max(gains["opt"].values())
+    near, far = max(max(gains[name].values()) for name in online), max(gains["belady"].values())
     winners = [name for name in online if any(gains[name][share] > 0 for share in large)]
     clear = [row for row in chosen if row["policy"] in online and row["capacity_share"] in large and _is_clear(row)]
     return {
@@ -147,14 +147,14 @@ def _policies(rows: Rows) -> Numbers:
         "largest_win": points(max(gains[name][share] for name in online for share in large)),
         "online_near": far > 10 * near,
         "online_gain": points(near, 1).lstrip("+"),
-        "opt_gain_most": points(far, 1).lstrip("+"),
+        "belady_gain_most": points(far, 1).lstrip("+"),
         "best": best,
         "best_gain": _gain(_policy(rows, "multi", SMALL, best)),
         "least": share_name(min(shares)),
         "least_best": (least := max(online, key=lambda name: gains[name][min(shares)])),
         "least_gain": _gain(_policy(rows, "multi", min(shares), least)),
-        "opt_gain": points(gains["opt"][SMALL], 1),
-        "opt_gain_middle": points(gains["opt"][MIDDLE], 1),
+        "belady_gain": points(gains["belady"][SMALL], 1),
+        "belady_gain_middle": points(gains["belady"][MIDDLE], 1),
         "ends": _ends(gains),
         "from": share_name(min(large)),
         "to": share_name(max(large)),
@@ -172,10 +172,10 @@ def _gain(row: Row) -> str:
 
 def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
     """How much of the optimum's gain at the small capacity LRU would have if it were told which sessions are over."""
-    if ENDS not in gains:
+    if ORACLE not in gains:
         return None
-    gain = gains[ENDS][SMALL]
-    return {"name": ENDS, "gain": points(gain, 1), "share": percent(gain / gains["opt"][SMALL], 0)}
+    gain = gains[ORACLE][SMALL]
+    return {"name": ORACLE, "gain": points(gain, 1), "share": percent(gain / gains["belady"][SMALL], 0)}
 
 
 def _against_lru(row: Row) -> str:

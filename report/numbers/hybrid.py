@@ -9,8 +9,8 @@ import numpy as np
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, signed, spaced
-from vllm_sim.eviction.hybrid import AGES, USES, Hybrid
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.policies.hybrid import AGES, USES, Hybrid
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.bootstrap import ratio_intervals
 
@@ -27,9 +27,9 @@ GIB = 2**30
 def policy_numbers() -> Numbers:
     """The policy's constants, out of its code."""
     defaults = inspect.signature(Hybrid).parameters
-    names = [name for name in defaults if name != "room"]
+    names = [name for name in defaults if name != "context"]
     values_of = {name: f"{defaults[name].default:g}" for name in names}
-    small, large = Hybrid(Room(1, 1)), Hybrid(Room(2**20, 1))
+    small, large = Hybrid(PolicyContext(1, 1)), Hybrid(PolicyContext(2**20, 1))
     return values_of | {
         "uses": str(USES),
         "ages": str(AGES),
@@ -78,7 +78,7 @@ def _gap(rows: Rows) -> Numbers:
     mixes, sizes = values(chosen, "mix"), values(chosen, "block_size")
     table, sums = [], {}
     for policy in values(chosen, "policy"):
-        if policy in ("lru", "opt"):
+        if policy in ("lru", "belady"):
             continue
         by_mix = [_share(rows.one("gap", policy=policy, mix=mix, block_size=BLOCK)) for mix in mixes if mix != "all"]
         whole = rows.one("gap", policy=policy, mix="all", block_size=BLOCK)
@@ -106,7 +106,7 @@ def _gap(rows: Rows) -> Numbers:
 
 def _rivals(rows: Rows) -> list[str]:
     """Where another online policy closes more of the gap, by mix and block size."""
-    chosen = [row for row in rows.pick("gap") if row["mix"] != "all" and row["policy"] not in ("lru", "opt")]
+    chosen = [row for row in rows.pick("gap") if row["mix"] != "all" and row["policy"] not in ("lru", "belady")]
     found = []
     for mix, size in dict.fromkeys((row["mix"], row["block_size"]) for row in chosen):
         own = [row for row in chosen if (row["mix"], row["block_size"]) == (mix, size)]
@@ -162,7 +162,7 @@ def _random(rows: Rows) -> Numbers:
     chosen = rows.pick("random")
     middle = [row for row in chosen if row["capacity"] not in RANDOM_ENDS]
     seeds = np.array([row["seed"] for row in middle])
-    gaps = np.array([row["opt_hit_rate"] - row["lru_hit_rate"] for row in middle])
+    gaps = np.array([row["belady_hit_rate"] - row["lru_hit_rate"] for row in middle])
     table, below, least = [], {}, {}
     for name in chosen[0]["gains_over_lru"]:
         gains = [row["gains_over_lru"][name] for row in chosen]
@@ -209,15 +209,15 @@ def _workloads(rows: Rows) -> Numbers:
     cell = {"mix": worst[1]["mix"], "capacity": worst[1]["capacity"], "block_size": BLOCK}
     rates_there = {
         policy: rate(rows.one("mix", policy=policy, **cell)["by_workload"][worst[2]]["token_hit_rate"])
-        for policy in ("lru", "hybrid", "opt")
+        for policy in ("lru", "hybrid", "belady")
     }
-    others = {policy: _workload_gains(rows, policy) for policy in ("opt", "arc")}
+    others = {policy: _workload_gains(rows, policy) for policy in ("belady", "arc")}
     return {
         "there": rates_there,
         "there_gain": points(worst[1]["gain_over_lru"]),
         "there_interval": between(worst[1]["gain_over_lru_ci95"]),
         "there_sure": worst[1]["gain_over_lru_ci95"][0] > 0,
-        "opt_takes": min(others["opt"]) < -NEAR_ZERO,
+        "belady_takes": min(others["belady"]) < -NEAR_ZERO,
         "arc_worst": points(min(others["arc"]), 1),
         "arc_losing": number(sum(gain < WORST for gain in others["arc"])),
         "met": not losing,

@@ -130,7 +130,7 @@ def _loss(rows: Rows, names: list[str]) -> Numbers:
     chosen = [rows.one("loss", mix=mix, capacity=MAIN, block_size=BLOCK) for mix in names]
     table = []
     for row in chosen:
-        cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "opt", "lru")]
+        cells = [rate(row[f"{name}_hit_rate"]) for name in ("unlimited", "belady", "lru")]
         for name in ("lost_to_capacity", "lost_to_policy"):
             cells.append(f"{_lost(row[name])} ({between(row[f'{name}_ci95'])})")
         table.append([row["mix"], *cells])

@@ -47,7 +47,7 @@ def engine_numbers(results: Path) -> Numbers:
         "gain_range": f"{signed(min(extremes), 1)} to {signed(max(extremes), 1)} points",
         "sequential": _sequential(Rows(results / "mixed.jsonl", MAKER), chosen),
         "closed": _closed(rows, values(chosen, "point")),
-        "opt_below_lru": _below(rows, values(chosen, "point")),
+        "belady_below_lru": _below(rows, values(chosen, "point")),
         "retokenised": percent(max(row["retokenised_tokens"] / row["prompt_tokens"] for row in chosen), 2),
         "least": percent(min(changes)),
         "most": percent(max(changes)),
@@ -67,20 +67,20 @@ def _sequential(rows: Rows, chosen: list[Row]) -> list[str]:
 
 
 def _below(rows: Rows, names: list[str]) -> list[str]:
-    """Points at which `opt`, told the order of rows, hits less than LRU."""
+    """Points at which `belady`, told the order of rows, hits less than LRU."""
     found = {
-        name: [rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("opt", "lru")]
+        name: [rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("belady", "lru")]
         for name in names
     }
     return [name for name, (opt, lru) in found.items() if opt < lru]
 
 
 def _closed(rows: Rows, names: list[str]) -> list[str]:
-    """The share of the gap that the hybrid closes, where `opt` hits more than LRU."""
+    """The share of the gap that the hybrid closes, where `belady` hits more than LRU."""
     found = []
     for name in names:
         lru, hybrid, opt = (
-            rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("lru", "hybrid", "opt")
+            rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("lru", "hybrid", "belady")
         )
         if opt > lru:
             found.append(f"{percent((hybrid - lru) / (opt - lru))} ({name})")
@@ -149,7 +149,7 @@ def _hash_trace(name: str, rows: list[Row]) -> Numbers:
         "others": [
             f"{row['policy']} at {number(row['capacity_blocks'])}"
             for row in second
-            if row["policy"] not in ("opt", "lru", "hybrid")
+            if row["policy"] not in ("belady", "lru", "hybrid")
             and row["token_hit_rate"] > hybrid[row["capacity_blocks"]]["token_hit_rate"] + NEAR
         ],
     }

@@ -13,7 +13,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.engine import compat, contact
-from vllm_sim.engine.blockpool import make_manager
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.contact import Absent, configure, field
 from vllm_sim.engine.pool import PolicyBlockPool
 from vllm_sim.vllm_version import VersionError

@@ -155,7 +155,7 @@ def _root(expression: ast.expr, module: Module) -> bool:
     return isinstance(expression, ast.Name) and module.imported.get(expression.id, "").split(".")[0] == "vllm"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "engine").rglob("*.py")), ids=lambda path: path.name)
 def test_only_contact_changes_what_is_vllms(path: Path) -> None:
     if path.name not in ALLOWED:
         assert changes(path.read_text()) == []
@@ -178,9 +178,11 @@ def test_only_contact_changes_what_is_vllms(path: Path) -> None:
         "from vllm import envs\nenvs.environment_variables.setdefault('a', 1)",
         "from vllm import envs\nenvs.environment_variables['a'] = 1",
         "from vllm.v1.request import Request as Answers\ndef f(x: Answers):\n    x.path = 1",
-        "from vllm_sim.engine.ledger import Ledger\ndef f(x: Ledger | Request):\n    x.path = 1",
-        "from vllm_sim.engine.ledger import Ledger\ndef f(make):\n    x = Ledger(1)\n    x = make()\n    x.path = 1",
-        "from vllm_sim.engine.ledger import Ledger\ndef f(y):\n    x = Ledger(1)\n    for x in y:\n        x.path = 1",
+        "from vllm_sim.engine.backends.ledger import Ledger\ndef f(x: Ledger | Request):\n    x.path = 1",
+        "from vllm_sim.engine.backends.ledger import Ledger\n"
+        "def f(make):\n    x = Ledger(1)\n    x = make()\n    x.path = 1",
+        "from vllm_sim.engine.backends.ledger import Ledger\n"
+        "def f(y):\n    x = Ledger(1)\n    for x in y:\n        x.path = 1",
         "class A:\n    def f(self, x):\n        self.a = A()\n        self.a = x\n        self.a.path = 1",
     ],
 )
@@ -192,8 +194,8 @@ def test_a_change_of_what_may_be_vllms_is_found(text: str) -> None:
     "text",
     [
         "class A:\n    def f(self):\n        self.x = 1",
-        "from vllm_sim.engine.ledger import Ledger\ndef f():\n    x = Ledger(1)\n    x.block_size = 1",
-        "from vllm_sim.engine.ledger import Ledger\ndef f(x: Ledger | None):\n    x.block_size = 1",
+        "from vllm_sim.engine.backends.ledger import Ledger\ndef f():\n    x = Ledger(1)\n    x.block_size = 1",
+        "from vllm_sim.engine.backends.ledger import Ledger\ndef f(x: Ledger | None):\n    x.block_size = 1",
         "class A:\n    def f(self):\n        self.a: dict[str, A] = {}\n        self.a['b'].x = 1",
     ],
 )

@@ -28,7 +28,7 @@ from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
 
-ONLINE = [name for name in POLICIES if name not in ("lru", "opt")]
+ONLINE = [name for name in POLICIES if name not in ("lru", "belady")]
 BLOCK_SIZE = 8
 SHARED = "A library of eight floors, each with its own colour and its own smell. " * 6
 ROWS: list[dict[str, Any]] = [
@@ -49,7 +49,7 @@ def pool_of(llm: LLM) -> Any:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
-@pytest.mark.parametrize("policy", [*ONLINE, "vllm_sim.eviction.lru:Lru"])
+@pytest.mark.parametrize("policy", [*ONLINE, "vllm_sim.eviction.policies.lru:Lru"])
 def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
     start: Start, policy: str, asynchronous: bool
 ) -> None:
@@ -69,12 +69,12 @@ def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
     pool = pool_of(llm)
     assert pool.get_num_free_blocks() == 40
     assert sorted(block.block_id for block in pool.free_block_queue.get_all_free_blocks()) == list(range(1, 41))
-    assert pool._book.evicted_blocks > 100
-    assert pool._book.orphan_blocks == 0
+    assert pool._online.evicted_blocks > 100
+    assert pool._online.orphan_blocks == 0
     cached = {block.block_id for block in pool.blocks if block.block_hash is not None}
-    assert set(pool._book.held()) == cached
+    assert set(pool._online.held()) == cached
     assert llm.reset_prefix_cache()
-    assert not pool._book.held()
+    assert not pool._online.held()
     assert pool.get_num_free_blocks() == len(pool.free_block_queue.get_all_free_blocks()) == 40
 
 
@@ -196,7 +196,7 @@ def test_a_scheduler_that_cannot_be_imported_by_name_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "arguments", "message"),
     [
-        ({"eviction": "opt"}, {}, "opt needs the future"),
+        ({"eviction": "belady"}, {}, "belady needs the future"),
         ({"eviction_params": {"share": 3}}, {}, "policy lru has no parameter 'share'; allowed: none"),
         ({"eviction": "lur"}, {}, "policy is 'lur'; allowed: lru, fifo"),
         ({"eviction": "slru", "eviction_params": {"protected": 3}}, {}, "protected is 3"),

@@ -23,7 +23,7 @@ from vllm_sim.eviction.registry import POLICIES
 
 EOT = 128009
 PREFIXES = [range(1000, 1000 + length) for length in (0, 3, 16, 40)]
-POLICY_NAMES = [name for name in POLICIES if name != "opt"]
+POLICY_NAMES = [name for name in POLICIES if name != "belady"]
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from vllm.model_executor.models import registry
 
 from tests.engine.test_replay import SHARED_FIELDS, conversations, rows_of
-from vllm_sim.engine import driver, group_ledger
+from vllm_sim.engine.backends import driver, group_ledger
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.known import write_config
 from vllm_sim.replay.config import RunConfig

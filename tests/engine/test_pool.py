@@ -6,10 +6,10 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from tests.eviction.test_policies import random_requests
-from vllm_sim.engine.blockpool import run
+from vllm_sim.engine.backends.blockpool import run
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.chains import link
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.simulate import simulate
 
 CAPACITY = 24
@@ -30,11 +30,11 @@ def test_a_second_cache_group_is_refused() -> None:
     config = KVCacheConfig(CAPACITY + 1, kv_cache_tensors=[], kv_cache_groups=groups)
     manager = KVCacheManager(config, max_model_len=64, scheduler_block_size=2, hash_block_size=2)
     with pytest.raises(ValueError, match="2 cache groups"):
-        adopt(manager, LiveBook("arc", live_room("arc", CAPACITY)), lambda request: (0, 0))
+        adopt(manager, OnlineCache("arc", online_context("arc", CAPACITY)), lambda request: (0, 0))
 
 
 @pytest.mark.parametrize("category", [-1, 2])
 def test_a_category_that_the_policy_was_not_made_for_is_an_error(category: int) -> None:
-    book = LiveBook("wa", live_room("wa", CAPACITY)._replace(categories=2))
+    online = OnlineCache("workload_aware", online_context("workload_aware", CAPACITY)._replace(categories=2))
     with pytest.raises(ValueError, match=rf"category {category} of a request; allowed: 0 to 1"):
-        book.serve(category, 0, 1)
+        online.serve(category, 0, 1)

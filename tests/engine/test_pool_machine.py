@@ -12,13 +12,13 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
-from vllm_sim.engine.blockpool import make_manager
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.pool import adopt
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.registry import POLICIES
 
 # The name `lru` means upstream's own queue.
-POOLED = ["vllm_sim.eviction.lru:Lru", *(name for name in POLICIES if name not in ("lru", "opt"))]
+POOLED = ["vllm_sim.eviction.policies.lru:Lru", *(name for name in POLICIES if name not in ("lru", "belady"))]
 BLOCKS, BLOCK_TOKENS = 8, 2
 ALL = range(1, BLOCKS + 1)
 PROMPTS = [
@@ -54,16 +54,16 @@ class PoolMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.manager: Any = make_manager(BLOCKS)
-        self.book = LiveBook(self.policy, live_room(self.policy, BLOCKS))
+        self.online = OnlineCache(self.policy, online_context(self.policy, BLOCKS))
         self.told: list[int] = []
-        tell = self.book.serve
+        tell = self.online.serve
 
         def serve(category: int, request: int, hittable: int) -> None:
             self.told += [request] if request >= 0 else []
             tell(category, request, hittable)
 
-        self.book.serve = serve  # type: ignore[method-assign]
-        adopt(self.manager, self.book, lambda request: (int(request.request_id), 0))
+        self.online.serve = serve  # type: ignore[method-assign]
+        adopt(self.manager, self.online, lambda request: (int(request.request_id), 0))
         self.running: list[Request] = []
         self.tables: dict[str, list[int]] = {}
         self.name: dict[int, Name] = {}
@@ -194,9 +194,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert pool.get_num_free_blocks() == len(free)
         assert [pool.blocks[block].ref_cnt for block in ALL] == [self.users(block) for block in ALL]
         assert {block for block in ALL if pool.blocks[block].block_hash is not None} == set(self.name)
-        assert {block for block in ALL if self.book.caches(block)} == set(self.name)
-        assert set(self.book.held()) == set(self.name) - used
-        assert self.book.evicted_blocks == self.evicted
+        assert {block for block in ALL if self.online.caches(block)} == set(self.name)
+        assert set(self.online.held()) == set(self.name) - used
+        assert self.online.evicted_blocks == self.evicted
         # A policy is told once that a request starts: not of later chunks, nor of a return.
         assert len(set(self.told)) == len(self.told)
 

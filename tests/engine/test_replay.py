@@ -76,7 +76,9 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     return lines(folder / "requests.jsonl")
 
 
-@pytest.mark.parametrize(("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("opt", 40), ("wa", 40)])
+@pytest.mark.parametrize(
+    ("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("belady", 40), ("workload_aware", 40)]
+)
 def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
     trace: Path, tmp_path: Path, policy: str, capacity: int
 ) -> None:
@@ -259,7 +261,7 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trace")
 def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
-    from vllm_sim.engine.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
@@ -285,7 +287,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
     [
         ("arc", {"share": 3}, True, "policy arc has no parameter 'share'; allowed: none"),
         ("slru", {"protected": 3}, True, "protected is 3; allowed"),
-        ("opt", {}, True, "policy opt needs the future"),
+        ("belady", {}, True, "policy belady needs the future"),
         ("lru", {"share": 3}, True, "policy lru has no parameter 'share'; allowed: none"),
         ("arc", {}, False, "policy arc needs the rows' categories; allowed without them: lru"),
     ],
@@ -293,7 +295,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
 def test_a_wrong_policy_is_refused_before_there_is_an_engine(
     tmp_path: Path, policy: str, params: dict[str, Any], is_known: bool, message: str
 ) -> None:
-    from vllm_sim.engine.driver import Known, Setup, make_core
+    from vllm_sim.engine.backends.driver import Known, Setup, make_core
 
     setup = Setup(
         capacity_blocks=10,

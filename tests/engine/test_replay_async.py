@@ -126,11 +126,11 @@ def test_preempted_requests_are_answered_whole(tmp_path: Path) -> None:
         assert row["output_tokens"] == len(given["response_token_ids"])
 
 
-@pytest.mark.parametrize("policy", ["arc", "wa", "opt"])
+@pytest.mark.parametrize("policy", ["arc", "workload_aware", "belady"])
 def test_policies_serve_a_batch_that_is_scheduled_ahead(trace: Path, tmp_path: Path, policy: str) -> None:
     summary = replay(trace, tmp_path, settings(max_num_seqs=4, async_scheduling=True, policy=policy))
     assert summary.evicted_blocks > 0
     assert summary.orphan_blocks == 0
-    assert summary.to_row().get("policy_future") == ("order of rows" if policy == "opt" else None)
+    assert summary.to_row().get("policy_future") == ("order of rows" if policy == "belady" else None)
     for row in rows_of(tmp_path):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]

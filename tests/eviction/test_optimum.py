@@ -9,10 +9,10 @@ from kvcache_sim.plan import build_execution_plan
 from kvcache_sim.policies import simulate_policy
 from kvcache_sim.trace import TraceData
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import make_policy
-from vllm_sim.eviction.simulate import make_room, simulate
+from vllm_sim.eviction.simulate import make_context, simulate
 
 
 def tiny_chains(seed: int) -> tuple[Chains, int]:
@@ -74,7 +74,7 @@ def test_opt_hits_as_much_as_exhaustive_search_finds() -> None:
     evicting = 0
     for seed in range(1000):
         chains, capacity = tiny_chains(seed)
-        run = simulate(chains, "opt", capacity)
+        run = simulate(chains, "belady", capacity)
         assert run.hit.sum() == most_hits(chains, capacity), seed
         evicting += run.missed.any()
     assert evicting > 100
@@ -130,25 +130,25 @@ def hits_without_room_for_the_request(chains: Chains, capacity: int) -> np.ndarr
     its blocks; kvcache-simulator does: it does not insert a block whose next use is farther than that of every leaf.
     """
     size = capacity + int(chains.need.max())
-    policy = make_policy("opt", make_room(chains, "opt", size))
-    book = Book(size, chains.working_set, policy, recycle=False)
+    policy = make_policy("belady", make_context(chains, "belady", size))
+    index = PrefixIndex(size, chains.working_set, policy, recycle=False)
     blank = list(range(size))
     hits = np.zeros(chains.need.size, np.int64)
     for row in range(hits.size):
         nodes = chains.nodes[chains.begins[row] : chains.begins[row + 1]].tolist()
-        while hits[row] < len(nodes) and book.first[nodes[hits[row]]] >= 0:
+        while hits[row] < len(nodes) and index.first[nodes[hits[row]]] >= 0:
             hits[row] += 1
         policy.started(row, len(nodes))
-        table = [int(book.first[node]) for node in nodes[: hits[row]]]
+        table = [int(index.first[node]) for node in nodes[: hits[row]]]
         for block in table:
-            book.touch(policy, block, False)
+            index.touch(policy, block, False)
         for i in range(hits[row], len(nodes)):
             table.append(blank.pop())
-            book.cache(policy, table[i], nodes[i], nodes[i - 1] if i else -1, False)
+            index.cache(policy, table[i], nodes[i], nodes[i - 1] if i else -1, False)
         for block in reversed(table):
-            book.release(policy, block)
+            index.release(policy, block)
         while size - len(blank) > capacity:
-            blank.append(book.evict(policy))
+            blank.append(index.evict(policy))
     return hits
 
 
@@ -157,10 +157,10 @@ def hits_without_room_for_the_request(chains: Chains, capacity: int) -> np.ndarr
 def test_the_optimum_that_keeps_no_room_equals_kvcache_simulator(seed: int, capacity: int) -> None:
     """Their optimum is another one than ours: on the Mooncake conversation trace .3091 against .3065 at 3,000 blocks.
 
-    The same policy and book in a cache as theirs give .3091, and .3983 at 10,000 blocks, as they do.
+    The same policy and index in a cache as theirs give .3091, and .3983 at 10,000 blocks, as they do.
     """
     requests = session_requests(seed)
     chains = link(requests, 512, raw=True)
     theirs = kvcache_simulator_rate(requests, "optimal", capacity)
     assert token_rate(hits_without_room_for_the_request(chains, capacity), requests) == pytest.approx(theirs, abs=5e-5)
-    assert token_rate(simulate(chains, "opt", capacity).hit, requests) < theirs + 5e-5
+    assert token_rate(simulate(chains, "belady", capacity).hit, requests) < theirs + 5e-5

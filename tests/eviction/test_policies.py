@@ -5,9 +5,9 @@ import pytest
 
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES, make_policy
-from vllm_sim.eviction.simulate import make_room, simulate
+from vllm_sim.eviction.simulate import make_context, simulate
 
-ONLINE = [name for name in POLICIES if name != "opt"]
+ONLINE = [name for name in POLICIES if name != "belady"]
 
 
 def random_requests(seed: int, count: int = 60, block_size: int = 4, ids: int = 3, longest: int = 6) -> Requests:
@@ -76,20 +76,20 @@ def test_no_policy_beats_the_optimum(policy: str) -> None:
     for seed in range(30):
         for capacity in (7, 9, 14):
             chains = link(random_requests(seed), 4)
-            best = simulate(chains, "opt", capacity)
+            best = simulate(chains, "belady", capacity)
             assert simulate(chains, policy, capacity).hit.sum() <= best.hit.sum()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_plain_python_and_compiled_code_agree(policy: str) -> None:
     from vllm_sim.eviction import kernel
-    from vllm_sim.eviction.book import Book
+    from vllm_sim.eviction.prefix_index import PrefixIndex
 
     chains = link(random_requests(4), 4)
-    ranker = make_policy(policy, make_room(chains, policy, 8), {})
-    book = Book(8, chains.working_set, ranker, recycle=False)
+    ranker = make_policy(policy, make_context(chains, policy, 8), {})
+    index = PrefixIndex(8, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
-    kernel.serve.py_func(book, ranker, chains, 8, out)
+    kernel.serve.py_func(index, ranker, chains, 8, out)
     assert np.array_equal(out[:, kernel.HIT], simulate(chains, policy, 8).hit)
 
 

@@ -40,7 +40,7 @@ def hits(policy: str, blocks: str, capacity: int, categories: str = "", seed: in
         ("s3fifo", {"small": 0.25}, 4, "abcdeafghia", "00000000001"),
         ("fifo", {}, 4, "abcdeafghia", "00000000000"),
         # c evicts b, which is needed last.
-        ("opt", {}, 2, "abcacb", "000110"),
+        ("belady", {}, 2, "abcacb", "000110"),
     ],
 )
 def test_a_policy_follows_its_own_rule(
@@ -52,7 +52,7 @@ def test_a_policy_follows_its_own_rule(
 def test_wa_evicts_what_belongs_to_a_category_that_is_never_used_again() -> None:
     # Category 0 comes back after one other block, category 1 never: d evicts b, and a stays. Under LRU d evicts a.
     blocks, categories = "axayazabcda", "01010101110"
-    assert hits("wa", blocks, 3, categories) == "00101010001"
+    assert hits("workload_aware", blocks, 3, categories) == "00101010001"
     assert hits("lru", blocks, 3) == "00101010000"
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from tests.eviction.test_policies import random_requests
 from vllm_sim.eviction.chains import link
-from vllm_sim.eviction.lru import Lru
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.policies.lru import Lru
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import find_policy, make_policy
 from vllm_sim.eviction.simulate import simulate
 
@@ -53,8 +53,8 @@ def test_a_policy_in_order_that_ranks_is_refused() -> None:
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"block": 10**6}, "must return a block that book.leaves holds"),
-        ({"block": -(10**6)}, "must return a block that book.leaves holds"),
+        ({"block": 10**6}, "must return a block that index.leaves holds"),
+        ({"block": -(10**6)}, "must return a block that index.leaves holds"),
         ({"queue": 10**6}, "must return a queue below policy.queues"),
         ({"queue": -1}, "must return a queue below policy.queues"),
         ({"fraction": 1}, "must return a key that is a whole number"),
@@ -94,13 +94,13 @@ FAULTY = """
 from vllm_sim.eviction.policy import Policy
 
 class Typed(Policy):
-    def __init__(self, room, share=1):
-        super().__init__(room)
-        self.limit = share + room.blocks
+    def __init__(self, context, share=1):
+        super().__init__(context)
+        self.limit = share + context.blocks
 
 class Needy(Policy):
-    def __init__(self, room, share):
-        super().__init__(room)
+    def __init__(self, context, share):
+        super().__init__(context)
 """
 
 
@@ -115,11 +115,11 @@ def test_an_error_says_where_in_a_user_s_code_it_was_raised(tmp_path: Path, monk
     for name, line in (("without_import", 3), ("without_attribute", 2)):
         with pytest.raises(ValueError, match=rf"nothing_of_the_name.* \({files[name]}, line {line}\)$"):
             find_policy(f"{name}_policies:Mine")
-    room, here = Room(4, 9), "faulty_parameter_policies"
+    context, here = PolicyContext(4, 9), "faulty_parameter_policies"
     with pytest.raises(ValueError, match=rf"are {{'share': 'a'}}: .* \({files['faulty_parameter']}, line 7\)$"):
-        make_policy(f"{here}:Typed", room, {"share": "a"})
+        make_policy(f"{here}:Typed", context, {"share": "a"})
     with pytest.raises(ValueError, match=r"are {}: missing a required argument: 'share'$"):
-        make_policy(f"{here}:Needy", room)
+        make_policy(f"{here}:Needy", context)
     with pytest.raises(ValueError, match=r"cannot be loaded: No module named 'nowhere_at_all'$"):
         find_policy("nowhere_at_all:Mine")
     with pytest.raises(ValueError, match=r"cannot be loaded: module '.*' has no attribute 'Mine'$"):
@@ -129,8 +129,9 @@ def test_an_error_says_where_in_a_user_s_code_it_was_raised(tmp_path: Path, monk
 def test_a_compiled_policy_that_is_gone_leaves_the_compiler_s_cache_whole(tmp_path: Path) -> None:
     (tmp_path / "gone.py").write_text(SOURCE)
     script = (
-        "import sys; from vllm_sim.eviction import compiled; from vllm_sim.eviction.registry import Room, make_policy;"
-        "compiled.native(make_policy(sys.argv[1], Room(4, 9)));"
+        "import sys; from vllm_sim.eviction import compiled;"
+        "from vllm_sim.eviction.registry import PolicyContext, make_policy;"
+        "compiled.native(make_policy(sys.argv[1], PolicyContext(4, 9)));"
         "print(sum(compiled._build.stats.cache_misses.values()), sum(compiled._build.stats.cache_hits.values()))"
     )
     root = Path(__file__).parents[2]

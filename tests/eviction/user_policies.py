@@ -1,8 +1,8 @@
 """Policies as a user writes them: in plain Python, and declared for the compiler."""
 
-from vllm_sim.eviction.book import Book
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, Room
+from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
 class MostRecent(Policy):
@@ -20,8 +20,8 @@ class CompiledMostRecent(MostRecent):
 class Astray(Policy):
     """Answers with what is out of range, by its parameter."""
 
-    def __init__(self, room: Room, block: int = 0, queue: int = 0, fraction: int = 0):
-        super().__init__(room)
+    def __init__(self, context: PolicyContext, block: int = 0, queue: int = 0, fraction: int = 0):
+        super().__init__(context)
         self.block = block
         self.queue = queue
         self.fraction = fraction
@@ -29,8 +29,8 @@ class Astray(Policy):
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, float]:
         return self.queue, stamp + self.fraction / 2
 
-    def victim(self, book: Book) -> int:
-        return self.block if self.block else book.leaves.first(0)
+    def victim(self, index: PrefixIndex) -> int:
+        return self.block if self.block else index.leaves.first(0)
 
 
 @compiled

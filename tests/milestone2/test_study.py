@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from milestone2_code.study.cell import _busy
-from milestone2_code.study.ends import with_ends
 from milestone2_code.study.reuse import Uses, find_uses
+from milestone2_code.study.session_end_oracle import with_oracle
 from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.replay.breakdown import Breakdown
@@ -172,13 +172,13 @@ def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
     chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
     asked = ordered(chats, 16, Pattern())
     hits = {}
-    for policy in ("lru", "opt"):
+    for policy in ("lru", "belady"):
         config = RunConfig(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
         linked = Linked(asked.requests, asked.chains)
         outcome = serve(linked, asked.records, labels_of(asked.records), config)
         hits[policy] = outcome.parts.hit.sum()
-    parts = with_ends(outcome, asked.chains, 150).parts
-    assert hits["lru"] < parts.hit.sum() < hits["opt"]
+    parts = with_oracle(outcome, asked.chains, 150).parts
+    assert hits["lru"] < parts.hit.sum() < hits["belady"]
     total = parts.hit + parts.cold + parts.evicted + parts.partial + parts.last
     assert (total == outcome.prompt_tokens).all()
 

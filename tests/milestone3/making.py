@@ -48,7 +48,7 @@ mixes = ["tiny"]
 mixes = ["tiny"]
 block_sizes = [16]
 capacities = ["10%", "30%"]
-policies = ["lru", "hybrid", "opt"]
+policies = ["lru", "hybrid", "belady"]
 
 [tune]
 mixes = ["tiny"]
@@ -69,7 +69,7 @@ one = {{ {constant} = {value} }}
 [[grid]]
 experiment = "mix"
 capacities = ["10%", "30%"]
-policies = ["lru", "arc", "hybrid", "opt"]
+policies = ["lru", "arc", "hybrid", "belady"]
 
 [[grid]]
 experiment = "mix"
@@ -84,18 +84,18 @@ policies = ["lru", "hybrid"]
 [[grid]]
 experiment = "loss"
 capacities = ["10%", "30%"]
-policies = ["opt"]
+policies = ["belady"]
 
 [[grid]]
 experiment = "gap"
 mixes = ["tiny", "all"]
 capacities = ["10%", "30%"]
-policies = ["lru", "arc", "hybrid", "opt"]
+policies = ["lru", "arc", "hybrid", "belady"]
 
 [[grid]]
 experiment = "lost"
 capacities = ["10%"]
-policies = ["lru", "hybrid", "opt"]
+policies = ["lru", "hybrid", "belady"]
 
 [[grid]]
 experiment = "isolation"
@@ -141,7 +141,7 @@ seeds = 2
 [[grid]]
 experiment = "hash_trace"
 capacities = ["20", "60"]
-policies = ["lru", "hybrid", "opt"]
+policies = ["lru", "hybrid", "belady"]
 details = ["whole", "first", "second"]
 
 [[engine]]
@@ -149,7 +149,7 @@ name = "tiny"
 mix = "tiny"
 capacity = "30%"
 concurrency = 4
-policies = ["lru", "hybrid", "opt"]
+policies = ["lru", "hybrid", "belady"]
 """
 CONSTANT, VALUE = "ghosts", 2.0
 

@@ -69,7 +69,7 @@ def test_a_workload_alone_has_no_less_than_in_the_mix_under_the_optimum(rows):
 def test_the_optimum_closes_the_gap_and_lru_nothing_of_it(rows):
     for mix in ("tiny", "all"):
         closed = {row["policy"]: row["gap_closed"] for row in pick(rows, "gap", mix=mix)}
-        assert (closed["opt"], closed["lru"]) == (1.0, 0.0)
+        assert (closed["belady"], closed["lru"]) == (1.0, 0.0)
     gains = [row["gain_over_lru"] * row["prompt_tokens"] for row in pick(rows, "mix", policy="arc")]
     assert pick(rows, "gap", policy="arc", mix="tiny")[0]["gain_tokens"] == pytest.approx(sum(gains), abs=2)
 
@@ -125,7 +125,7 @@ def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
     assert requests == {"whole": 240, "first": 120, "second": 120}
     whole = pick(found, "hash_trace", part="whole", capacity="60")
     rates = {row["policy"]: row["block_hit_rate"] for row in whole}
-    assert 0 < rates["lru"] <= rates["opt"] < 1
+    assert 0 < rates["lru"] <= rates["belady"] < 1
     assert all(row["raw_blocks"] and row["block_size"] == 512 for row in found)
     view = View(made[1].hash_traces[0], made[1].model, 512, raw_blocks=True)
     first, second = (asked(view._replace(part=part)).records for part in ("first", "second"))
@@ -184,13 +184,13 @@ def test_random_traffic_is_a_seeds_own_and_has_every_policy_beside_lru(rows):
     for row in found[:2]:
         rates = {
             policy: int(simulate(chains, policy, row["capacity_blocks"]).hit.sum()) * 16 / row["prompt_tokens"]
-            for policy in ("lru", "arc", "hybrid", "opt")
+            for policy in ("lru", "arc", "hybrid", "belady")
         }
         assert row["lru_hit_rate"] == pytest.approx(rates["lru"], abs=1e-6)
-        assert row["opt_hit_rate"] == pytest.approx(rates["opt"], abs=1e-6)
+        assert row["belady_hit_rate"] == pytest.approx(rates["belady"], abs=1e-6)
         assert row["token_hit_rate"] == pytest.approx(rates["hybrid"], abs=2e-6)
         assert row["gains_over_lru"]["arc"] == pytest.approx(rates["arc"] - rates["lru"], abs=1e-6)
-        assert max(row["gains_over_lru"].values()) <= rates["opt"] - rates["lru"] + 1e-6
+        assert max(row["gains_over_lru"].values()) <= rates["belady"] - rates["lru"] + 1e-6
     assert int(requests.prompt_tokens.sum()) == found[0]["prompt_tokens"]
 
 

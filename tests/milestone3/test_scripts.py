@@ -69,7 +69,7 @@ def test_the_engine_gives_rows_of_times_and_of_who_evicted_whom(tmp_path: Path) 
     done = run("compare_policies.py", *given, "--part", "engine")
     assert done.returncode == 0, done.stderr
     times, matrices = (read_rows(study.results / name) for name in ("mixed_engine.jsonl", "mixed_matrix.jsonl"))
-    assert [row["policy"] for row in times] == ["lru", "hybrid", "opt"]
+    assert [row["policy"] for row in times] == ["lru", "hybrid", "belady"]
     for row, matrix in zip(times, matrices, strict=True):
         assert row["key"] == matrix["key"]
         for table in matrix["blocks"].values():

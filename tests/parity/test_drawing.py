@@ -8,7 +8,7 @@ import pytest
 
 from parity.drawing import BLOCK_SIZES, LIVE, REQUESTS, Drawn, draw
 from parity.workload import Case, largest_tokens, make_asks
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import POLICIES, make_policy
 
 
@@ -52,7 +52,7 @@ def test_every_policy_that_can_be_live_is_drawn_and_everything_else_too(drawn: l
     def values(name: str) -> Counter[object]:
         return Counter(getattr(one.case, name) for one in drawn)
 
-    assert set(values("policy")) == set(LIVE) == set(POLICIES) - {"opt"}
+    assert set(values("policy")) == set(LIVE) == set(POLICIES) - {"belady"}
     assert set(values("block_size")) == set(BLOCK_SIZES)
     for name in ("async_scheduling", "enable_chunked_prefill", "scheduler_reserve_full_isl", "scheduling_policy"):
         assert len(values(name)) == 2
@@ -64,7 +64,7 @@ def test_every_policy_that_can_be_live_is_drawn_and_everything_else_too(drawn: l
 
 @pytest.mark.parametrize("policy", LIVE)
 def test_a_drawn_policy_needs_not_know_the_future(policy: str) -> None:
-    make_policy(policy, Room(blocks=1, nodes=1))
+    make_policy(policy, PolicyContext(blocks=1, nodes=1))
 
 
 def test_a_case_comes_back_from_the_file_that_repeats_it(drawn: list[Drawn]) -> None:

@@ -46,6 +46,13 @@ class Page:
         )
         assert self.run(f"document.getElementById({json.dumps(control)}).value") == value
 
+    def until(self, condition: str) -> None:
+        """Waits until a JavaScript expression is true."""
+        deadline = time.monotonic() + 30
+        while not self.run(condition):
+            assert time.monotonic() < deadline, condition
+            time.sleep(0.05)
+
     def hover(self, x: float, y: float) -> None:
         self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 

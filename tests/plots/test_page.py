@@ -1,5 +1,6 @@
 """The page of results: what is in the file, and what a real browser shows of it."""
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,13 @@ import pytest
 
 from tests.making import settings, small_trace
 from tests.plots.chromium import PROGRAM, Page, open_page
+from vllm_sim.plots import page as page_module
 from vllm_sim.plots.page import write_page
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
-POLICIES = ["lru", "arc", "opt"]
+LIBRARIES = Path(page_module.__file__).with_name("vega")
+POLICIES = ["lru", "arc", "belady"]
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +29,25 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
 def test_page_needs_nothing_from_outside(rows: list[Row], tmp_path: Path) -> None:
     assert write_page({Path("rows.jsonl"): rows}, tmp_path / "page.html") == len(rows)
     text = (tmp_path / "page.html").read_text()
-    assert "default-src 'none'" in text
+    for script in LIBRARIES.glob("*.js"):
+        assert text.count(script.read_text()) == 1
+        text = text.replace(script.read_text(), "")
+    # What a library could load, the policy forbids: nothing from anywhere, and no code made of text.
+    assert "content=\"default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'\"" in text
     assert not re.search(r"<(?:link|img|iframe)|\bsrc=|@import|\burl\(|fetch\(|XMLHttp", text)
+
+
+def test_libraries_are_those_that_were_fetched_and_their_licences_are_in_the_page(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    write_page({Path("rows.jsonl"): rows}, tmp_path / "page.html")
+    text = (tmp_path / "page.html").read_text()
+    sums = dict(reversed(line.split()) for line in (LIBRARIES / "SHA256SUMS").read_text().splitlines())
+    there = {path.name: path for pattern in ("*.js", "LICENSE.*") for path in LIBRARIES.glob(pattern)}
+    assert sums == {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()}
+    assert {name.removeprefix("LICENSE.") for name in sums} >= {"vega", "vega-lite", "vega-interpreter", "d3"}
+    for path in LIBRARIES.glob("LICENSE.*"):
+        assert path.read_text() in text
 
 
 def test_text_of_a_row_cannot_end_the_script(rows: list[Row], tmp_path: Path) -> None:
@@ -71,8 +91,8 @@ def test_browser_shows_a_point_for_each_row_and_loads_nothing(page: Page, rows: 
     page.choose("over", "capacity")
     page.choose("block", "4")
     assert page.run("document.querySelectorAll('.point').length") == len(POLICIES) * 3
-    assert page.run("document.querySelectorAll('polyline.curve').length") == 1
-    assert page.run("document.querySelectorAll('#ceiling').length") == 1
+    assert page.run("document.querySelectorAll('.curve_marks path').length") == 1
+    assert page.run("document.querySelectorAll('.ceiling_marks line').length") == 1
     assert page.run("performance.getEntriesByType('resource').length") == 0
 
 
@@ -135,3 +155,45 @@ def test_policy_that_is_unticked_is_gone(page: Page) -> None:
     assert page.run("document.querySelectorAll('.point').length") == before - 3
     page.run("document.querySelector('input[name=arc]').click()")
     assert page.run("document.querySelectorAll('.point').length") == before
+
+
+@pytest.mark.slow
+@browser
+def test_a_link_restores_what_was_shown(page: Page) -> None:
+    page.choose("over", "block")
+    page.choose("rate", "block_hit_rate")
+    page.choose("capacity", "160 tokens")
+    page.run("document.querySelector('input[name=arc]').click()")
+    link, table = page.run("location.hash"), page.run(TABLE)
+    for other in ("", "trace=gone&hidden=[&rate=gone"):  # a link that was cut gives the first view
+        page.run(f"location.hash = {other!r}")
+        page.until("document.querySelector('input[name=arc]').checked")
+        shown = page.run("['over', 'rate'].map(id => document.getElementById(id).value)")
+        assert shown == ["capacity", "token_hit_rate"]
+        page.run(f"location.hash = {link!r}")
+        page.until("!document.querySelector('input[name=arc]').checked")
+        assert page.run(TABLE) == table
+    page.run("document.querySelector('input[name=arc]').click()")
+
+
+@pytest.mark.slow
+@browser
+def test_page_fits_a_phone(page: Page) -> None:
+    page.choose("over", "capacity")
+    wide = page.run("document.querySelector('#chart svg').clientWidth")
+    page.call("Emulation.setDeviceMetricsOverride", width=390, height=844, deviceScaleFactor=1, mobile=True)
+    page.until("document.querySelector('#chart svg')?.clientWidth < 390")
+    assert page.run("document.documentElement.scrollWidth") == 390
+    assert page.run("document.querySelectorAll('.point').length") == len(POLICIES) * 3
+    page.call("Emulation.clearDeviceMetricsOverride")
+    page.until(f"document.querySelector('#chart svg')?.clientWidth === {wide}")
+
+
+@pytest.mark.slow
+@browser
+def test_page_opens_on_the_trace_with_the_most_policies(rows: list[Row], tmp_path: Path) -> None:
+    few = [row | {"trace": "few.jsonl", "trace_sha256": "0" * 64} for row in rows if row["policy"] == "lru"]
+    write_page({Path("a.jsonl"): few * 9, Path("b.jsonl"): rows}, tmp_path / "page.html")
+    with open_page(tmp_path / "page.html", tmp_path / "profile") as opened:
+        assert opened.run("document.getElementById('trace').selectedIndex") == 1
+        assert opened.run(TABLE)[1:]

@@ -18,7 +18,7 @@ from vllm_sim.sweep.grid import Grid, make_runs, sweep
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     folder = tmp_path_factory.mktemp("sweep")
     capacities = ["80tok", "160tok", "320tok", "unlimited", "all"]
-    runs = make_runs([small_trace(folder)], settings(), Grid(["lru", "arc", "opt"], capacities, [4, 8], [0]))
+    runs = make_runs([small_trace(folder)], settings(), Grid(["lru", "arc", "belady"], capacities, [4, 8], [0]))
     return sweep(runs, folder / "rows.jsonl", jobs=1)
 
 
@@ -74,8 +74,8 @@ def test_share_of_the_gap_is_a_ratio_of_sums_over_cells_where_all_three_ran() ->
         names = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": policy, "block_size": 4, "seed": 0}
         return names | {"capacity_blocks": capacity, "hit_tokens": hit}
 
-    cells = [("lru", 1, 10), ("opt", 1, 20), ("arc", 1, 15), ("lru", 2, 100), ("opt", 2, 130), ("arc", 2, 95)]
-    more = [("arc", 3, 900), ("lru", 3, 1), ("lru", None, 1), ("opt", None, 2), ("arc", None, 2)]
+    cells = [("lru", 1, 10), ("belady", 1, 20), ("arc", 1, 15), ("lru", 2, 100), ("belady", 2, 130), ("arc", 2, 95)]
+    more = [("arc", 3, 900), ("lru", 3, 1), ("lru", None, 1), ("belady", None, 2), ("arc", None, 2)]
     assert gap_closed([row(*cell) for cell in cells + more]) == {"arc": (5 - 5) / (10 + 30)}
     assert gap_closed([row(*cell) for cell in cells[:3]]) == {"arc": 0.5}
 
@@ -135,7 +135,7 @@ def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
     assert len(drawn) == len({str(row.get(field)) for row in made})
     bars = [label.get_text() for label in figures["x-gap"].axes[0].get_xticklabels()]
     assert len(set(bars)) == len(bars) == len(drawn) + 1
-    most = [row | {"hit_tokens": 2 * row["hit_tokens"]} if row["policy"] == "opt" else row for row in some]
+    most = [row | {"hit_tokens": 2 * row["hit_tokens"]} if row["policy"] == "belady" else row for row in some]
     unlike = [row | {field: values[0]} for row in some] + [row | {field: values[1]} for row in most]
     assert gap_closed(unlike) not in (gap_closed(some), gap_closed(most))
 

@@ -93,7 +93,7 @@ def test_missing_uvicorn_is_one_clear_error(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "vllm-sim: error: vllm-sim record needs uvicorn, which comes with vLLM: pip install uvicorn"
+        'vllm-sim: error: the module uvicorn is not installed: pip install "vllm-sim[record]"'
     ]
 
 

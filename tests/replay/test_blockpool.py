@@ -12,7 +12,7 @@ from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.request import Request
 
-from vllm_sim.engine.blockpool import run
+from vllm_sim.engine.backends.blockpool import run
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate

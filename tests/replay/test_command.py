@@ -110,7 +110,10 @@ def test_an_absent_vllm_is_one_clear_error(trace: Path, tmp_path: Path, backend:
     command = [sys.executable, "-c", WITHOUT_VLLM, "", "replay", str(trace), *options]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == ("vllm-sim: error: vllm is not installed; vllm_sim needs vllm 0.32 or newer")
+    assert done.stderr.splitlines() == [
+        "vllm-sim: error: vllm is not installed; the backends engine and blockpool need vllm 0.32 or newer: "
+        'pip install "vllm-sim[engine]", or another build of it; `--backend fast` needs none'
+    ]
     assert "Traceback" not in done.stderr
 
 

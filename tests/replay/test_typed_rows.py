@@ -55,6 +55,7 @@ def test_choices_are_those_of_the_parts() -> None:
         {},
         {"policy": "slru", "policy_params": {"protected": 0.5}, "warmup": 0.3, "seed": 3},
         {"capacity_blocks": None, "block_size": 8},
+        {"model": None},
     ],
 )
 def test_a_row_turned_into_its_configuration_and_run_gives_the_row_again(
@@ -103,6 +104,7 @@ def test_a_row_from_before_rows_had_a_schema_number_is_read() -> None:
         ({"warmup": 1.0}, "warmup is 1.0; allowed: a fraction"),
         ({"speedup": 0}, "speedup is 0; allowed: more than 0"),
         ({"policy": "arc", "capacity_blocks": "all"}, "capacity all is exact for LRU alone"),
+        ({"backend": "engine", "model": None}, "the engine needs a model; allowed: --model FOLDER"),
     ],
 )
 def test_a_value_that_is_not_allowed_is_named_with_what_is(values: dict[str, Any], reason: str) -> None:

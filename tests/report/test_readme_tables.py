@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from milestone2_code.study.study import ENDS
+from milestone2_code.study.study import ORACLE
 from report.readme import backends, findings, rewrite, table
 from tests.serving import ROOT
 
@@ -23,7 +23,7 @@ def rows() -> list[dict[str, Any]]:
     made = []
     for name in ("single", "multi"):
         made += [row("capacity", name, capacity_share=share) for share in (None, 0.5, 0.2, 0.1)]
-        made += [row("policy", name, capacity_share=0.1, policy=policy) for policy in ("opt", "hybrid", ENDS)]
+        made += [row("policy", name, capacity_share=0.1, policy=policy) for policy in ("belady", "hybrid", ORACLE)]
         made += [row("block_size", name, block_size=size) for size in (64, 512)]
         made.append(row("system_prompt", name))
     return made

@@ -11,7 +11,7 @@ from vllm_sim.replay.latency import Table
 from vllm_sim.sweep.runs import GridRun, make_row, row_key
 
 
-@pytest.mark.parametrize("policy", ["lru", "arc", "opt"])
+@pytest.mark.parametrize("policy", ["lru", "arc", "belady"])
 def test_row_of_a_run_is_the_summary_of_a_replay(policy: str, tmp_path: Path) -> None:
     trace, how = small_trace(tmp_path), settings(policy=policy, warmup=0.3)
     row = make_row(GridRun(trace, how))

@@ -20,7 +20,16 @@ from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
 BUSY = "{} is being written by another run; allowed: one at a time"
-GRID = ("--policies", "lru,arc,opt", "--capacities", "10%,40,unlimited,all", "--block-sizes", "4,8", "--warmup", "0.1")
+GRID = (
+    "--policies",
+    "lru,arc,belady",
+    "--capacities",
+    "10%,40,unlimited,all",
+    "--block-sizes",
+    "4,8",
+    "--warmup",
+    "0.1",
+)
 # A user's policy that is slow, so that a kill comes in the middle: plain Python, found through PYTHONPATH.
 SLOW = """import time
 
@@ -123,9 +132,9 @@ BROKEN = """from vllm_sim.eviction.policy import Policy
 
 
 class Broken(Policy):
-    def __init__(self, room, least: int = 0):
-        super().__init__(room)
-        self.least = least if room.blocks < 30 else 0
+    def __init__(self, context, least: int = 0):
+        super().__init__(context)
+        self.least = least if context.blocks < 30 else 0
 
     def released(self, node):
         if self.least:
@@ -321,7 +330,7 @@ def test_processes_and_file_are_checked_before_a_trace_is_read(tmp_path: Path) -
 
 
 def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "unmade.py").write_text(BROKEN.replace("super().__init__(room)", "raise KeyError(0)"))
+    (tmp_path / "unmade.py").write_text(BROKEN.replace("super().__init__(context)", "raise KeyError(0)"))
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ValueError, match=r"policy unmade:Broken, parameters {}: KeyError: 0 \(.*unmade.py, line 6\)"):
         make_runs([small_trace(tmp_path)], settings(), Grid(["lru", "unmade:Broken"], ["20"], [4], [0]))
@@ -342,7 +351,10 @@ def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, mo
             ("--policies", "lru,slru", "--policy-params", '{"slru": {"protected": 2}}'),
             "protected is 2; allowed: a share",
         ),
-        (("--policies", "opt,slru", "--policy-params", '{"slru": {"part": 2}}'), "no parameter 'part'; allowed: prot"),
+        (
+            ("--policies", "opt,slru", "--policy-params", '{"slru": {"part": 2}}'),
+            "no parameter 'part'; allowed: prot",
+        ),
         (("--backend", "blockpool", "--capacities", "20,all"), "all needs the backend fast; --backend is blockpool"),
         (("--block-sizes", "4;8"), "not a list of whole numbers"),
         (("--block-size", "0"), "--block-sizes has 0; allowed: 1 or more"),
@@ -355,7 +367,7 @@ def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, mo
         (("--capacities", "20,1KiB"), "capacity 1KiB fills no block of 16 tokens; allowed: one block or more"),
         (("--jobs", "0"), "--jobs is 0; allowed: 1 or more, or -1"),
         (("--jobs", "-2"), "--jobs is -2; allowed: 1 or more, or -1"),
-        (("--ray", "auto"), "--ray auto needs Ray"),
+        (("--ray", "auto"), "the module ray is not installed: pip install"),
     ],
 )
 def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:

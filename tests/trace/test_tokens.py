@@ -25,6 +25,12 @@ ROWS: list[dict[str, Any]] = [
     {"hash_ids": [7, 8], "input_length": 600, "output_length": 5},
     {"hash_ids": [7], "input_length": 600, "output_length": 5, "finish_reason": "length"},
 ]
+IDS: list[dict[str, Any]] = [
+    {"hash_ids": [0, 5, 2], "input_length": 40, "hash_block_size": 16, "output_length": 3},
+    {"hash_ids": [0, 5, 3], "input_length": 48, "hash_block_size": 16, "output_length": 1, "finish_reason": "length"},
+    {"prompt_token_ids": [7, 8, 9], "output_length": 2},
+    {"prompt_token_ids": [7, 8, 9], "response_token_ids": [4, 4, EOT]},
+]
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +177,57 @@ def test_a_bad_line_is_named_and_leaves_no_folder(tmp_path: Path, vocabulary: Vo
 
 
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"holds no tokenizer\.json; allowed: a folder that has one"):
+    with pytest.raises(TraceError, match=r"line \d+: .* holds no tokenizer\.json; allowed: a folder that has one"):
         load_tokenised(write(tmp_path / "trace.jsonl", ROWS), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "output_length": 1},
+        {"prompt_token_ids": [1], "response": "a"},
+        {"messages": [{"role": "user", "content": "a"}], "output_length": 1},
+    ],
+)
+def test_a_text_without_a_model_is_an_error_of_its_line(tmp_path: Path, row: dict[str, Any]) -> None:
+    path = write(tmp_path / "trace.jsonl", [IDS[0], row])
+    with pytest.raises(TraceError, match=r"trace\.jsonl, line 2: a text needs a tokenizer; allowed: --model FOLDER"):
+        load_tokenised(path, None)
+
+
+def with_config(folder: Path, **values: Any) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_ids_have_as_many_tokens_and_share_as_much_without_a_model_or_a_tokenizer(
+    tmp_path: Path, vocabulary: Vocabulary
+) -> None:
+    path = write(tmp_path / "trace.jsonl", IDS)
+    config = with_config(tmp_path / "model", vocab_size=1000, eos_token_id=[EOT, 1])
+    known, none, small = (load_tokenised(path, model) for model in (vocabulary, None, config))
+    for other in (none, small):
+        for row in range(len(IDS)):
+            assert len(other.response(row)) == len(known.response(row))
+            assert len(other.prompt(row)) == len(known.prompt(row))
+        assert other.prompt(0)[:32].tolist() == other.prompt(1)[:32].tolist()
+        assert other.prompt(0)[32:40].tolist() != other.prompt(1)[32:40].tolist()
+    assert small.prompt_tokens.max() < 1000
+    assert none.response(2).min() > 2**24  # no token that a trace may give
+
+
+def test_the_end_token_may_come_from_the_model_where_no_tokenizer_has_one(tmp_path: Path) -> None:
+    row = {"prompt_token_ids": [7], "response_token_ids": [4]}
+    path = write(tmp_path / "trace.jsonl", [row, {"prompt_token_ids": [7], "response_token_ids": []}])
+    model = with_config(tmp_path / "model", eos_token_id=[11, 12])
+    assert load_tokenised(path, model).response(0).tolist() == [4, 11]
+    (model / "generation_config.json").write_text('{"eos_token_id": 13}')
+    assert load_tokenised(path, model).response(0).tolist() == [4, 13]
+    assert load_tokenised(path, None).response(0).tolist() == [4]
+    assert len(load_tokenised(path, None).response(1)) == 1
+    with pytest.raises(TraceError, match=r"line 1: .* names no end token"):
+        load_tokenised(path, with_config(tmp_path / "other"))
 
 
 def test_a_tokenizer_that_was_changed_is_read_again(tmp_path: Path) -> None:

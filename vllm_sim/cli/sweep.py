@@ -15,7 +15,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "sweep",
         help="replay traces under many policies, capacities and block sizes, on all cores",
         description="Appends a row a run to FILE; started again, it goes on with the runs that FILE does not hold.",
-        epilog="example: vllm-sim sweep trace.jsonl --out results/first.jsonl --policies lru,arc,opt "
+        epilog="example: vllm-sim sweep trace.jsonl --out results/first.jsonl --policies lru,arc,belady "
         "--capacities 5%,10%,20%,unlimited --block-sizes 16,64",
     )
     parser.add_argument("traces", type=Path, nargs="+", metavar="TRACE", help="traces in the native format")

@@ -24,7 +24,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
-from vllm_sim.engine.backends import BackendError
+from vllm_sim.engine.attention import BackendError
 from vllm_sim.engine.contact import configure
 from vllm_sim.engine.kv_cache import Layers
 

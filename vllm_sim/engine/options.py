@@ -19,7 +19,7 @@ class Options:
     on_inexact: str = "error"
     """A recorded response that vLLM's detokeniser does not give back as it was: `error` ends the start, `warn` logs."""
     eviction: str = "lru"
-    """The policy that evicts cached blocks: a registered name but `opt`, or `module:Class`; `lru` is vLLM's own."""
+    """The policy that evicts cached blocks: a registered name but `belady`, or `module:Class`; `lru` is vLLM's own."""
     eviction_params: dict[str, Any] = field(default_factory=dict)
     """The policy's parameters."""
     scheduler_cls: str | None = None
@@ -30,14 +30,14 @@ def parse_options(additional_config: Any) -> Options:
     """Reads the options out of a VllmConfig's additional_config, and makes the policy once to see that it can be made.
 
     Raises:
-        ValueError: an unknown option, value, policy or parameter, or the policy `opt`; names it and what is allowed.
+        ValueError: an unknown option, value, policy or parameter, or the policy `belady`; names it and what is allowed.
     """
     options = _read_options(additional_config)
     if options.eviction != "lru" or options.eviction_params:
-        from vllm_sim.eviction.policy import Room
+        from vllm_sim.eviction.policy import PolicyContext
         from vllm_sim.eviction.registry import make_policy
 
-        make_policy(options.eviction, Room(blocks=1, nodes=1), options.eviction_params)
+        make_policy(options.eviction, PolicyContext(blocks=1, nodes=1), options.eviction_params)
     return options
 
 

@@ -88,7 +88,7 @@ class ReplayPlatform(Platform):
         num_heads: int | None = None,
     ) -> str:
         """The backend of a layer, where the model is built to see what its layers keep."""
-        from vllm_sim.engine.backends import backend_path
+        from vllm_sim.engine.attention import backend_path
 
         return backend_path(selected_backend, attn_selector_config)
 

@@ -18,24 +18,24 @@ from vllm.v1.request import Request
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
-from vllm_sim.eviction.live import LiveBook
+from vllm_sim.eviction.online_cache import OnlineCache
 
 Describe = Callable[[Request], tuple[int, int]]
 """The number of a request, ascending as they start, and its category."""
 
 
 class PolicyQueue(FreeKVCacheBlockQueue):
-    """Upstream's list, of the free blocks without a hash; the free blocks with one are held by the book.
+    """Upstream's list, of the free blocks without a hash; the free blocks with one are held by the online.
 
     Args:
         free: The blocks that are free; none has a hash.
-        book: The book.
+        online: The online.
         blocks: All blocks of the pool, by their numbers.
     """
 
-    def __init__(self, free: list[KVCacheBlock], book: LiveBook, blocks: list[KVCacheBlock]):
+    def __init__(self, free: list[KVCacheBlock], online: OnlineCache, blocks: list[KVCacheBlock]):
         super().__init__(free)
-        self.book = book
+        self.online = online
         self.blocks = blocks
         self.held_blocks = 0
 
@@ -47,7 +47,7 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         found = super().popleft_n(listed)
         if listed < n:
             self._count_held(listed - n)
-            found += [self.blocks[block] for block in self.book.evict(n - listed)]
+            found += [self.blocks[block] for block in self.online.evict(n - listed)]
         return found
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -64,16 +64,16 @@ class PolicyQueue(FreeKVCacheBlockQueue):
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         # Blocks without a hash come by `prepend_n`; only KV connectors, which are refused, append such.
         self._count_held(len(blocks))
-        self.book.release([block.block_id for block in blocks])
+        self.online.release([block.block_id for block in blocks])
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """The list, and then the held blocks in the order of their release: the order of eviction for LRU alone."""
-        return super().get_all_free_blocks() + [self.blocks[block] for block in self.book.held()]
+        return super().get_all_free_blocks() + [self.blocks[block] for block in self.online.held()]
 
     def drop(self, block: KVCacheBlock) -> None:
         """A block has lost its hash without being evicted."""
-        held = self.book.holds(block.block_id)
-        self.book.drop(block.block_id)
+        held = self.online.holds(block.block_id)
+        self.online.drop(block.block_id)
         if held:
             self._count_held(-1)
             super().append_n([block])
@@ -84,13 +84,13 @@ class PolicyQueue(FreeKVCacheBlockQueue):
 
 
 class PolicyBlockPool(BlockPool):
-    """Upstream's pool, which tells the book what happens."""
+    """Upstream's pool, which tells the online what happens."""
 
     free_block_queue: PolicyQueue
 
-    def adopt(self, book: LiveBook, describe: Describe) -> None:
-        self.free_block_queue = PolicyQueue(self.free_block_queue.get_all_free_blocks(), book, self.blocks)
-        self._book = book
+    def adopt(self, online: OnlineCache, describe: Describe) -> None:
+        self.free_block_queue = PolicyQueue(self.free_block_queue.get_all_free_blocks(), online, self.blocks)
+        self._online = online
         self._describe = describe
         self._request: Request | None = None
         self._is_told = True
@@ -109,7 +109,7 @@ class PolicyBlockPool(BlockPool):
             self._is_told = True
             number, category = self._describe(request)
             hittable = hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
-            self._book.serve(category, number if self._is_new else -1, hittable)
+            self._online.serve(category, number if self._is_new else -1, hittable)
         return request is not None and request.num_preemptions > 0
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
@@ -117,7 +117,7 @@ class PolicyBlockPool(BlockPool):
         super().touch(blocks)
         cached = [block.block_id for block in blocks if block.block_hash is not None]
         if cached:
-            self._book.touch(cached, again)
+            self._online.touch(cached, again)
 
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         self._tell()
@@ -143,19 +143,19 @@ class PolicyBlockPool(BlockPool):
             self.serve(request)
         names: list[bytes] = [*request.block_hashes[num_cached_blocks:num_full_blocks]]
         parent = request.block_hashes[num_cached_blocks - 1] if num_cached_blocks else None
-        self._book.cache([block.block_id for block in new], names, parent, self._tell())
+        self._online.cache([block.block_id for block in new], names, parent, self._tell())
 
     def evict_blocks(self, block_ids: set[int]) -> None:
         super().evict_blocks(block_ids)
         for block in block_ids:
-            if self._book.caches(block):
+            if self._online.caches(block):
                 self.free_block_queue.drop(self.blocks[block])
 
     def reset_prefix_cache(self) -> bool:
         done = super().reset_prefix_cache()
         if done:
             # As they were released, so that no child is left behind.
-            for block in self._book.held():
+            for block in self._online.held():
                 self.free_block_queue.drop(self.blocks[block])
         return done
 
@@ -170,12 +170,12 @@ class PolicyKVCacheManager(KVCacheManager):
         return super().allocate_slots(request, *args, **kwargs)
 
 
-def adopt(manager: KVCacheManager, book: LiveBook, describe: Describe) -> None:
+def adopt(manager: KVCacheManager, online: OnlineCache, describe: Describe) -> None:
     """Puts a manager's pool under a policy; managers and blocks keep their references to it.
 
     Args:
         manager: changed; one that upstream has finished and that has served nobody yet.
-        book: for as many blocks as the pool has, without the null block.
+        online: for as many blocks as the pool has, without the null block.
         describe: see Describe.
 
     Raises:
@@ -185,7 +185,7 @@ def adopt(manager: KVCacheManager, book: LiveBook, describe: Describe) -> None:
     compat.MANAGER.put(manager, PolicyKVCacheManager)
     compat.POOL.put(manager.block_pool, PolicyBlockPool)
     assert isinstance(manager.block_pool, PolicyBlockPool)
-    manager.block_pool.adopt(book, describe)
+    manager.block_pool.adopt(online, describe)
 
 
 def check_supported(manager: KVCacheManager) -> None:

@@ -2,7 +2,7 @@
 
 Faithful to vLLM 0.32 (v1/core/sched/scheduler.py, async_scheduler.py, config/scheduler.py, read): the scheduler is
 upstream's, asynchronous where upstream's would be, and finished before its pool is put under a policy. Not there: a
-request's category; in a live server every request has the same, and `wa` is LRU.
+request's category; in a live server every request has the same, and `workload_aware` is LRU.
 """
 
 import copy
@@ -17,7 +17,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm_sim.engine.contact import configure
 from vllm_sim.engine.options import Options, parse_options
 from vllm_sim.engine.pool import adopt
-from vllm_sim.eviction.live import LiveBook, live_room
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
 logger = init_logger("vllm.vllm_sim.scheduler")
 
@@ -51,7 +51,7 @@ def put_under_policy(scheduler: SchedulerInterface, policy: str, params: dict[st
         raise ValueError(f"eviction {policy} cannot serve a KV connector; allowed there: eviction lru")
     manager = scheduler.kv_cache_manager
     blocks, seed = manager.block_pool.num_gpu_blocks - 1, scheduler.vllm_config.model_config.seed or 0
-    book = LiveBook(policy, live_room(policy, blocks, params, seed), params)
+    online = OnlineCache(policy, online_context(policy, blocks, params, seed), params)
     numbers = itertools.count()
-    adopt(manager, book, lambda request: (next(numbers), 0))
+    adopt(manager, online, lambda request: (next(numbers), 0))
     logger.info("vllm_sim evicts by policy %s %s: %d blocks.", policy, params or "", blocks)

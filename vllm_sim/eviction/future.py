@@ -1,4 +1,4 @@
-"""The uses of each node by later requests, for a policy that is given the future (`opt`)."""
+"""The uses of each node by later requests, for a policy that is given the future (`belady`)."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from vllm_sim.eviction.chains import Chains
 
 
 def future(chains: Chains, capacity: int) -> tuple[np.ndarray, np.ndarray]:
-    """The requests of each node, for Room.uses and Room.first_use; rejected requests use nothing."""
+    """The requests of each node, for PolicyContext.uses and PolicyContext.first_use; rejected requests use nothing."""
     counts = np.diff(chains.begins)
     rows = np.repeat(np.arange(counts.size), counts)
     within = np.arange(rows.size) - chains.begins[rows]

@@ -20,17 +20,17 @@ HIT, GENERATED, COLD, MISSED, BY, ALLOCATED = range(6)
 
 
 @numba.njit(cache=True)
-def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
+def serve(index: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
     """Serves all requests.
 
     Args:
-        book: an empty book.
-        policy: the policy, compiled as the book is (or both plain, with `serve.py_func`).
+        index: an empty index.
+        policy: the policy, compiled as the index is (or both plain, with `serve.py_func`).
         chains: what is asked for, see chains.py.
         capacity: blocks there are.
         out: written; [requests, 6], see the names of its columns.
     """
-    book, policy = view(book), view(policy)
+    index, policy = view(index), view(policy)
     nodes, begins = chains.nodes, chains.begins
     generated = np.zeros(capacity, np.bool_)
     blank = np.arange(capacity)
@@ -41,10 +41,10 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         need, limit, prompt = chains.need[row], chains.hittable[row], chains.prompt[row]
         rejected = need > capacity
         hit = 0
-        while not rejected and hit < limit and book.first[nodes[begin + hit]] >= 0:
+        while not rejected and hit < limit and index.first[nodes[begin + hit]] >= 0:
             hit += 1
         known = hit
-        while known < limit and book.first[nodes[begin + known]] != -1:
+        while known < limit and index.first[nodes[begin + known]] != -1:
             known += 1
         out[row, HIT] = hit
         out[row, COLD] = limit - known
@@ -53,34 +53,34 @@ def serve(book: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
         if rejected:
             continue
         if known > hit:
-            out[row, BY] = -2 - book.first[nodes[begin + hit]]
+            out[row, BY] = -2 - index.first[nodes[begin + hit]]
         out[row, ALLOCATED] = need - hit
-        book.request = row
+        index.request = row
         policy.serving(chains.category[row])
         policy.started(row, limit)
         for i in range(hit):
-            block = book.first[nodes[begin + i]]
+            block = index.first[nodes[begin + i]]
             table[i] = block
             out[row, GENERATED] += generated[block]
-            book.touch(policy, block, False)
+            index.touch(policy, block, False)
         done = hit
         for i in range(hit, need):
             if blanks:
                 blanks -= 1
                 table[i] = blank[blanks]
             else:
-                table[i] = book.evict(policy)
+                table[i] = index.evict(policy)
             # Nothing is cached until the prompt has its blocks; then each block is, before the next one is taken.
             full = min(cached, i + 1) if i + 1 >= chains.prompt_need[row] else done
             for j in range(done, full):
                 node = nodes[begin + j]
-                book.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1, False)
+                index.cache(policy, table[j], node, nodes[begin + j - 1] if j else -1, False)
                 generated[table[j]] = j >= prompt
             done = full
         for i in range(need - 1, -1, -1):
             if i < cached:
-                book.release(policy, table[i])
+                index.release(policy, table[i])
             else:
                 blank[blanks] = table[i]
                 blanks += 1
-        book.settle(policy)
+        index.settle(policy)

@@ -1,10 +1,10 @@
 """What an eviction policy is: it ranks blocks that may be evicted, and may say which queue is served next.
 
-The book (book.py) knows blocks, copies, parents and children, and offers only leaves: a cached block that nobody uses
+The index (index.py) knows blocks, copies, parents and children, and offers only leaves: a cached block that nobody uses
 and that has no cached child, or another copy. So every policy is safe for chains, and answers only "which block next".
 
 A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a
-policy may use as an index. Its blocks (one as a rule, more when vLLM computed the same prefix twice) are the book's
+policy may use as an index. Its blocks (one as a rule, more when vLLM computed the same prefix twice) are the index's
 matter. Nodes that are neither cached, nor parents of cached ones, nor remembered as ghosts lose their number, after
 `forgotten`.
 
@@ -17,10 +17,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vllm_sim.eviction.book import Book
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
-class Room(NamedTuple):
+class PolicyContext(NamedTuple):
     """What a policy is made for."""
 
     blocks: int
@@ -31,10 +31,10 @@ class Room(NamedTuple):
     """Request categories (workload and turn) are below this."""
     seed: int = 0
     uses: np.ndarray | None = None
-    """For `opt` alone: the rows that ask for each node, ascending, node after node; twice the row, and one more where
-    the row computes the node whether it is cached or not."""
+    """For `belady` alone: the rows that ask for each node, ascending, node after node; twice the row, and one more
+    where the row computes the node whether it is cached or not."""
     first_use: np.ndarray | None = None
-    """For `opt` alone: where a node's rows begin in `uses`; [nodes + 1]."""
+    """For `belady` alone: where a node's rows begin in `uses`; [nodes + 1]."""
 
 
 class Policy:
@@ -43,11 +43,11 @@ class Policy:
     Attributes:
         queues: number of queues.
         ghosts: evicted nodes that stay known, the oldest forgotten first.
-        both_ends: the book keeps `book.back` too, whose first block in a queue is the one with the highest key.
-        in_order: blocks go as they were released, so that a list, `book.line`, does in place of heaps; without `rank`.
+        both_ends: the index keeps `index.back` too, whose first block in a queue is the one with the highest key.
+        in_order: blocks go as they were released, so that a list, `index.line`, does in place of heaps; without `rank`.
     """
 
-    def __init__(self, room: Room):
+    def __init__(self, context: PolicyContext):
         self.queues = 1
         self.ghosts = 0
         self.both_ends = False
@@ -86,9 +86,9 @@ class Policy:
         """
         return 0, stamp
 
-    def victim(self, book: Book) -> int:
-        """The block to evict: one that `book.leaves` holds."""
-        return book.leaves.first(0)
+    def victim(self, index: PrefixIndex) -> int:
+        """The block to evict: one that `index.leaves` holds."""
+        return index.leaves.first(0)
 
     def evicted(self, node: int) -> None:
         """The last block of a node was evicted, or dropped by a reset; it is a ghost now or forgotten next."""

@@ -13,26 +13,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.eviction.policy import Policy, Room
-
-POLICIES = {
-    "lru": "vllm_sim.eviction.lru:Lru",
-    "fifo": "vllm_sim.eviction.fifo:Fifo",
-    "random": "vllm_sim.eviction.random:Random",
-    "lfu": "vllm_sim.eviction.lfu:Lfu",
-    "slru": "vllm_sim.eviction.slru:Slru",
-    "arc": "vllm_sim.eviction.arc:Arc",
-    "s3fifo": "vllm_sim.eviction.s3fifo:S3Fifo",
-    "wa": "vllm_sim.eviction.wa:Wa",
-    "hybrid": "vllm_sim.eviction.hybrid:Hybrid",
-    "opt": "vllm_sim.eviction.opt:Opt",
-}
+from vllm_sim.eviction.names import ALIASES, POLICIES, full_name
+from vllm_sim.eviction.policy import Policy, PolicyContext
 
 
 def registered() -> dict[str, str]:
     """The path `module:Class` of every policy that has a name; this package's names cannot be taken."""
     installed = importlib.metadata.entry_points(group="vllm_sim.eviction_policies")
-    return {point.name: point.value for point in installed} | POLICIES
+    return {point.name: point.value for point in installed if point.name not in ALIASES} | POLICIES
 
 
 def find_policy(name: str) -> type[Policy]:
@@ -44,6 +32,7 @@ def find_policy(name: str) -> type[Policy]:
     Raises:
         ValueError: there is none.
     """
+    name = full_name(name)
     path = POLICIES.get(name) or (name if ":" in name else registered().get(name, name))
     module, colon, cls = path.partition(":")
     if not colon:
@@ -59,7 +48,7 @@ def find_policy(name: str) -> type[Policy]:
     return found
 
 
-def make_policy(name: str, room: Room, params: dict[str, Any] | None = None) -> Policy:
+def make_policy(name: str, context: PolicyContext, params: dict[str, Any] | None = None) -> Policy:
     """A policy with its parameters.
 
     Raises:
@@ -67,13 +56,13 @@ def make_policy(name: str, room: Room, params: dict[str, Any] | None = None) -> 
     """
     cls, params = find_policy(name), params or {}
     signature = inspect.signature(cls)
-    allowed = [parameter for parameter in signature.parameters if parameter != "room"]
+    allowed = [parameter for parameter in signature.parameters if parameter != "context"]
     for key in params:
         if key not in allowed:
             raise ValueError(f"policy {name} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
     try:
-        signature.bind(room, **params)
-        policy = cls(room, **params)
+        signature.bind(context, **params)
+        policy = cls(context, **params)
     except TypeError as error:
         raise ValueError(f"parameters of policy {name} are {params}: {error}{_place(error)}") from error
     if policy.in_order and cls.rank is not Policy.rank:

@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.eviction import kernel
-from vllm_sim.eviction.book import EVICTED, ORPHANS, Book
 from vllm_sim.eviction.chains import Array, Chains
 from vllm_sim.eviction.compiled import is_compiled, native
 from vllm_sim.eviction.future import future
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
 from vllm_sim.eviction.registry import make_policy
 
 
@@ -54,23 +54,23 @@ def simulate(
         capacity = max(1, int(chains.need.sum()))
     if capacity < 1:
         raise ValueError(f"capacity is {capacity} blocks; allowed: 1 or more")
-    ranker = make_policy(policy, make_room(chains, policy, capacity, seed), params)
-    book = Book(capacity, chains.working_set, ranker, recycle=False)
+    ranker = make_policy(policy, make_context(chains, policy, capacity, seed), params)
+    index = PrefixIndex(capacity, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
     if is_compiled(type(ranker)):
-        kernel.serve(native(book), native(ranker), chains, capacity, out)
+        kernel.serve(native(index), native(ranker), chains, capacity, out)
     else:
-        kernel.serve.py_func(book, ranker, chains, capacity, out)
+        kernel.serve.py_func(index, ranker, chains, capacity, out)
     hit, generated, cold, missed, by, allocated = (np.ascontiguousarray(column) for column in out.T)
-    evicted, orphans = int(book.counts[EVICTED]), int(book.counts[ORPHANS])
+    evicted, orphans = int(index.counts[EVICTED]), int(index.counts[ORPHANS])
     return Run(hit, generated, cold, missed, by, allocated, chains.need > capacity, evicted, orphans)
 
 
-def make_room(chains: Chains, policy: str, capacity: int, seed: int = 0) -> Room:
-    """What a policy is made for; only `opt` is told the future."""
+def make_context(chains: Chains, policy: str, capacity: int, seed: int = 0) -> PolicyContext:
+    """What a policy is made for; only `belady` is told the future."""
     categories = int(chains.category.max(initial=0)) + 1
-    room = Room(capacity, chains.working_set, categories, seed)
-    if policy != "opt":
-        return room
+    context = PolicyContext(capacity, chains.working_set, categories, seed)
+    if policy != "belady":
+        return context
     uses, first_use = future(chains, capacity)
-    return room._replace(uses=uses, first_use=first_use)
+    return context._replace(uses=uses, first_use=first_use)

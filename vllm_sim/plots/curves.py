@@ -85,10 +85,10 @@ def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
     gains: dict[str, int] = {}
     gaps: dict[str, int] = {}
     for hits in cells.values():
-        if "lru" in hits and "opt" in hits:
-            for policy in hits.keys() - {"lru", "opt"}:
+        if "lru" in hits and "belady" in hits:
+            for policy in hits.keys() - {"lru", "belady"}:
                 gains[policy] = gains.get(policy, 0) + hits[policy] - hits["lru"]
-                gaps[policy] = gaps.get(policy, 0) + hits["opt"] - hits["lru"]
+                gaps[policy] = gaps.get(policy, 0) + hits["belady"] - hits["lru"]
     return {policy: gains[policy] / gaps[policy] for policy in sorted(gaps) if gaps[policy]}
 
 
@@ -240,7 +240,9 @@ def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, nam
     axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8, rotation=20 if len(bars) > 3 else 0)
     axes.set_ylabel("share of the gap (%)")
     legend_beside(axes)
-    cells = sum(isinstance(row["capacity_blocks"], int) and row["policy"] == "opt" for g in shares for row in groups[g])
+    cells = sum(
+        isinstance(row["capacity_blocks"], int) and row["policy"] == "belady" for g in shares for row in groups[g]
+    )
     caption = [
         "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
         f"({cells} cells). 0: LRU, 100: the optimum; below 0: worse than LRU.",

@@ -1,6 +1,8 @@
-"""The rows as one page that needs nothing else: no network, no library, opened from a file.
+"""The rows as one page that needs nothing else: no network, no other file.
 
-page.html beside this module is the page; its data, and each policy's look (style.py), are put in here.
+page.html beside this module is the page; its data, each policy's look (style.py), and the libraries that draw it are
+put in here. These are Vega and Vega-Lite (BSD-3-Clause, 0.8 MB of the page) in vega/, as vega/update.sh fetched them.
+Plotly's basic bundle is larger and draws without the labels by which a screen reader finds a point.
 """
 
 import json
@@ -16,21 +18,23 @@ from vllm_sim.trace.files import open_output
 CURVE_POINTS = 400
 """Of LRU's whole curve; a step between them is at most a pixel or two away."""
 
-_DASHES = {"-": "none", "--": "7 4", "-.": "7 3 2 3", ":": "2 3"}
-_PATHS = {
-    "o": "M4 0A4 4 0 1 1 -4 0A4 4 0 1 1 4 0Z",
-    "s": "M-4 -4H4V4H-4Z",
-    "D": "M0 -5L5 0L0 5L-5 0Z",
-    "^": "M0 -5L5 4H-5Z",
-    "v": "M0 5L5 -4H-5Z",
-    "<": "M-5 0L4 -5V5Z",
-    ">": "M5 0L-4 -5V5Z",
-    "x": "M-4 -4L4 4M-4 4L4 -4",
-    "X": "M-5 -3L-3 -5L0 -2L3 -5L5 -3L2 0L5 3L3 5L0 2L-3 5L-5 3L-2 0Z",
-    "P": "M-2 -5H2V-2H5V2H2V5H-2V2H-5V-2H-2Z",
-    "*": "M0 -6L1.5 -2H6L2.5 1L4 5.5L0 3L-4 5.5L-2.5 1L-6 -2H-1.5Z",
-    "h": "M0 -5L4.5 -2.5V2.5L0 5L-4.5 2.5V-2.5Z",
-    "p": "M0 -5L5 -1L3 5H-3L-5 -1Z",
+_LIBRARIES = Path(__file__).with_name("vega")
+_SCRIPTS = ("vega.min.js", "vega-lite.min.js", "vega-interpreter.js")
+_DASHES = {"-": [1, 0], "--": [7, 4], "-.": [7, 3, 2, 3], ":": [2, 3]}
+_PATHS = {  # in a square from -1 to 1, as Vega has its shapes
+    "o": "M0.8 0A0.8 0.8 0 1 1 -0.8 0A0.8 0.8 0 1 1 0.8 0Z",
+    "s": "M-0.8 -0.8H0.8V0.8H-0.8Z",
+    "D": "M0 -1L1 0L0 1L-1 0Z",
+    "^": "M0 -1L1 0.8H-1Z",
+    "v": "M0 1L1 -0.8H-1Z",
+    "<": "M-1 0L0.8 -1V1Z",
+    ">": "M1 0L-0.8 -1V1Z",
+    "x": "M-0.8 -0.8L0.8 0.8M-0.8 0.8L0.8 -0.8",
+    "X": "M-1 -0.6L-0.6 -1L0 -0.4L0.6 -1L1 -0.6L0.4 0L1 0.6L0.6 1L0 0.4L-0.6 1L-1 0.6L-0.4 0Z",
+    "P": "M-0.4 -1H0.4V-0.4H1V0.4H0.4V1H-0.4V0.4H-1V-0.4H-0.4Z",
+    "*": "M0 -1.2L0.3 -0.4H1.2L0.5 0.2L0.8 1.1L0 0.6L-0.8 1.1L-0.5 0.2L-1.2 -0.4H-0.3Z",
+    "h": "M0 -1L0.9 -0.5V0.5L0 1L-0.9 0.5V-0.5Z",
+    "p": "M0 -1L1 -0.2L0.6 1H-0.6L-1 -0.2Z",
 }
 
 
@@ -68,8 +72,15 @@ def write_page(files: Mapping[Path, Sequence[Row]], out: Path) -> int:
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     with open_output(out) as file:
-        file.write(page.replace(">DATA<", f">{text}<"))
+        file.write(page.replace(">LIBRARIES<", f">{_libraries()}<").replace(">DATA<", f">{text}<"))
     return len(rows)
+
+
+def _libraries() -> str:
+    """The libraries' scripts, after their licences as a comment."""
+    licences = [path.read_text(encoding="utf-8") for path in sorted(_LIBRARIES.glob("LICENSE.*"))]
+    scripts = [(_LIBRARIES / name).read_text(encoding="utf-8") for name in _SCRIPTS]
+    return "\n".join(["/*", *licences, "*/", *scripts])
 
 
 def _group(path: Path, row: Row) -> dict[str, str]:
@@ -121,6 +132,6 @@ def _labels(rows: Iterable[dict[str, Any]]) -> list[str]:
     return sorted({row["policy"] for row in rows})
 
 
-def _look(label: str) -> dict[str, str]:
+def _look(label: str) -> dict[str, Any]:
     color, marker, line = look(label.split(" (")[0])
     return {"color": color, "path": _PATHS[marker], "dash": _DASHES[line]}

@@ -30,15 +30,15 @@ class Look(NamedTuple):
 
 LOOKS = {
     "lru": Look("#000000", "o", "-"),
-    "opt": Look("#666666", "*", "--"),
+    "belady": Look("#666666", "*", "--"),
     "fifo": Look("#E69F00", "v", "-."),
     "random": Look("#999999", "x", ":"),
     "lfu": Look("#56B4E9", "^", "-"),
     "slru": Look("#009E73", "s", "--"),
     "arc": Look("#0072B2", "D", "-."),
     "s3fifo": Look("#D55E00", "P", "-"),
-    "wa": Look("#CC79A7", "X", "--"),
-    "lru+ends": Look("#4B0082", ">", ":"),
+    "workload_aware": Look("#CC79A7", "X", "--"),
+    "session_end_oracle": Look("#4B0082", ">", ":"),
     "hybrid": Look("#B00020", "h", "-"),
 }
 _FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))

@@ -6,6 +6,8 @@ file, one byte more makes it a record. A killed recorder loses at most the recor
 cuts an unfinished line off, with a warning; and likewise a last line that was cut by something else, a full disk or a
 power failure: it is half of a record that is lost in any case. Any other line that is no record is refused: then the
 file is not a recording, and nothing in it may be touched.
+
+The lock is on the recording itself, which leaves no file beside it; filelock, which sweeps use, locks one of its own.
 """
 
 import fcntl

@@ -11,9 +11,11 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from vllm_sim.record.answer import Answer, Choice
 from vllm_sim.record.journal import Journal
@@ -89,7 +91,7 @@ class Recorder:
         for prompt_index, record in records:
             if prompt_index not in places:
                 places[prompt_index] = self._place(request, record)
-            self._append(replace(record, **places[prompt_index]._asdict()))
+            self._append(structs.replace(record, **places[prompt_index]._asdict()))
 
     def _place(self, request: Request, record: Record) -> Place:
         if request.session_id is not None:

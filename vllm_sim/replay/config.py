@@ -11,11 +11,12 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import msgspec
 
+from vllm_sim.eviction.names import full_name
 from vllm_sim.replay.latency import DEVICES, MODELS, Table
 
 BACKENDS = {
     "engine": "vllm_sim.replay.engine_backend:run_engine",
-    "blockpool": "vllm_sim.engine.blockpool:run",
+    "blockpool": "vllm_sim.engine.backends.blockpool:run",
     "fast": "vllm_sim.eviction.simulate:simulate",
 }
 """What serves the requests, imported when it is used."""
@@ -97,6 +98,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = {}
 
     def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "policy", full_name(self.policy))
         for field in config_fields():
             value, about = getattr(self, field.name), field.about
             if about.choices and value not in about.choices:

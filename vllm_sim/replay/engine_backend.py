@@ -41,7 +41,7 @@ def run_engine(
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
-    from vllm_sim.engine import driver as engine
+    from vllm_sim.engine.backends import driver as engine
 
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, config, model_config(config.model))
@@ -82,7 +82,7 @@ def run_engine(
     ran = msgspec.structs.replace(
         config, max_model_len=setup.max_model_len, max_num_batched_tokens=setup.max_num_batched_tokens
     )
-    more = {"policy_future": "order of rows"} if config.policy == "opt" else {}
+    more = {"policy_future": "order of rows"} if config.policy == "belady" else {}
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
 
 
@@ -95,8 +95,8 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
     assert config.model is not None  # its groups are asked for
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)
-    from vllm_sim.engine import driver as engine
-    from vllm_sim.engine.sequence import SequentialCache
+    from vllm_sim.engine.backends import driver as engine
+    from vllm_sim.engine.backends.sequence import SequentialCache
 
     longest = max(len(trace.prompt(row)) for row in range(len(trace)))
     whole = msgspec.structs.replace(config, max_num_batched_tokens=max(config.max_num_batched_tokens, longest))
@@ -114,7 +114,7 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
 
 
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
-    """What the driver says (`engine.driver.Served`, `GroupFacts`), as arrays, in the order given."""
+    """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in served]
     prompt = np.array([len(loaded.trace.prompt(row)) for row in rows], np.int64)
     found = [one.admission for one in served]
@@ -176,7 +176,7 @@ def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config
     if config.policy == "lru":
         return None
     salts = [record.cache_salt for record in records]
-    if config.policy != "opt":
+    if config.policy != "belady":
         return engine.Known(categories(records), salts, None)
     requests = cache_requests(trace, records, config.block_size)
     return engine.Known(requests.category, salts, link(requests, config.block_size))

@@ -1,7 +1,9 @@
 """Rows of before they had a schema number, read for one release: what they said in words is put into fields.
 
-The key of a run was called `cell`.
+The key of a run was called `cell`, intervals NAME_95, and three policies had other names.
 """
+
+from typing import Any
 
 from vllm_sim.replay.rows import Row
 
@@ -26,11 +28,16 @@ def upgraded(row: Row) -> Row:
     return {"schema": 0} | _renamed(row) | more
 
 
-def _renamed(row: Row) -> Row:
-    """Intervals were called NAME_95."""
-    return {
-        f"{name}_ci95" if (name := key.removesuffix("_95")) != key else key: _renamed(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in row.items()
-    }
+_KEYS = {"opt": "belady", "wa": "workload_aware", "lru+ends": "session_end_oracle", "opt_hit_rate": "belady_hit_rate"}
+
+
+def _renamed(value: Any) -> Any:
+    """A value with its keys and policies as they are named today."""
+    if isinstance(value, dict):
+        return {_name(key): _KEYS.get(item, item) if key == "policy" else _renamed(item) for key, item in value.items()}
+    return value
+
+
+def _name(key: str) -> str:
+    stem = key.removesuffix("_95")
+    return f"{stem}_ci95" if stem != key else _KEYS.get(key, key)

@@ -46,7 +46,7 @@ class Watcher(Protocol):
     """What follows a run of the engine as it goes; it changes no row."""
 
     def step(self, step: Any) -> None:
-        """A step that has ended (`engine.driver.Step`)."""
+        """A step that has ended (`engine.backends.driver.Step`)."""
 
     def request(self, result: RequestResult) -> None:
         """A request that has ended."""

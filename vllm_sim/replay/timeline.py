@@ -41,7 +41,7 @@ class Timeline:
         self._write("M", "thread_name", ENGINE, _STEPS, args={"name": "steps"})
 
     def step(self, step: Any) -> None:
-        """A step that has ended (`engine.driver.Step`)."""
+        """A step that has ended (`engine.backends.driver.Step`)."""
         prefill, prefill_tokens, decode = split_load(step.load)
         counts = {"tokens": prefill_tokens + decode, "prefill_requests": prefill, "decode_requests": decode}
         name = f"{prefill_tokens} prefill + {decode} decode tokens"

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from vllm_sim.eviction.policy import Room
+from vllm_sim.eviction.names import full_name
+from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row
@@ -18,7 +19,7 @@ from vllm_sim.sweep.results import read_rows, whole_bytes
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 from vllm_sim.sweep.runs import GridRun, blocks, code_of, compilers, make_row, row_code, row_key
 
-_ROOM = Room(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zeros(1001, np.int64))
+_TRIAL = PolicyContext(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zeros(1001, np.int64))
 """For trying a policy's parameters before a trace is read."""
 
 
@@ -65,6 +66,10 @@ def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridR
     Raises:
         ValueError: a list is empty, a value is out of range or not for its policy, or `all` without `lru` or `fast`.
     """
+    grid = grid._replace(
+        policies=[full_name(name) for name in grid.policies],
+        policy_params={full_name(name): params for name, params in grid.policy_params.items()},
+    )
     _check_grid(base, grid)
     check_layers(base)
     runs: dict[str, GridRun] = {}
@@ -110,7 +115,7 @@ def _check_grid(base: RunConfig, grid: Grid) -> None:
     for policy in grid.policies:
         params = grid.policy_params.get(policy, {})
         try:
-            make_policy(policy, _ROOM, params)
+            make_policy(policy, _TRIAL, params)
         except ValueError:
             raise
         except Exception as error:

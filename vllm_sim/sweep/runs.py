@@ -132,7 +132,7 @@ def _blocks(path: Path, model: str | None, sha256: str, block_size: int, raw_blo
 
 def curve_summary(path: Path, config: RunConfig) -> RunSummary:
     """LRU's hits at every capacity as a step function: only the capacities are listed from which on there are more."""
-    from vllm_sim.eviction.curve import lru_curve
+    from vllm_sim.eviction.miss_ratio_curve import lru_curve
 
     trace = load(path, config.model).trace
     requests, chains = blocks(path, config.model, config.block_size, config.raw_blocks)

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from msgspec import structs
+
 from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.anonymise import anonymise
 from vllm_sim.trace.files import open_output, write_records
@@ -93,7 +95,7 @@ def _counted(records: Iterator[Record], result: Converted, source: Path, workloa
         result.requests += 1
         if record.session_id is not None:
             result.sessions.add(record.session_id)
-        yield record if workload is None else replace(record, workload=workload)
+        yield record if workload is None else structs.replace(record, workload=workload)
     if not result.requests:
         # Raised here, within the writer, so that no empty trace is left behind.
         reasons = "; ".join(result.report.lines())

@@ -10,11 +10,18 @@ The native format is one JSON object a line. A record has one prompt field and o
                       and hash_block_size (default 512)
 
 Optional fields are the attributes of Record; keys that are not known are kept in `extra` and otherwise ignored.
+
+A field's type says what is allowed, and msgspec checks it; unknown keys are why a line is not decoded into the type at
+once.
 """
 
 import json
-from dataclasses import dataclass, field, fields
-from typing import Any
+import re
+import sys
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+from msgspec import Meta
 
 PROMPT_FIELDS = ("prompt", "messages", "prompt_token_ids", "hash_ids")
 RESPONSE_FIELDS = ("response", "response_token_ids", "output_length")
@@ -30,42 +37,65 @@ class TraceError(ValueError):
         self.path, self.line, self.reason = path, line, reason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+_TOKEN_ID = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+_COUNT = Annotated[int, Meta(ge=0)]
+_POSITIVE = Annotated[int, Meta(ge=1)]
+_REAL = _COUNT | Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+
+# Types of fields; the description is what an error names as allowed.
+Text = Annotated[str, Meta(description="a text")]
+FullText = Annotated[str, Meta(min_length=1, description="a text that is not empty")]
+Name = Annotated[str | int, Meta(description="a text or a whole number")]
+Whole = Annotated[int, Meta(description="a whole number")]
+Turn = Annotated[int, Meta(ge=0, description="a whole number (0 or more)")]
+Tokens = Annotated[_COUNT, Meta(description="a number of tokens (0 or more)")]
+SomeTokens = Annotated[_POSITIVE, Meta(description="a number of tokens (1 or more)")]
+Milliseconds = Annotated[_REAL, Meta(description="milliseconds (0 or more)")]
+TokenIds = Annotated[list[_TOKEN_ID], Meta(description="a list of token ids (0 or more)")]
+SomeTokenIds = Annotated[
+    list[_TOKEN_ID], Meta(min_length=1, description="a list of token ids (0 or more), one at least")
+]
+BlockIds = Annotated[list[_COUNT], Meta(description="a list of block ids (0 or more)")]
+Messages = Annotated[list[dict[str, Any]], Meta(min_length=1, description="a list of chat messages, one at least")]
+Tools = Annotated[list[dict[str, Any]], Meta(description="a list of tools")]
+Object = Annotated[dict[str, Any], Meta(description="an object")]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
     """A request and its recorded response. Exactly one prompt field and one response field are not None."""
 
-    prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    prompt_token_ids: list[int] | None = None
-    hash_ids: list[int] | None = None
+    prompt: Text | None = None
+    messages: Messages | None = None
+    prompt_token_ids: SomeTokenIds | None = None
+    hash_ids: BlockIds | None = None
 
-    response: str | None = None
-    response_token_ids: list[int] | None = None
-    output_length: int | None = None
+    response: Text | None = None
+    response_token_ids: TokenIds | None = None
+    output_length: Tokens | None = None
     """Generated tokens, the end token included."""
 
-    tools: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
-    input_length: int | None = None
+    tools: Tools | None = None
+    chat_template_kwargs: Object | None = None
+    input_length: SomeTokens | None = None
     """Prompt tokens; with hash_ids only."""
-    hash_block_size: int | None = None
+    hash_block_size: SomeTokens | None = None
     """Tokens a hash id stands for; with hash_ids only, HASH_BLOCK_SIZE unless given."""
 
-    id: str | int | None = None
-    timestamp: float | None = None
+    id: Name | None = None
+    timestamp: Milliseconds | None = None
     """Arrival, in milliseconds from the start of the trace."""
-    session_id: str | int | None = None
-    turn: int | None = None
-    workload: str | None = None
-    think_time_ms: float | None = None
+    session_id: Name | None = None
+    turn: Turn | None = None
+    workload: Text | None = None
+    think_time_ms: Milliseconds | None = None
     """Time between the end of the session's previous answer and this request."""
-    max_tokens: int | None = None
-    finish_reason: str | None = None
-    cache_salt: str | None = None
-    priority: int | None = None
-    tenant: str | int | None = None
+    max_tokens: SomeTokens | None = None
+    finish_reason: Text | None = None
+    cache_salt: FullText | None = None
+    priority: Whole | None = None
+    tenant: Name | None = None
 
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = {}
     """Keys that the format does not know, as they were."""
 
     def to_json(self) -> dict[str, Any]:
@@ -74,66 +104,14 @@ class Record:
         return known | self.extra
 
 
-FIELDS = tuple(f.name for f in fields(Record) if f.name != "extra")
-
-
-def _is_int(value: Any) -> bool:
-    return type(value) is int
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) is int or (type(value) is float and value == value and abs(value) != float("inf"))
-
-
-def _is_token_list(value: Any) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v <= MAX_TOKEN_ID for v in value)
-
-
-def _is_object_list(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(v, dict) for v in value)
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) or _is_int(value)
-
-
-def _is_count(value: Any) -> bool:
-    return _is_int(value) and value >= 0
-
-
-def _is_positive(value: Any) -> bool:
-    return _is_int(value) and value > 0
-
-
-# field: (test, what is allowed)
-_RULES = {
-    "prompt": (_is_text, "a text"),
-    "messages": (lambda v: _is_object_list(v) and bool(v), "a list of chat messages, one at least"),
-    "prompt_token_ids": (lambda v: _is_token_list(v) and bool(v), "a list of token ids (0 or more), one at least"),
-    "hash_ids": (lambda v: isinstance(v, list) and all(map(_is_count, v)), "a list of block ids (0 or more)"),
-    "response": (_is_text, "a text"),
-    "response_token_ids": (_is_token_list, "a list of token ids (0 or more)"),
-    "output_length": (_is_count, "a number of tokens (0 or more)"),
-    "tools": (_is_object_list, "a list of tools"),
-    "chat_template_kwargs": (lambda v: isinstance(v, dict), "an object"),
-    "input_length": (_is_positive, "a number of tokens (1 or more)"),
-    "hash_block_size": (_is_positive, "a number of tokens (1 or more)"),
-    "id": (_is_name, "a text or a whole number"),
-    "timestamp": (lambda v: _is_number(v) and v >= 0, "milliseconds (0 or more)"),
-    "session_id": (_is_name, "a text or a whole number"),
-    "turn": (_is_count, "a whole number (0 or more)"),
-    "workload": (_is_text, "a text"),
-    "think_time_ms": (lambda v: _is_number(v) and v >= 0, "milliseconds (0 or more)"),
-    "max_tokens": (_is_positive, "a number of tokens (1 or more)"),
-    "finish_reason": (_is_text, "a text"),
-    "cache_salt": (lambda v: _is_text(v) and v != "", "a text that is not empty"),
-    "priority": (_is_int, "a whole number"),
-    "tenant": (_is_name, "a text or a whole number"),
+FIELDS = tuple(name for name in Record.__struct_fields__ if name != "extra")
+_ALLOWED = {
+    name: get_args(hint)[0].__metadata__[-1].description
+    for name, hint in get_type_hints(Record, include_extras=True).items()
+    if name in FIELDS
 }
+_PLACE = re.compile(r"`\$\.(\w+)(\[\d+\])?")
+"""Where msgspec says that a value breaks a rule: the field, and of a list the entry."""
 
 
 def _show(value: Any) -> str:
@@ -160,28 +138,40 @@ def parse_record(values: Any) -> Record:
     known = {name: values[name] for name in FIELDS if values.get(name) is not None}
     prompt_field = _one_of(PROMPT_FIELDS, known, "prompt")
     _one_of(RESPONSE_FIELDS, known, "response")
-    for name, value in known.items():
-        allowed, what = _RULES[name]
-        if not allowed(value):
-            raise ValueError(f"{name} is {_show(value)}; allowed: {what}")
     if prompt_field == "hash_ids":
-        _check_hash_ids(known)
+        known.setdefault("hash_block_size", HASH_BLOCK_SIZE)
+    extra = {name: value for name, value in values.items() if name not in FIELDS}
+    try:
+        record = msgspec.convert(known | {"extra": extra}, Record)
+    except msgspec.ValidationError as error:
+        raise _refusal(known, str(error)) from None
+    if prompt_field == "hash_ids":
+        _check_hash_ids(record)
     for name in ("prompt", "response", "cache_salt"):
-        if isinstance(known.get(name), str):
+        if name in known:
             check_encodable(name, known[name])
-    extra = {name: value for name, value in values.items() if name not in _RULES}
-    return Record(**known, extra=extra)
+    return record
 
 
-def _check_hash_ids(known: dict[str, Any]) -> None:
-    length = known.get("input_length")
+def _refusal(known: dict[str, Any], message: str) -> ValueError:
+    """The error for a value that breaks a rule of its field's type; msgspec's message has the place, not the value."""
+    found = _PLACE.search(message)
+    assert found is not None
+    name, entry = found.groups()
+    at = f" ({entry} is {_show(known[name][int(entry[1:-1])])})" if entry else ""
+    return ValueError(f"{name} is {_show(known[name])}{at}; allowed: {_ALLOWED[name]}")
+
+
+def _check_hash_ids(record: Record) -> None:
+    ids, length, size = record.hash_ids, record.input_length, record.hash_block_size
+    assert ids is not None
+    assert size is not None
     if length is None:
         raise ValueError("hash_ids needs input_length, the number of prompt tokens")
-    size = known.setdefault("hash_block_size", HASH_BLOCK_SIZE)
     allowed = {length // size, -(-length // size)}
-    if len(known["hash_ids"]) not in allowed:
+    if len(ids) not in allowed:
         raise ValueError(
-            f"{len(known['hash_ids'])} hash_ids do not fit input_length {length} at hash_block_size {size}; "
+            f"{len(ids)} hash_ids do not fit input_length {length} at hash_block_size {size}; "
             f"allowed: {' or '.join(map(str, sorted(allowed)))}"
         )
 

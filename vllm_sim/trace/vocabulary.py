@@ -53,7 +53,10 @@ class Vocabulary:
         self.model = model
         # Looked for first: a hub that does not answer costs its client's retries for each file.
         if model is not None and _find_file(model, "tokenizer.json") is None and not Path(model).is_dir():
-            raise ValueError(self._needs_tokenizer)
+            raise ValueError(
+                f"{model} is no folder here, and the hub gives no tokenizer.json of that name; allowed: "
+                "--model FOLDER, as `vllm-sim model export` builds it"
+            )
         self._files = {name: None if model is None else _find_file(model, name) for name in FILES}
         self._config = self._read_json("tokenizer_config.json")
 
@@ -149,7 +152,7 @@ class Vocabulary:
 
     @cached_property
     def _template_source(self) -> str:
-        if self.model is None:
+        if self._files["tokenizer.json"] is None:
             raise ValueError(self._needs_tokenizer)
         path = self._files["chat_template.jinja"]
         source = path.read_text(encoding="utf-8") if path else self._config.get("chat_template")

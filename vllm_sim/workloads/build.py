@@ -6,9 +6,11 @@ too, see _hash_id_shift.)
 Held in memory: all rows of the trace.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+
+from msgspec import structs
 
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
@@ -97,7 +99,7 @@ def _time_session(part: Part, session: Session, start_ms: float, number: int, se
     rows = []
     for turn, (record, time) in enumerate(zip(session.records, times, strict=True)):
         is_later_turn = session.id is not None and turn > 0
-        changed = replace(
+        changed = structs.replace(
             record,
             id=f"{part.name}/{number}-{turn}" if record.id is None else f"{part.name}/{record.id}",
             timestamp=time,
@@ -128,4 +130,4 @@ def _shift_hash_ids(record: Record, shift: int) -> Record:
             f"request {record.id!r} has hash id {max(record.hash_ids)}; allowed where several traces are composed: "
             f"0 to {HASH_IDS - 1}"
         )
-    return replace(record, hash_ids=[value + shift for value in record.hash_ids])
+    return structs.replace(record, hash_ids=[value + shift for value in record.hash_ids])

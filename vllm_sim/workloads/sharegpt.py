@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.files import open_output, write_records
 from vllm_sim.trace.formats import Options, Report
@@ -167,7 +169,7 @@ def single_turn(sample: Iterable[Conversation]) -> Iterator[Record]:
     """Yields the first request of each conversation."""
     for conversation in sample:
         for record in requests_of(conversation, "first"):
-            yield replace(record, workload="single-turn")
+            yield structs.replace(record, workload="single-turn")
 
 
 def multi_turn(sample: Iterable[Conversation], active_sessions: int) -> Iterator[Record]:
@@ -183,4 +185,4 @@ def multi_turn(sample: Iterable[Conversation], active_sessions: int) -> Iterator
         record = next(session, None)
         if record is not None:
             active.append(session)
-            yield replace(record, workload="multi-turn")
+            yield structs.replace(record, workload="multi-turn")

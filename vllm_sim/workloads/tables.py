@@ -1,5 +1,8 @@
 """Tables of a TOML file, read key by key; every mistake is one error that names file, table, key, value and what is
 allowed.
+
+Why msgspec does not check them: which keys a table may have, and their bounds, depend on the values of other keys
+(`kind`, `start_s`, `low`), and its messages name neither the value nor the keys or kinds that are allowed.
 """
 
 import json

@@ -11,9 +11,10 @@ The file is read twice. Held in memory: about 300 bytes a request, and the child
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec import structs
 
 from vllm_sim.trace.files import iter_objects
 from vllm_sim.trace.formats.fields import name_of, number, refuse, whole_number, without
@@ -111,5 +112,5 @@ def _placed(
         else:
             place = _Place(parent.session, parent.turn + 1, max(record.timestamp, parent.timestamp))
         places[chat] = place
-        yield replace(record, session_id=place.session, turn=place.turn, timestamp=place.timestamp)
+        yield structs.replace(record, session_id=place.session, turn=place.turn, timestamp=place.timestamp)
         ready += [(child, waited, place) for child, waited in waiting.pop(chat, [])]

@@ -1,4 +1,7 @@
-"""Checks of single fields of a foreign row; each raises ValueError with field, value and what is allowed."""
+"""Checks of single fields of a foreign row; each raises ValueError with field, value and what is allowed.
+
+Not left to msgspec, as a record's fields are: it has no type for a whole number that is written as 12.0.
+"""
 
 import json
 from typing import Any

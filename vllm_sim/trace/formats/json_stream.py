@@ -2,6 +2,11 @@
 
 Held in memory: one element and CHUNK_CHARACTERS. A file that ends in the middle of an element gives all the elements
 before it; the caller is told what was cut off.
+
+Why not ijson (3.6.0 with yajl was tried): it names no line of an error; it puts `?` in place of half a character, which
+a converter has to see to drop the turn; it refuses integers of more than 64 bits when it is to give floats; and its
+memory grows with the square of a file's nesting. On a dump of 151 MB both read 160 to 280 MB/s on a busy machine, ijson
+with 11 MiB less memory.
 """
 
 import codecs

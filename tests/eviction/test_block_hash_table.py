@@ -1,0 +1,65 @@
+"""Numbers of nodes by name, against a dictionary; the names are chosen so that many begin at the same slot."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm_sim.eviction.block_hash_table import BlockHashTable, _Table
+from vllm_sim.eviction.policies.fifo import Fifo
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
+
+NODES = 6
+
+
+def make_book(nodes: int) -> PrefixIndex:
+    return PrefixIndex(nodes, nodes, Fifo(PolicyContext(nodes, nodes)), recycle=True)
+
+
+def crowded_names(size: int) -> list[bytes]:
+    """BlockHashTable that begin at the last slots of the table, so that probes go over its end."""
+    table = _Table(make_book(NODES))
+    found: list[bytes] = []
+    number = 0
+    with np.errstate(over="ignore"):
+        while len(found) < 12:
+            # Some differ in the first word alone, some in the last.
+            name = number.to_bytes(size, "little" if len(found) % 2 else "big")
+            if table.place(np.frombuffer(name, np.int64)) >= table.slots.size - 3:
+                found.append(name)
+            number += 1
+    return found
+
+
+CROWDED = {size: crowded_names(size) for size in (16, 32)}
+
+
+@settings(deadline=None)
+@given(size=st.sampled_from(sorted(CROWDED)), data=st.data())
+def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.DataObject) -> None:
+    index = make_book(NODES)
+    names, known = BlockHashTable(index), dict[bytes, int]()
+    unused = list(range(NODES - 1, -1, -1))
+    for _ in range(data.draw(st.integers(1, 30))):
+        gone = data.draw(st.sets(st.sampled_from(sorted(known)))) if known else set()
+        nodes = [known.pop(name) for name in sorted(gone)]
+        index.forgotten[: len(nodes)] = nodes
+        index.counts[3] = len(nodes)
+        unused += nodes
+        asked = data.draw(st.lists(st.sampled_from(CROWDED[size]), min_size=1, max_size=4))
+        if len(known | dict.fromkeys(asked)) > NODES:
+            asked = [min(known)] if known else asked[:1]
+        for name in asked:
+            if name not in known:
+                known[name] = unused.pop()
+        assert names.numbers(asked).tolist() == [known[name] for name in asked]
+
+
+@pytest.mark.parametrize(
+    "given_names", [[b"x" * 12], [b"x" * 40], [b""], [b"x" * 16, b"x" * 24], [b"x" * 32, b"x" * 16]]
+)
+def test_hashes_of_another_length_are_refused(given_names: list[bytes]) -> None:
+    names = BlockHashTable(make_book(NODES))
+    with pytest.raises(ValueError, match=rf"block hashes of {len(given_names[0])} bytes; allowed: 8, 16, 24 or 32"):
+        names.numbers(given_names)

@@ -1,0 +1,8 @@
+"""What drives vLLM in a replay, from outside of it: the backends `engine` and `blockpool`. Servers load none of it.
+
+driver      EngineCore step by step, in virtual time
+offline     an engine without a tokenizer, a model or workers
+ledger      who hit, missed and evicted which blocks
+lifetimes   how long blocks live
+blockpool   KVCacheManager, one request after the other
+"""

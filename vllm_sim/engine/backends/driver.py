@@ -1,0 +1,265 @@
+"""vLLM's EngineCore in this process, stepped by a virtual clock: the `engine` backend.
+
+Faithful to vLLM 0.32 (v1/engine/core.py, core_client.py, read): EngineCore, its scheduler, its KV-cache manager and its
+block pool are upstream's and are called as InprocClient calls them. Each request is answered with its own row, and
+what ends in an end token is stopped by it: no scheduler knows that end beforehand. Time is modelled: a step takes what
+the latency model says, requests arrive between steps, and tokens appear at the end of theirs. With asynchronous
+scheduling upstream's step_with_batch_queue is called: step k+1 is scheduled when step k begins, and what arrives during
+step k is scheduled in step k+2 at the earliest. A step that was scheduled for requests which have ended meanwhile
+takes its time as on a device. Not modelled: the front end (tokenising, HTTP) and the time that scheduling itself takes.
+"""
+
+import heapq
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.core import EngineCore
+
+from vllm_sim.block_rules import computed_tokens, needed_blocks
+from vllm_sim.engine.backends.group_ledger import GroupFacts, group_facts, make_ledger
+from vllm_sim.engine.backends.ledger import Admission
+from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
+from vllm_sim.trace.tokens import TokenisedTrace
+
+__all__ = ["Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core"]
+
+Load = list[tuple[int, int, bool]]
+"""For each request of a step its new tokens, the tokens of context before them, and whether a token is sampled."""
+
+
+class Arrival(NamedTuple):
+    """When a row arrives: at a time, or some time after the answer to another row."""
+
+    row: int
+    after_row: int | None
+    """Row whose answer it waits for, or None."""
+    ms: float
+    """Time from the start; with after_row the time from its end."""
+
+
+class Asked(NamedTuple):
+    """What a row's request asks for beside its prompt."""
+
+    cache_salt: str | None = None
+    priority: int = 0
+    max_tokens: int | None = None
+    """As recorded; None where it is not known, and then it was more than what was generated up to an end token."""
+
+
+@dataclass(slots=True)
+class Served:
+    """What happened to a row; times in virtual milliseconds."""
+
+    row: int
+    arrival_ms: float
+    rejected: bool = False
+    first_scheduled_ms: float | None = None
+    first_token_ms: float = 0.0
+    end_ms: float = 0.0
+    output_tokens: int = 0
+    preemptions: int = 0
+    admission: Admission | None = None
+
+
+class Step(NamedTuple):
+    """A step that has ended; times in virtual milliseconds."""
+
+    start_ms: float
+    end_ms: float
+    load: Load
+    running: int
+    """Requests that the scheduler runs, and those that wait, when the step has ended."""
+    waiting: int
+    usage: float
+    """Share of the cache's blocks that are in use."""
+
+
+class Driver:
+    """Feeds rows to an engine as they arrive, and steps it.
+
+    Args:
+        core: What make_core built.
+        trace: The rows' tokens.
+        step_ms: The time of a step in milliseconds, from what it computes. None: steps take no time.
+        asked: What the requests ask for, by row.
+        concurrency: Rows that may be served at once; None for no bound.
+        progress: Called with the number of rows done.
+        on_step: Called after each step that computed something.
+        attribution: Whether a ledger is kept of why blocks were not hit.
+        unit_tokens: Tokens in which hits and misses of several cache groups are told.
+    """
+
+    def __init__(
+        self,
+        core: EngineCore,
+        trace: TokenisedTrace,
+        step_ms: Callable[[Load], float] | None,
+        asked: Sequence[Asked],
+        concurrency: int | None = None,
+        progress: Callable[[int], None] = lambda done: None,
+        on_step: Callable[[Step], None] | None = None,
+        attribution: bool = True,
+        unit_tokens: int = 16,
+    ):
+        assert isinstance(core.model_executor, RowExecutor)
+        self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
+        self.executor = core.model_executor
+        self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
+        config = core.vllm_config
+        self.block_size = config.cache_config.block_size
+        self.scheduler = scheduler_of(core)
+        self.capacity_blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # without the null block
+        manager = self.scheduler.kv_cache_manager
+        capacity_tokens = config.cache_config.kv_cache_size_tokens or 0
+        self.groups: GroupFacts | None = group_facts(manager, unit_tokens, capacity_tokens)
+        """None where all layers have full attention."""
+        self.ledger = make_ledger(manager, unit_tokens) if attribution else None
+        self.now_ms = 0.0
+        self._running: dict[str, Served] = {}
+        self._requests: dict[str, Any] = {}
+        self._silent: set[str] = set()
+        """Requests without a token yet."""
+        self._batches: deque[Load] = deque()
+        """Loads of the steps that are scheduled and have not ended; two at most, and one but for an instant."""
+
+    def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
+        """Serves all rows; yields each as it ends. Ties in time are served in the order of rows."""
+        waiting: dict[int, list[Arrival]] = {}
+        due: list[tuple[float, int]] = []
+        for arrival in arrivals:
+            if arrival.after_row is None:
+                heapq.heappush(due, (arrival.ms, arrival.row))
+            else:
+                waiting.setdefault(arrival.after_row, []).append(arrival)
+        done = 0
+        while due or self._is_busy():
+            for served in [*self._admit(due), *self._step()]:
+                # A closed loop sends rows in their order, as places get free; only an open one waits for times.
+                base_ms = served.end_ms if self.concurrency is None else 0.0
+                for arrival in waiting.pop(served.row, ()):
+                    heapq.heappush(due, (base_ms + arrival.ms, arrival.row))
+                done += 1
+                self.progress(done)
+                yield served
+
+    def _is_busy(self) -> bool:
+        """Whether a request is served, or a step of requests that have ended is still computed."""
+        return bool(self._running or self._batches)
+
+    def _admit(self, due: list[tuple[float, int]]) -> list[Served]:
+        """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
+        if due and due[0][0] > self.now_ms and not self._is_busy():
+            self.now_ms = due[0][0]
+        rejected = []
+        while due and due[0][0] <= self.now_ms:
+            if self.concurrency is not None and len(self._running) >= self.concurrency:
+                break
+            arrival_ms, row = heapq.heappop(due)
+            # A closed loop sends a row when a place is free.
+            served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
+            request, wave = self.core.preprocess_add_request(self._request(row))
+            computed = computed_tokens(len(self.trace.prompt(row)), len(self.trace.response(row)))
+            if not self._fits(computed):
+                served.rejected = True
+                served.end_ms = self.now_ms
+                if self.ledger is not None:
+                    served.admission = self.ledger.look_at_rejected(request)
+                self.executor.forget(request.request_id)
+                rejected.append(served)
+                continue
+            self._running[request.request_id] = served
+            self._requests[request.request_id] = request
+            self._silent.add(request.request_id)
+            self.core.add_request(request, wave)
+        return rejected
+
+    def _fits(self, computed: int) -> bool:
+        """Whether a request of so many computed tokens can be served; of several groups upstream has told how many."""
+        needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
+        return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
+
+    def _request(self, row: int) -> EngineCoreRequest:
+        asked = self.asked[row]
+        return EngineCoreRequest(
+            request_id=str(row),
+            prompt_token_ids=self.trace.prompt(row).tolist(),
+            mm_features=None,
+            sampling_params=self._sampling(row, asked.max_tokens),
+            pooling_params=None,
+            arrival_time=self.now_ms,
+            lora_request=None,
+            cache_salt=asked.cache_salt,
+            data_parallel_rank=None,
+            priority=asked.priority,
+        )
+
+    def _sampling(self, row: int, max_tokens: int | None) -> SamplingParams:
+        length_tokens = len(self.trace.response(row))
+        stop = self.executor.stop_token(row)
+        if stop is None:
+            return SamplingParams(max_tokens=length_tokens)
+        return SamplingParams(max_tokens=length_tokens + (max_tokens != length_tokens), stop_token_ids=[stop])
+
+    def _step(self) -> list[Served]:
+        """One step of the engine; the clock moves to its end. Returns the rows that ended in it."""
+        if not self._is_busy():
+            return []
+        if self.ledger is not None:
+            self.ledger.set_time(self.now_ms)
+        outputs, _ = self.core.step_fn()
+        scheduled = self.executor.take_scheduled()
+        if scheduled is not None:
+            for new in scheduled.scheduled_new_reqs:
+                served = self._running[new.req_id]
+                if served.first_scheduled_ms is None:
+                    served.first_scheduled_ms = self.now_ms
+            is_timed = self.step_ms is not None or self.on_step is not None
+            self._batches.append(self._load(scheduled) if is_timed else [])
+        # Asynchronous: the batch that was scheduled stays in upstream's queue, and the one before it has ended.
+        if len(self._batches) > len(self.core.batch_queue or ()):
+            self._pass(self._batches.popleft())
+        ended = []
+        silent = self._silent
+        for group in (outputs or {}).values():
+            for output in group.outputs:
+                if silent and output.request_id in silent and output.new_token_ids:
+                    silent.remove(output.request_id)
+                    self._running[output.request_id].first_token_ms = self.now_ms
+                if output.finish_reason is not None:
+                    ended.append(self._end(output.request_id))
+        return ended
+
+    def _pass(self, load: Load) -> None:
+        """Moves the clock to the end of a step."""
+        start_ms = self.now_ms
+        if self.step_ms is not None:
+            self.now_ms += self.step_ms(load)
+        if self.on_step is not None and load:
+            scheduler = self.scheduler
+            running, waiting = len(scheduler.running), len(scheduler.waiting)
+            self.on_step(Step(start_ms, self.now_ms, load, running, waiting, scheduler.kv_cache_manager.usage))
+
+    def _end(self, name: str) -> Served:
+        served = self._running.pop(name)
+        request = self._requests.pop(name)
+        served.end_ms = self.now_ms
+        served.output_tokens = request.num_output_tokens
+        served.preemptions = request.num_preemptions
+        if self.ledger is not None:
+            served.admission = self.ledger.forget(name)
+        return served
+
+    def _load(self, scheduled: SchedulerOutput) -> Load:
+        load = []
+        cached = scheduled.scheduled_cached_reqs
+        known = zip(cached.req_ids, cached.num_computed_tokens, strict=True)
+        new = ((request.req_id, request.num_computed_tokens) for request in scheduled.scheduled_new_reqs)
+        for name, context in (*new, *known):
+            tokens = scheduled.num_scheduled_tokens[name]
+            load.append((tokens, context, context + tokens >= self._requests[name].num_prompt_tokens))
+        return load

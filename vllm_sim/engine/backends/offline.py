@@ -1,0 +1,255 @@
+"""vLLM's EngineCore in this process, over a trace, with any eviction policy: what the driver steps.
+
+Faithful to vLLM 0.32 (v1/engine/core.py, read): configuration and engine are upstream's. One value of its scheduler is
+set afterwards: max_model_len (compat.py, row max_length).
+"""
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from vllm.config import VllmConfig
+from vllm.engine.arg_utils import EngineArgs
+from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import Request
+
+from vllm_sim.engine import compat
+from vllm_sim.engine.backends.group_ledger import keeps_everything
+from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
+from vllm_sim.engine.options import KEY
+from vllm_sim.engine.platform import ReplayPlatform
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.engine.pool import adopt
+from vllm_sim.eviction.chains import Array, Chains
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.registry import make_policy
+from vllm_sim.eviction.simulate import make_context
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+class Known(NamedTuple):
+    """What a policy may know of the rows of a trace."""
+
+    category: Array
+    """Workload and turn as one small number, by row."""
+    salts: Sequence[str | None]
+    """cache_salt by row."""
+    chains: Chains | None
+    """The blocks of all rows, for `belady` alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """The engine's configuration."""
+
+    capacity_blocks: int
+    block_size: int
+    max_model_len: int
+    model_positions: int
+    """What the model's own configuration allows."""
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    async_scheduling: bool = False
+    policy: str = "lru"
+    policy_params: dict[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    is_unlimited: bool = False
+    """Nothing is ever evicted: several cache groups take as many blocks as they need, whatever capacity_blocks is."""
+    upstream: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
+
+
+class RowExecutor(ReplayExecutor):
+    """Answers the request named "7" with row 7, and keeps what was scheduled until the driver takes it."""
+
+    _scheduled: SchedulerOutput | None = None
+
+    def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
+        row = int(request_id)
+        self._answer(request_id, len(prompt_token_ids), row, params)
+        return row
+
+    def _step(self, output: SchedulerOutput) -> Any:
+        self._scheduled = output
+        return super()._step(output)
+
+    def stop_token(self, row: int) -> int | None:
+        """The end token that ends a row's answer; None where its length does."""
+        last = int(self.trace.response(row)[-1])
+        return last if last in self._answers.vocabulary.end_token_ids and not self.trace.cut[row] else None
+
+    def determine_available_memory(self) -> list[int]:
+        if self.cache_config.num_gpu_blocks_override is not None:
+            return super().determine_available_memory()
+        lengths = [len(self.trace.prompt(row)) + len(self.trace.response(row)) for row in range(len(self.trace))]
+        return [ample_bytes(self.vllm_config, self._layers.specs, lengths)]
+
+    def take_scheduled(self) -> SchedulerOutput | None:
+        """What was scheduled since the last call, if anything was."""
+        scheduled, self._scheduled = self._scheduled, None
+        return scheduled
+
+    def held_requests(self) -> list[str]:
+        """Requests whose answers are kept; one that has ended is dropped with the next step."""
+        return list(self._running)
+
+    def forget(self, request_id: str) -> None:
+        """Drops the answer of a request that will not be scheduled."""
+        self._running.pop(request_id, None)
+
+
+def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None) -> EngineCore:
+    """Builds the engine over a trace.
+
+    Args:
+        trace: The trace.
+        model: Folder of the model.
+        setup: The configuration.
+        known: What the policy may know; None for `lru`.
+
+    Raises:
+        ValueError: the policy or a parameter is not known, or needs what it is not told.
+        RuntimeError: vllm was imported before VLLM_SIM_TRACE_PATH was set, and has chosen another platform.
+    """
+    if not isinstance(current_platform, ReplayPlatform):
+        raise RuntimeError(
+            f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
+        )
+    numbers: dict[BlockHash, int] = {}
+    online = _make_online(setup, known, numbers)
+    os.environ[TRACE_VARIABLE] = str(trace)
+    config = _engine_config(model, setup, is_full=True)
+    if not has_full_attention(config.model_config):
+        if setup.policy != "lru":
+            raise ValueError(f"policy {setup.policy} cannot serve a model whose layers keep less; allowed: lru")
+        config = _engine_config(model, setup, is_full=False)
+    core = EngineCore(config, RowExecutor, log_stats=False)
+    longest = setup.max_model_len
+    if not keeps_everything(scheduler_of(core).kv_cache_manager):
+        longest = min(longest, config.model_config.max_model_len)
+    compat.MAX_LENGTH.put(core.scheduler, longest)
+    if known is not None and online is not None:
+        if known.chains is not None:
+            assert isinstance(core.model_executor, RowExecutor)
+            numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
+        _adopt(core, online, known)
+    return core
+
+
+def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
+    """vLLM's configuration.
+
+    Args:
+        model: The model's folder.
+        setup: What is asked for.
+        is_full: Whether all layers have full attention, so that a request needs the blocks that its tokens
+            fill. Else upstream is asked for the longest request that the cache can serve.
+
+    Raises:
+        ValueError: an argument of `setup.upstream` is not vLLM's, or is set here.
+    """
+    blocks: int | None = setup.capacity_blocks + 1  # and the null block
+    wanted = setup.max_model_len
+    if is_full:
+        wanted = min(wanted, setup.capacity_blocks * setup.block_size)
+    elif setup.is_unlimited:
+        blocks = None
+    arguments: dict[str, Any] = {
+        "model": model,
+        "tokenizer": model,
+        "seed": setup.seed,
+        "block_size": setup.block_size,
+        "num_gpu_blocks_override": blocks,
+        "max_model_len": wanted if is_full else -1,
+        "hf_overrides": {"max_position_embeddings": wanted} if wanted > setup.model_positions else {},
+        "skip_tokenizer_init": True,  # token ids are all that goes in and out
+        "enable_prefix_caching": True,
+        "max_num_seqs": setup.max_num_seqs,
+        "max_num_batched_tokens": setup.max_num_batched_tokens,
+        "async_scheduling": setup.async_scheduling,
+        "disable_log_stats": True,
+        "additional_config": {KEY: {"on_inexact": "warn"}},
+    }
+    known = {field.name for field in fields(EngineArgs)} - arguments.keys()
+    for name in setup.upstream:
+        if name not in known:
+            raise ValueError(
+                f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(known))}"
+            )
+    return EngineArgs(**arguments, **setup.upstream).create_engine_config()
+
+
+def scheduler_of(core: EngineCore) -> Scheduler:
+    """The scheduler of an engine that make_core built, which is vLLM's own."""
+    assert isinstance(core.scheduler, Scheduler)
+    return core.scheduler
+
+
+def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> OnlineCache | None:
+    """The policy's online, before there is an engine that an error would leave behind; None for `lru`.
+
+    Args:
+        setup: The configuration.
+        known: What the policy may know.
+        numbers: Filled before the online is used: the node of each block hash, where the chains are known.
+
+    Raises:
+        ValueError: the policy or a parameter is not known, or needs what it is not told.
+    """
+    policy, params, capacity = setup.policy, setup.policy_params, setup.capacity_blocks
+    if policy == "lru":
+        make_policy(policy, PolicyContext(capacity, nodes=1), params)
+        return None
+    if known is None:
+        raise ValueError(f"policy {policy} needs the rows' categories; allowed without them: lru")
+    if known.chains is None:
+        categories = int(known.category.max(initial=0)) + 1
+        return OnlineCache(
+            policy, online_context(policy, capacity, params, setup.seed)._replace(categories=categories), params
+        )
+    context = make_context(known.chains, policy, capacity, setup.seed)
+    return OnlineCache(policy, context, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
+
+
+def _adopt(core: EngineCore, online: OnlineCache, known: Known) -> None:
+    """Puts the pool of an engine that has served nobody under a policy; `belady` knows the order of rows in advance."""
+    category = known.category.tolist()
+    started = itertools.count()
+
+    def describe(request: Request) -> tuple[int, int]:
+        row = int(request.request_id)
+        return (next(started) if known.chains is None else row), category[row]
+
+    adopt(scheduler_of(core).kv_cache_manager, online, describe)
+
+
+def _number_hashes(
+    core: EngineCore, trace: TokenisedTrace, chains: Chains, salts: Sequence[str | None]
+) -> dict[BlockHash, int]:
+    """The node of each block hash that the rows will have; the last generated token is never computed."""
+    numbers: dict[BlockHash, int] = {}
+    for row, salt in enumerate(salts):
+        tokens = np.concatenate([trace.prompt(row), trace.response(row)[:-1]]).tolist()
+        request = Request(
+            str(row),
+            tokens,
+            SamplingParams(max_tokens=1),
+            None,
+            arrival_time=0.0,
+            cache_salt=salt,
+            block_hasher=core.request_block_hasher,
+        )
+        nodes = chains.nodes[chains.begins[row] : chains.begins[row + 1]].tolist()
+        numbers.update(zip(request.block_hashes, nodes, strict=True))
+    return numbers

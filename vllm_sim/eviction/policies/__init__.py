@@ -1,0 +1,1 @@
+"""Eviction policies, an idea a file; `vllm_sim.eviction.registry` names them."""
