@@ -173,8 +173,6 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
         "num_gpu_blocks_override": blocks,
         "max_model_len": wanted if is_full else -1,
         "hf_overrides": {"max_position_embeddings": wanted} if wanted > setup.model_positions else {},
-        "skip_tokenizer_init": True,  # token ids are all that goes in and out
-        "enable_prefix_caching": True,
         "max_num_seqs": setup.max_num_seqs,
         "max_num_batched_tokens": setup.max_num_batched_tokens,
         "async_scheduling": setup.async_scheduling,
@@ -187,7 +185,9 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
             raise ValueError(
                 f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(known))}"
             )
-    return EngineArgs(**arguments, **setup.upstream).create_engine_config()
+    # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is told to.
+    more = {"skip_tokenizer_init": True, "enable_prefix_caching": True} | setup.upstream
+    return EngineArgs(**arguments, **more).create_engine_config()
 
 
 def scheduler_of(core: EngineCore) -> Scheduler:
