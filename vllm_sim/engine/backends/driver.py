@@ -21,7 +21,8 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.backends.group_ledger import GroupFacts, group_facts, make_ledger
+from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
+from vllm_sim.engine.backends.group_ledger import make_ledger
 from vllm_sim.engine.backends.ledger import Admission
 from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace

@@ -17,53 +17,18 @@ What follows is cold, and the tail as `replay/breakdown.py` has it. Units are as
 blocks that are hashed are whole multiples of it, else the greatest common divisor.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
-from math import gcd
-from typing import Any, NamedTuple
+from typing import Any
 
-from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator, get_kv_cache_coordinator
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.kv_cache_utils import KVCacheBlock
-from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
+from vllm_sim.engine.backends.cache_groups import hit_alignment, keeps_everything, pool_without_end, unit_of
+from vllm_sim.engine.backends.computed import Computed
 from vllm_sim.engine.backends.ledger import Admission, Ledger
 from vllm_sim.engine.backends.lifetimes import Lifetimes
-
-
-class Computed:
-    """The units of tokens that were ever computed, each behind those before it."""
-
-    def __init__(self, unit_tokens: int):
-        self.unit_tokens = unit_tokens
-        self._number: dict[tuple[int | str | None, bytes], int] = {}
-        self._is_generated: list[bool] = []
-
-    def add(self, parent: int | str | None, tokens: Sequence[int], is_generated: bool) -> int:
-        """Notes a unit behind a parent: a unit's number, or at the start the request's salt. Returns its number."""
-        number = self._number.setdefault((parent, array("i", tokens).tobytes()), len(self._number))
-        if number == len(self._is_generated):
-            self._is_generated.append(is_generated)
-        self._is_generated[number] = is_generated
-        return number
-
-    def known(self, salt: str | None, tokens: Sequence[int]) -> list[int]:
-        """The numbers of the units that tokens begin with."""
-        parent: int | str | None = salt
-        found = []
-        for start in range(0, len(tokens) - self.unit_tokens + 1, self.unit_tokens):
-            parent = self._number.get((parent, array("i", tokens[start : start + self.unit_tokens]).tobytes()))
-            if parent is None:
-                break
-            found.append(parent)
-        return found
-
-    def generated(self, numbers: Iterable[int]) -> int:
-        """How many of these units held a generated token when they were computed last."""
-        return sum(self._is_generated[number] for number in numbers)
 
 
 class GroupLedger:
@@ -76,7 +41,7 @@ class GroupLedger:
 
     def __init__(self, manager: KVCacheManager, block_size: int):
         pool = manager.block_pool
-        self.unit_tokens = gcd(block_size, pool.hash_block_size)
+        self.unit_tokens = unit_of(manager, block_size)
         self.lifetimes = Lifetimes()
         self.admissions: dict[str, Admission] = {}
         self.evictions: dict[tuple[str, str], int] = {}
@@ -85,9 +50,9 @@ class GroupLedger:
         self.orphan_blocks = None
         """Not told: a window's blocks are kept without those before them."""
         self._is_caching = manager.enable_caching
-        self._alignment = _hit_alignment(manager)
+        self._alignment = hit_alignment(manager)
         self._computed = Computed(self.unit_tokens)
-        self._all = _pool_without_end(manager)
+        self._all = pool_without_end(manager)
         self._had = self._all.block_pool.cached_block_hash_to_block
         self._cached = pool.cached_block_hash_to_block
         self._owner: dict[Any, str] = {}
@@ -95,7 +60,7 @@ class GroupLedger:
         self._last_unit: dict[str, tuple[int, int | str | None]] = {}
         """For each request how many of its units are computed, and the number of the last."""
         self._serving = ""
-        self._lost: set[tuple[int, Any]] | None = None
+        self._lost: list[tuple[int, Any]] | None = None
         """Blocks and the keys that they have lost to the allocation under way; None outside of one."""
         self._watch(manager)
 
@@ -159,7 +124,7 @@ class GroupLedger:
             self._note_computed(request, num_computed_tokens)
 
         def get_new_blocks(num_blocks: int) -> list[KVCacheBlock]:
-            self._lost = set()
+            self._lost = []
             found = take(num_blocks)
             self._note_taken([block.block_id for block in found], self._lost)
             self._lost = None
@@ -182,7 +147,7 @@ class GroupLedger:
         def pop_key(key: Any, block_id: int) -> KVCacheBlock | None:
             found = pop(key, block_id)
             if found is not None and self._lost is not None:
-                self._lost.add((block_id, key))
+                self._lost.append((block_id, key))
             return found
 
         compat.ALLOCATE.put(manager, allocate_slots)
@@ -267,7 +232,7 @@ class GroupLedger:
         if end > done:
             self._last_unit[request.request_id] = end, parent
 
-    def _note_taken(self, blocks: list[int], lost: set[tuple[int, Any]]) -> None:
+    def _note_taken(self, blocks: list[int], lost: list[tuple[int, Any]]) -> None:
         """Blocks were allocated to the request that is served, and what was cached in them is evicted."""
         self.admissions[self._serving].allocated_blocks += len(blocks)
         self.lifetimes.taken(blocks)
@@ -279,44 +244,6 @@ class GroupLedger:
         for owner in owners.values():
             pair = owner, self._serving
             self.evictions[pair] = self.evictions.get(pair, 0) + 1
-
-
-class CacheGroup(NamedTuple):
-    """Layers that share blocks of the cache."""
-
-    kind: str
-    """vLLM's name for what they keep."""
-    layers: int
-    block_size: int
-    page_bytes: int
-    """Of a block in one layer."""
-    window_tokens: int | None
-
-
-class GroupFacts(NamedTuple):
-    """What a manager's cache is made of."""
-
-    groups: list[CacheGroup]
-    unit_tokens: int
-    hit_alignment_tokens: int
-    capacity_tokens: int
-    """Tokens that it holds by upstream's estimate."""
-
-
-def group_facts(manager: KVCacheManager, unit_tokens: int, capacity_tokens: int) -> GroupFacts | None:
-    """What a manager's cache is made of; None where it has one group of full attention."""
-    if keeps_everything(manager):
-        return None
-    groups = [
-        CacheGroup(
-            kind, len(group.layer_names), group.kv_cache_spec.block_size, group.kv_cache_spec.page_size_bytes, window
-        )
-        for group, (kind, window) in zip(
-            manager.kv_cache_config.kv_cache_groups, manager.kv_cache_event_metadata, strict=True
-        )
-    ]
-    unit = gcd(unit_tokens, manager.block_pool.hash_block_size)
-    return GroupFacts(groups, unit, _hit_alignment(manager), capacity_tokens)
 
 
 def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedger:
@@ -331,34 +258,3 @@ def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedg
     ledger = Ledger(manager.block_pool.hash_block_size)
     ledger.watch(manager)
     return ledger
-
-
-def keeps_everything(manager: KVCacheManager) -> bool:
-    """Whether a manager has one group of full attention."""
-    singles = manager.coordinator.single_type_managers
-    return len(singles) == 1 and type(singles[0]) is FullAttentionManager
-
-
-def _hit_alignment(manager: KVCacheManager) -> int:
-    """Tokens of which every hit is a multiple."""
-    coordinator = manager.coordinator
-    if coordinator.enable_partial_hash_hits:
-        return manager.block_pool.hash_block_size
-    return coordinator.scheduler_block_size
-
-
-def _pool_without_end(manager: KVCacheManager) -> KVCacheCoordinator:
-    """A coordinator as the manager's, whose pool gets keys and never loses one; it serves nobody."""
-    coordinator = manager.coordinator
-    return get_kv_cache_coordinator(
-        kv_cache_config=replace(manager.kv_cache_config, num_blocks=1),
-        max_model_len=manager.max_model_len,
-        max_in_flight_tokens=manager.max_model_len,
-        use_eagle=False,
-        enable_caching=manager.enable_caching,
-        enable_kv_cache_events=False,
-        dcp_world_size=1,
-        pcp_world_size=1,
-        scheduler_block_size=coordinator.scheduler_block_size,
-        hash_block_size=manager.block_pool.hash_block_size,
-    )

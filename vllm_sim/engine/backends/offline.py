@@ -23,7 +23,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
-from vllm_sim.engine.backends.group_ledger import keeps_everything
+from vllm_sim.engine.backends.cache_groups import keeps_everything
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
 from vllm_sim.engine.options import KEY

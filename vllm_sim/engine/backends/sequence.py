@@ -14,8 +14,9 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.block_rules import computed_tokens
+from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
 from vllm_sim.engine.backends.driver import Asked, Served
-from vllm_sim.engine.backends.group_ledger import GroupFacts, GroupLedger, group_facts, make_ledger
+from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
 from vllm_sim.engine.backends.ledger import Admission, Ledger
 from vllm_sim.engine.backends.offline import scheduler_of
 from vllm_sim.trace.tokens import TokenisedTrace
