@@ -181,7 +181,7 @@ def test_the_ledger_of_groups_says_of_one_group_what_the_other_ledger_says(
     assert again.working_set_blocks == summary.working_set_blocks
 
 
-@pytest.mark.parametrize("policy", ["arc", "opt"])
+@pytest.mark.parametrize("policy", ["arc", "belady"])
 def test_policies_but_lru_are_refused_where_layers_keep_less(run: Replay, policy: str) -> None:
     with pytest.raises(ValueError, match=f"policy {policy} cannot serve a model whose layers keep less; allowed: lru"):
         run("gpt-oss-20b", FEW, family(100, 50), policy=policy, capacity_blocks=100)
