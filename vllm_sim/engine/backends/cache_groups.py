@@ -12,7 +12,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 
 
-class CacheGroup(NamedTuple):
+class GroupShape(NamedTuple):
     """Layers that share blocks of the cache."""
 
     kind: str
@@ -27,7 +27,7 @@ class CacheGroup(NamedTuple):
 class GroupFacts(NamedTuple):
     """What a manager's cache is made of."""
 
-    groups: list[CacheGroup]
+    groups: list[GroupShape]
     unit_tokens: int
     hit_alignment_tokens: int
     capacity_tokens: int
@@ -39,7 +39,7 @@ def group_facts(manager: KVCacheManager, unit_tokens: int, capacity_tokens: int)
     if keeps_everything(manager):
         return None
     groups = [
-        CacheGroup(
+        GroupShape(
             kind, len(group.layer_names), group.kv_cache_spec.block_size, group.kv_cache_spec.page_size_bytes, window
         )
         for group, (kind, window) in zip(
