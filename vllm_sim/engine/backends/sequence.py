@@ -57,8 +57,8 @@ class SequentialCache:
             progress(row + 1)
         return served
 
-    def _request(self, row: int) -> "_Row":
-        return _Row(
+    def _request(self, row: int) -> "_SequentialRow":
+        return _SequentialRow(
             str(row),
             self.trace.prompt(row).tolist(),
             SamplingParams(max_tokens=len(self.trace.response(row))),
@@ -68,7 +68,7 @@ class SequentialCache:
             block_hasher=self.block_hasher,
         )
 
-    def _serve(self, request: "_Row", row: int) -> Admission:
+    def _serve(self, request: "_SequentialRow", row: int) -> Admission:
         manager = self.manager
         manager.new_step_starts()
         blocks, hit_tokens, boundary = manager.get_computed_blocks(request)
@@ -83,12 +83,14 @@ class SequentialCache:
         manager.free(request)
         return self.ledger.forget(request.request_id)
 
-    def _take(self, request: "_Row", tokens: int, hit_tokens: int = 0, blocks: KVCacheBlocks | None = None) -> None:
+    def _take(
+        self, request: "_SequentialRow", tokens: int, hit_tokens: int = 0, blocks: KVCacheBlocks | None = None
+    ) -> None:
         if self.manager.allocate_slots(request, tokens, hit_tokens, blocks) is None:
             raise ValueError(f"row {request.request_id} has no room, though vLLM's estimate says that it has")
 
 
-class _Row(Request):
+class _SequentialRow(Request):
     """Upstream's request, with what the scheduler would set."""
 
     def share(self, boundary: int) -> None:
