@@ -114,9 +114,6 @@ def configure(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pyte
         ({"tensor_parallel_size": 2}, "tensor parallelism"),
         ({"prefill_context_parallel_size": 2}, "context parallelism"),
         ({"runner": "pooling"}, "a pooling model"),
-        ({"hf_overrides": {"sliding_window": 128}}, "layers that are not full attention"),
-        ({"hf_overrides": {"layer_types": ["sliding_attention"] * 16}}, "layers that are not full attention"),
-        ({"hf_overrides": {"attention_chunk_size": 128}}, "layers that are not full attention"),
         ({"hf_overrides": {"is_encoder_decoder": True}}, "an encoder-decoder model"),
         ({"watermark_config": {"key": 1}}, "watermarking"),
         ({"enable_prompt_embeds": True}, "prompt embeddings"),
@@ -146,6 +143,7 @@ def test_a_configuration_that_would_not_be_the_real_one_is_refused_by_name(
         {"scheduling_policy": "priority"},
         {"kv_cache_dtype": "fp8"},
         {"hf_overrides": {"layer_types": ["full_attention"] * 16}},
+        {"hf_overrides": {"layer_types": ["sliding_attention"] * 16, "sliding_window": 128}},
     ],
 )
 def test_a_configuration_that_can_be_simulated_is_not_refused(configure: Any, arguments: dict[str, Any]) -> None:

@@ -17,6 +17,7 @@ from vllm_sim.replay.config import Field, RunConfig, config_fields
 from vllm_sim.vllm_version import installed_version
 
 _OWN = ("latency_table", "attribution")
+_OBJECTS = ("policy_params", "engine_args")
 
 
 def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: bool) -> None:
@@ -111,13 +112,13 @@ def _flag(name: str) -> str:
 def _default(name: str) -> Any:
     place = RunConfig.__struct_fields__.index(name) - len(RunConfig.__struct_fields__)
     default = RunConfig.__struct_defaults__[place] if -place <= len(RunConfig.__struct_defaults__) else None
-    return {} if name == "policy_params" else default
+    return {} if name in _OBJECTS else default
 
 
 def _reader(field: Field, is_grid: bool) -> Any:
     if field.name == "capacity_blocks":
         return _capacity
-    if field.name == "policy_params":
+    if field.name in _OBJECTS:
         return json_object
     return next(kind for kind in (field.kind, *get_args(field.kind)) if kind in (int, float, str))
 

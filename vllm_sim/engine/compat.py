@@ -132,6 +132,30 @@ FREE = Override(
     delete_when="a KV event tells of a release",
     parameters=("ordered_blocks",),
 )
+TAKE = Override(
+    name="take",
+    target="vllm.v1.core.block_pool:BlockPool.get_new_blocks",
+    why="the ledger of several cache groups sees which blocks an allocation evicts; KV events name no request",
+    upstream="vllm/v1/core/single_type_kv_cache_manager.py, allocate_new_blocks",
+    delete_when="see allocate",
+    parameters=("num_blocks",),
+)
+INSERT = Override(
+    name="insert",
+    target="vllm.v1.core.block_pool:BlockHashToBlockMap.insert",
+    why="the ledger of several cache groups sees what each group keeps; KV events name no partial blocks",
+    upstream="vllm/v1/core/block_pool.py, BlockPool._insert_block_hash",
+    delete_when="see allocate",
+    parameters=("key", "block"),
+)
+POP = Override(
+    name="pop",
+    target="vllm.v1.core.block_pool:BlockHashToBlockMap.pop",
+    why="see insert",
+    upstream="vllm/v1/core/block_pool.py, BlockPool._remove_cached_block_hashes",
+    delete_when="see allocate",
+    parameters=("key", "block_id"),
+)
 MAX_LENGTH = Value(
     name="max_length",
     target="vllm.v1.core.sched.scheduler:Scheduler.max_model_len",
@@ -214,10 +238,18 @@ VARIABLE = Entry(
     upstream="vllm/platforms/interface.py, Platform.validate_environ",
     delete_when="a plugin can register a variable",
 )
+MODULE = Entry(
+    name="module",
+    target="sys:modules",
+    why="vLLM's Qwen3.5 classes import an image processor of transformers, which imports torchvision; PyPI's build of "
+    "that needs CUDA's libraries. Put only where torchvision is not installed, and where the platform is ours",
+    upstream="vllm/model_executor/models/qwen3_vl.py",
+    delete_when="the classes for text import no image processor",
+)
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG,
-    HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE,
+    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, CHAT_LOG,
+    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE, MODULE,
 )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
-from vllm_sim.engine.kv_cache import available_bytes, kv_cache_specs
+from vllm_sim.engine.kv_cache import Layers, available_bytes, is_plain, plain_layers
 from vllm_sim.engine.options import parse_options
 from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
 
@@ -49,8 +49,17 @@ class ReplayExecutor(Executor):
         compat.apply("finish")
         self._options = parse_options(self.vllm_config.additional_config)
         self._answers = load_answers(self.model_config.tokenizer)
+        self._layers = self._load_layers()
         self._running: dict[str, _Answer] = {}
         self._sampled: ModelRunnerOutput | None = None
+
+    def _load_layers(self) -> Layers:
+        """What workers would report once they have loaded the model."""
+        if is_plain(self.model_config):
+            return plain_layers(self.vllm_config)
+        from vllm_sim.engine.meta_model import build_layers  # takes its time
+
+        return build_layers(self.vllm_config)
 
     @classmethod
     def supports_async_scheduling(cls) -> bool:
@@ -217,13 +226,13 @@ class ReplayExecutor(Executor):
     # What workers would be asked
 
     def get_kv_cache_specs(self) -> list[dict[str, KVCacheSpec]]:
-        return [kv_cache_specs(self.vllm_config)]
+        return [self._layers.specs]
 
     def determine_available_memory(self) -> list[int]:
-        return [available_bytes(self.vllm_config)]
+        return [available_bytes(self.vllm_config, self._layers.specs)]
 
     def get_supported_kv_cache_layouts(self) -> list[list[str]]:
-        return [["LBNHC"]]
+        return [self._layers.layouts]
 
     def set_kv_cache_layout(self, layout_name: str, *args: Any, **kwargs: Any) -> None:
         """Workers would be told the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
@@ -276,6 +285,7 @@ _REPLIES: dict[Any, Any] = {
     "wake_up": None,
     "discard": None,
     "supports_draft_weight_updates": False,
+    "update_max_model_len": None,
 }
 """What a worker would reply, by method."""
 

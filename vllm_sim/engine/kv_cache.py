@@ -1,20 +1,59 @@
-"""The KV cache that a worker would report: its layers and its memory, out of the model's configuration.
+"""The KV cache that a worker would report: what each layer keeps, the layouts, and the memory for it.
 
-Modelled: decoder-only models whose layers all have full attention, on one device. Read: v1/kv_cache_interface.py and
-v1/worker/gpu_worker.py of vLLM 0.32.
+Models of a few classes whose layers all have full attention are described out of their configuration, which takes no
+time; a test compares with what vLLM's classes say. All others are built (meta_model.py). Read: kv_cache_interface.py,
+core/kv_cache_utils.py and worker/gpu_worker.py in v1/ of vLLM 0.32.
 """
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
+from vllm.v1.core.kv_cache_utils import (
+    _max_memory_usage_bytes_from_groups,
+    _pool_bytes_per_block,
+    get_kv_cache_groups,
+)
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec
 
 DEFAULT_BYTES = 4 * 2**30
 """KV cache without --num-gpu-blocks-override and --kv-cache-memory-bytes: 131,072 tokens of Llama 3.2 1B in bfloat16;
 more where --max-model-len needs more."""
+_PLAIN = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Classes of vLLM with the same attention in every layer."""
+_LESS = ("sliding", "chunked", "linear", "mamba", "conv")
+"""In the names of kinds of layers that keep less than every token."""
 
 
-def kv_cache_specs(config: VllmConfig) -> dict[str, KVCacheSpec]:
-    """One full-attention layer for each layer of the model, by the name that vLLM would give it."""
+class Layers(NamedTuple):
+    """What a worker reports of a model that it has loaded."""
+
+    specs: dict[str, KVCacheSpec]
+    """What each layer keeps, by its name; a layer that uses another's cache has none."""
+    layouts: list[str]
+    """The layouts of the cache that all its attention backends can read, most preferred first."""
+
+
+def is_plain(model: Any) -> bool:
+    """Whether a model (vLLM's ModelConfig) keeps the same of every token in every layer."""
+    return model.architecture in _PLAIN and has_full_attention(model)
+
+
+def has_full_attention(model: Any) -> bool:
+    """Whether the configuration of a model (vLLM's ModelConfig) names no layer that keeps less than every token.
+
+    Fields of a model's own configuration depend on the model.
+    """
+    text = model.hf_text_config
+    kinds = text.layer_types if hasattr(text, "layer_types") else None
+    is_chunked = hasattr(text, "attention_chunk_size") and text.attention_chunk_size is not None
+    has_other_kinds = any(part in kind for kind in kinds or () for part in _LESS)
+    return not (model.is_hybrid or is_chunked or has_other_kinds or model.get_sliding_window() is not None)
+
+
+def plain_layers(config: VllmConfig) -> Layers:
+    """One full-attention layer for each layer of a plain model, by the name that vLLM would give it."""
     model = config.model_config
     spec = FullAttentionSpec(
         block_size=config.cache_config.block_size,
@@ -23,15 +62,27 @@ def kv_cache_specs(config: VllmConfig) -> dict[str, KVCacheSpec]:
         dtype=kv_cache_dtype_str_to_dtype(config.cache_config.cache_dtype, model),
     )
     layers = model.get_num_layers(config.parallel_config)
-    return {f"model.layers.{layer}.self_attn.attn": spec for layer in range(layers)}
+    return Layers({f"model.layers.{layer}.self_attn.attn": spec for layer in range(layers)}, ["LBNHC"])
 
 
-def available_bytes(config: VllmConfig) -> int:
-    """Memory for the KV cache: what was asked for, else DEFAULT_BYTES or the longest request, whichever is more."""
+def available_bytes(config: VllmConfig, specs: Mapping[str, KVCacheSpec]) -> int:
+    """Memory for the KV cache: what was asked for, else DEFAULT_BYTES or the longest request, whichever is more.
+
+    Args:
+        config: whose layout upstream has resolved.
+        specs: of the layers.
+    """
     asked = config.cache_config.kv_cache_memory_bytes
     if asked:
         return asked
-    specs = kv_cache_specs(config).values()
-    one_block = sum(spec.page_size_bytes for spec in specs)
-    longest = sum(spec.max_memory_usage_bytes(config) for spec in specs)
-    return max(DEFAULT_BYTES, longest + one_block)
+    groups = get_kv_cache_groups(config, dict(specs))
+    one_block = _pool_bytes_per_block(config, groups)
+    return max(DEFAULT_BYTES, _max_memory_usage_bytes_from_groups(config, groups) + one_block)
+
+
+def ample_bytes(config: VllmConfig, specs: Mapping[str, KVCacheSpec], lengths: Sequence[int]) -> int:
+    """Memory in which requests of these lengths, in tokens, have room at once, so that nothing is ever evicted."""
+    groups = get_kv_cache_groups(config, dict(specs))
+    blocks = sum(length // group.kv_cache_spec.block_size + 2 for group in groups for length in lengths)
+    least = _max_memory_usage_bytes_from_groups(config, groups)
+    return (blocks + 1) * _pool_bytes_per_block(config, groups) + least

@@ -24,6 +24,9 @@ from vllm_sim.vllm_version import installed_version
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+    from vllm.v1.attention.backends.mla.prefill.selector import MLAPrefillSelectorConfig
+    from vllm.v1.attention.backends.registry import AttentionBackendEnum
+    from vllm.v1.attention.selector import AttentionSelectorConfig
 
 DEFAULT_BLOCK_SIZE = 16
 
@@ -32,7 +35,7 @@ class ReplayPlatform(Platform):
     """Runs vLLM without a model."""
 
     _enum = PlatformEnum.OOT
-    device_name = "vllm_sim"
+    device_name = "cpu"  # upstream makes a torch.device of it for the groups of ranks
     device_type = "cpu"
     dispatch_key = "CPU"
     dist_backend = "gloo"
@@ -48,7 +51,7 @@ class ReplayPlatform(Platform):
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
-        return cls.device_name
+        return "vllm_sim"
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
@@ -75,6 +78,25 @@ class ReplayPlatform(Platform):
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
         return True
+
+    @classmethod
+    def get_attn_backend_cls(
+        cls,
+        selected_backend: "AttentionBackendEnum",
+        attn_selector_config: "AttentionSelectorConfig",
+        num_heads: int | None = None,
+    ) -> str:
+        """The backend of a layer, where the model is built to see what its layers keep."""
+        from vllm_sim.engine.attention import backend_path
+
+        return backend_path(selected_backend, attn_selector_config)
+
+    @classmethod
+    def get_mla_prefill_backend_cls(cls, mla_selector_config: "MLAPrefillSelectorConfig") -> Any:
+        """Upstream's own for a CPU: the one for GPUs cannot be imported without kernels. It decides nothing here."""
+        from vllm.v1.attention.backends.mla.prefill.cpu_sdpa import CPUSDPAMLAPrefillBackend
+
+        return CPUSDPAMLAPrefillBackend
 
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:

@@ -14,10 +14,15 @@ def platform() -> str | None:
 def general() -> None:
     """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded.
 
-    See the row `eviction` of compat.py for what this touches where nothing is asked for.
+    See the row `eviction` of compat.py for what this touches where nothing is asked for. On our platform classes of
+    models may also import what is not installed (row `module`).
     """
     from vllm_sim.engine import compat
 
+    if platform() is not None:
+        from vllm_sim.engine.stand_ins import supply_torchvision
+
+        supply_torchvision()
     try:
         compat.apply("eviction")
     except compat.VersionError as error:

@@ -51,20 +51,6 @@ def _is_several(value: int) -> bool:
     return value > 1
 
 
-def _has_a_window(get_sliding_window: Callable[[], int | None]) -> bool:
-    return get_sliding_window() is not None
-
-
-def _has_other_layers(text_config: Any) -> bool:
-    """Whether a model's own configuration, whose fields depend on the model, names layers that are not full ones."""
-    if hasattr(text_config, "attention_chunk_size") and text_config.attention_chunk_size is not None:
-        return True
-    kinds = text_config.layer_types if hasattr(text_config, "layer_types") else None
-    return any("full" not in kind for kind in kinds or ())
-
-
-_OTHER_LAYERS = "a model with layers that are not full attention"
-
 REFUSALS = (
     Refusal("LoRA", "lora_config", _is_set),
     Refusal("speculative decoding", "speculative_config", _is_set),
@@ -83,10 +69,6 @@ REFUSALS = (
     Refusal("watermarking", "watermark_config", _is_set),
     Refusal("a diffusion model", "model_config.is_diffusion", bool),
     Refusal("an encoder connector", "ec_transfer_config", _is_set),
-    Refusal(_OTHER_LAYERS, "model_config.is_hybrid", bool),
-    Refusal(_OTHER_LAYERS, "model_config.is_attention_free", bool),
-    Refusal(_OTHER_LAYERS, "model_config.use_mla", bool),
-    Refusal(_OTHER_LAYERS, "model_config.get_sliding_window", _has_a_window),
-    Refusal(_OTHER_LAYERS, "model_config.hf_text_config", _has_other_layers),
+    Refusal("a model without attention", "model_config.is_attention_free", bool),
     Refusal("--enable-trace-replay (it forces tokens on a real model)", "model_config.enable_trace_replay", bool),
 )

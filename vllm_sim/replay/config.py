@@ -22,6 +22,8 @@ BACKENDS = {
 """What serves the requests, imported when it is used."""
 MOST = 2**31 - 1
 """Of every whole number; vLLM's block tables hold 32 bits."""
+CACHE_OF_GROUPS = "vllm_sim.replay.engine_backend:run_cache"
+"""The `blockpool` backend where layers do not all keep the same."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
 
@@ -96,6 +98,10 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     plain_steps: bool = False
     """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
+    engine_args: Annotated[
+        dict[str, Any],
+        About("further arguments of vLLM's engine, an object", scope="engine", metavar="JSON"),
+    ] = {}
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "policy", full_name(self.policy))
@@ -147,9 +153,14 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
         chosen = [field.name for field in config_fields() if self.backend == "engine" or field.about.scope == "all"]
         values = msgspec.to_builtins(self)
+        chosen = [name for name in chosen if name not in _OPTIONAL or values[name] != _OPTIONAL[name]]
         return {name: values[name] for name in chosen} | {
             "model": None if self.model is None else Path(self.model).name
         }
+
+
+_OPTIONAL: dict[str, Any] = {"engine_args": {}}
+"""The fields that are left out of rows where they have this default."""
 
 
 class Field(NamedTuple):
@@ -188,6 +199,7 @@ def config_of(row: dict[str, Any], model: str | None) -> RunConfig:
         ValueError: the row lacks a field, or a value is not allowed.
     """
     wanted = [field.name for field in config_fields() if row.get("backend") == "engine" or field.about.scope == "all"]
+    wanted = [name for name in wanted if name in row or name not in _OPTIONAL]
     missing = [name for name in wanted if name not in row]
     if missing:
         raise ValueError(f"the row has no {', '.join(missing)}; allowed: rows of replay or sweep")

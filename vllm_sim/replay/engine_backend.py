@@ -18,9 +18,9 @@ from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
-from vllm_sim.replay.outcome import Floats, Outcome, Schedule, Totals, request_results
+from vllm_sim.replay.outcome import Floats, Groups, Outcome, Schedule, Totals, request_results
 from vllm_sim.replay.requests import cache_requests, categories
-from vllm_sim.replay.rows import SCHEMA
+from vllm_sim.replay.rows import SCHEMA, CacheGroup
 from vllm_sim.replay.run import Loaded, Result, Watcher
 from vllm_sim.replay.summary import summarise
 from vllm_sim.trace.record import Record, TraceError
@@ -62,15 +62,17 @@ def run_engine(
             None if watcher is None else watcher.step,
             config.attribution,
             config.plain_steps,
+            unit_tokens=config.block_size,
         )
+        groups = driver.groups
         for one in driver.run(arrivals):
             served.append(one)
             if watcher is not None:
-                result = next(request_results(_outcome([one], loaded, config)))
+                result = next(request_results(_outcome([one], loaded, config, groups)))
                 watcher.request(msgspec.structs.replace(result, row=one.row))
     served.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
-    outcome = replace(_outcome(served, loaded, config), steps=steps)
+    outcome = replace(_outcome(served, loaded, config, groups), steps=steps)
     ledger = driver.ledger
     if ledger is not None:
         totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)
@@ -86,8 +88,35 @@ def run_engine(
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
 
 
-def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcome:
-    """What the driver says (`engine.backends.driver.Served`), as arrays, in the order given."""
+def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]) -> Result:
+    """The `blockpool` backend of models with several cache groups: vLLM's cache manager alone, a request at a time.
+
+    Arguments as those of `run.run`.
+    """
+    path, trace, records = loaded.path, loaded.trace, loaded.records
+    assert config.model is not None  # its groups are asked for
+    installed_version()
+    os.environ[TRACE_VARIABLE] = str(path)
+    from vllm_sim.engine.backends import driver as engine
+    from vllm_sim.engine.backends.sequence import SequentialCache
+
+    longest = int(trace.prompt_lengths.max())
+    whole = msgspec.structs.replace(config, max_num_batched_tokens=max(config.max_num_batched_tokens, longest))
+    setup = _setup(engine, trace, whole, model_config(config.model))
+    core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
+    with ExitStack() as stack:
+        stack.callback(core.shutdown)
+        asked = [engine.Asked(record.cache_salt) for record in records]
+        cache = SequentialCache(core, trace, asked, config.block_size)
+        served = cache.run(progress)
+    outcome = _outcome(served, loaded, config, cache.groups)
+    totals = Totals(cache.ledger.working_set_blocks, cache.ledger.evicted_blocks, cache.ledger.orphan_blocks)
+    outcome = replace(outcome, totals=totals, schedule=None)
+    return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
+
+
+def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
+    """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in served]
     prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
     found = [one.admission for one in served]
@@ -97,14 +126,16 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcom
         blocks = np.array(
             [(one.hit_blocks, one.hit_generated_blocks, one.cold_blocks, one.evicted_blocks) for one in found], np.int64
         ).reshape(-1, 4)
-        parts = breakdown(Blocks(*blocks.T), prompt, config.block_size)
+        less = np.array([(one.window_blocks, one.alignment_blocks) for one in found], np.int64).reshape(-1, 2)
+        size = config.block_size if groups is None else groups.unit_tokens
+        parts = breakdown(Blocks(*blocks.T, *(() if groups is None else less.T)), prompt, size)
         evicted_by = np.array([-1 if one.evicted_by is None else int(one.evicted_by) for one in found], np.int64)
         allocated = np.array([one.allocated_blocks for one in found], np.int64)
         again = np.array([one.readmission_hit_tokens for one in found], np.int64)
     return Outcome(
         records=[loaded.records[row] for row in rows],
         labels=loaded.labels,
-        block_size=config.block_size,
+        block_size=config.block_size if groups is None else groups.unit_tokens,
         prompt_tokens=prompt,
         output_tokens=np.array([one.output_tokens for one in served], np.int64),
         rejected=np.array([one.rejected for one in served], np.bool_),
@@ -121,7 +152,15 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig) -> Outcom
             first_token_ms=_times(served, "first_token_ms"),
             end_ms=_times(served, "end_ms"),
         ),
+        groups=None if groups is None else _groups(groups, found),
     )
+
+
+def _groups(facts: Any, found: Sequence[Any]) -> Groups:
+    """What the driver says of several cache groups, and which group each request missed first in."""
+    missed = [-1 if one is None or one.missed_group is None else one.missed_group for one in found]
+    groups = [CacheGroup(**group._asdict()) for group in facts.groups]
+    return Groups(groups, facts.hit_alignment_tokens, facts.capacity_tokens, np.array(missed, np.int64))
 
 
 def _times(served: Sequence[Any], name: str) -> Floats:
@@ -192,4 +231,6 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[st
         policy=config.policy,
         policy_params=config.policy_params,
         seed=config.seed,
+        is_unlimited=config.blocks is None,
+        upstream=config.engine_args,
     )

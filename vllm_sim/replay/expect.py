@@ -4,9 +4,17 @@ import json
 from pathlib import Path
 
 from vllm_sim.replay.old_rows import upgraded
-from vllm_sim.replay.rows import MISSES, Row, RunSummary
+from vllm_sim.replay.rows import GROUP_MISSES, MISSES, Row, RunSummary
 
-COUNTS = ("requests", "rejected_requests", "prompt_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
+COUNTS = (
+    "requests",
+    "rejected_requests",
+    "prompt_tokens",
+    "hit_tokens",
+    "hit_generated_tokens",
+    *MISSES,
+    *GROUP_MISSES,
+)
 MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
 
 
@@ -41,9 +49,9 @@ def differences(expected: Path, stored: Row, summary: RunSummary) -> list[str]:
     """
     row = summary.to_row()
     config = {name: value for name, value in summary.config.values().items() if name not in ("model", "warmup")}
-    for name in ("trace_sha256", "warmup_requests", *config):
-        if stored.get(name) != row[name]:
-            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {row[name]!r}")
+    for name in ("trace_sha256", "warmup_requests", "engine_args", *config):
+        if stored.get(name) != row.get(name):
+            raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {row.get(name)!r}")
     for found, where in ((stored, str(expected)), (row, "this run")):
         if "hit_tokens" not in found:
             raise ValueError(f"{where} has no hits to compare; allowed: a run without --no-attribution")

@@ -54,6 +54,7 @@ DEVICES = {
 MODELS = ("zero", "roofline", "table")
 COMPUTE_EFFICIENCY = 0.6
 MEMORY_EFFICIENCY = 0.8
+_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _BYTES_A_VALUE = 2
 """BF16 weights and KV cache."""
 
@@ -71,6 +72,9 @@ class Roofline:
     def __init__(self, config: dict[str, Any], device: str):
         if device not in DEVICES:
             raise ValueError(f"device is {device!r}; allowed: {', '.join(DEVICES)}")
+        missing = [name for name in _FIELDS if name not in config]
+        if missing:
+            raise ValueError(f"the model has no {', '.join(missing)}, which roofline needs; allowed: zero, table")
         hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
         size = config.get("head_dim") or hidden // heads
         kv_heads = config.get("num_key_value_heads") or heads

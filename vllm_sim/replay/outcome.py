@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
-from vllm_sim.replay.rows import TIMES, RequestResult, Row
+from vllm_sim.replay.rows import TIMES, CacheGroup, RequestResult, Row
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -37,7 +37,8 @@ class Totals(NamedTuple):
 
     working_set_blocks: int
     evicted_blocks: int
-    orphan_blocks: int
+    orphan_blocks: int | None
+    """None: not told of several groups of layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,17 @@ class Schedule:
     first_scheduled_ms: Floats
     first_token_ms: Floats
     end_ms: Floats
+
+
+class Groups(NamedTuple):
+    """What is known where layers do not all keep the same."""
+
+    groups: Sequence[CacheGroup]
+    hit_alignment_tokens: int
+    capacity_tokens: int
+    """Tokens that the cache holds by upstream's estimate."""
+    missed: Array
+    """[n], the group whose block was missed first; -1: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +83,8 @@ class Outcome:
     totals: Totals | None
     retokenised: Sequence[int | None] | None = None
     schedule: Schedule | None = None
+    groups: Groups | None = None
+    """None where all layers have full attention."""
     files: dict[str, list[Row]] = field(default_factory=dict)
     """More files of the run, by name."""
     steps: str | None = None
@@ -111,6 +125,12 @@ def request_results(outcome: Outcome) -> Iterator[RequestResult]:
             "evicted_by": [None if row < 0 else row for row in outcome.evicted_by.tolist()],
             "blocks_allocated": outcome.blocks_allocated.tolist(),
         }
+    if outcome.parts is not None and outcome.parts.window is not None and outcome.parts.alignment is not None:
+        columns["miss_window_tokens"] = outcome.parts.window.tolist()
+        columns["miss_alignment_tokens"] = outcome.parts.alignment.tolist()
+    if outcome.parts is not None and outcome.groups is not None:
+        kinds = [f"{place}: {group.kind}" for place, group in enumerate(outcome.groups.groups)]
+        columns["missed_group"] = [None if group < 0 else kinds[group] for group in outcome.groups.missed.tolist()]
     if outcome.retokenised is not None:
         columns["retokenised_tokens"] = list(outcome.retokenised)
     if outcome.schedule is not None:

@@ -20,6 +20,8 @@ Row = dict[str, Any]
 SCHEMA = 1
 """Of all rows; raised when a field changes its meaning. Rows of before it had a number are 0."""
 MISSES = ("miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
+GROUP_MISSES = ("miss_window_tokens", "miss_alignment_tokens")
+"""In rows of models whose layers do not all keep the same, besides MISSES."""
 PARTIAL = "requests.partial.jsonl"
 TIMES = ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms")
 
@@ -48,6 +50,16 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     hit_generated_tokens: Annotated[Tokens, About("of the hits, in blocks with a generated token", "tokens")] = UNSET
     miss_cold_tokens: Annotated[Tokens, About("in blocks never cached before (compulsory)", "tokens")] = UNSET
     miss_evicted_tokens: Annotated[Tokens, About("in blocks cached before and evicted (capacity)", "tokens")] = UNSET
+    miss_window_tokens: Annotated[
+        Tokens, About("computed before, and not kept by a sliding window or a state (several groups)", "tokens")
+    ] = UNSET
+    miss_alignment_tokens: Annotated[
+        Tokens, About("computed before, behind the last boundary of a hit (several groups)", "tokens")
+    ] = UNSET
+    missed_group: Annotated[
+        str | UnsetType | None,
+        About("the cache group whose block was missed first: its place in cache_groups and kind"),
+    ] = UNSET
     miss_partial_tokens: Annotated[Tokens, About("the tail that fills no block", "tokens")] = UNSET
     miss_last_tokens: Annotated[
         Tokens, About("the last block of a prompt of whole blocks, which vLLM always computes", "tokens")
@@ -105,6 +117,16 @@ class Curve(msgspec.Struct, frozen=True, kw_only=True):
     request_hit_rate: list[float]
 
 
+class CacheGroup(msgspec.Struct, frozen=True, kw_only=True):
+    """Layers that share blocks of the cache."""
+
+    kind: Annotated[str, About("vLLM's name for what the layers keep")]
+    layers: int
+    block_size: Annotated[int, About("of a block", "tokens")]
+    page_bytes: Annotated[int, About("of a block in one layer", "bytes")]
+    window_tokens: Annotated[int | None, About("of a sliding window", "tokens")] = None
+
+
 class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     """What came of a run: a row of summary.jsonl, and of a sweep's file.
 
@@ -130,6 +152,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     request_hit_rate: Annotated[Rate, About("mean over requests of hit tokens / prompt tokens")] = UNSET
     miss_cold_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     miss_evicted_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    miss_window_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
+    miss_alignment_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
     miss_partial_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     miss_last_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     by_workload: Annotated[dict[str, Rates] | UnsetType, About("the rates of each workload")] = UNSET
@@ -152,6 +176,12 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
     orphan_blocks: Annotated[
         int | UnsetType, About("most cached blocks at any time whose parent's hash is in no block", "blocks")
+    ] = UNSET
+    cache_groups: Annotated[
+        list[CacheGroup] | UnsetType, About("where layers do not all keep the same", scope="engine")
+    ] = UNSET
+    hit_alignment_tokens: Annotated[
+        int | UnsetType, About("every hit is a multiple of it (several groups)", "tokens", "engine")
     ] = UNSET
     curve: Annotated[Curve | UnsetType, About("for capacity all")] = UNSET
     arrival: Annotated[str | UnsetType, About("how requests arrive, in words", scope="engine")] = UNSET

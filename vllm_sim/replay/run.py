@@ -11,9 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.simulate import Run
+from vllm_sim.models.layers import keeps_less
 from vllm_sim.provenance import load_entry
 from vllm_sim.replay.breakdown import Blocks, breakdown
-from vllm_sim.replay.config import BACKENDS, RunConfig
+from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
 from vllm_sim.replay.outcome import Labels, Outcome, Totals, labels_of
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import RequestResult, RunSummary
@@ -112,11 +113,29 @@ def run(
     if config.backend == "engine":
         result: Result = load_entry(BACKENDS["engine"])(loaded, config, progress, watcher)
         return result
+    check_layers(config)
+    if config.backend == "blockpool" and config.model is not None and keeps_less(config.model):
+        cached: Result = load_entry(CACHE_OF_GROUPS)(loaded, config, progress)
+        return cached
     linked = linked or link_blocks(loaded, config.block_size, config.raw_blocks)
     retokenised = None if config.raw_blocks else loaded.retokenised
     outcome = serve(linked, loaded.records, loaded.labels, config, retokenised)
     progress(len(loaded.records))
     return Result(summarise(config, loaded.path.name, loaded.trace.sha256, outcome), outcome)
+
+
+def check_layers(config: RunConfig) -> None:
+    """Refuses a model whose layers keep less than every token, where the backend knows full attention alone.
+
+    Raises:
+        ValueError: it does not serve the model; names the one that does.
+    """
+    if config.backend != "fast" or config.model is None or config.raw_blocks:
+        return
+    field = keeps_less(config.model)
+    if field is not None:
+        reason = f"backend {config.backend} serves full attention alone, and {config.model} has {field}"
+        raise ValueError(f"{reason} in its config.json; allowed: backend engine, blockpool")
 
 
 def serve(

@@ -121,7 +121,13 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
     if any(record.hash_ids is not None for record in outcome.records) and not config.raw_blocks:
         values["generated_blocks"] = "never hit"
     if outcome.totals is not None:
-        values |= outcome.totals._asdict()
+        values |= {name: value for name, value in outcome.totals._asdict().items() if value is not None}
+    if outcome.groups is not None:
+        values |= {
+            "capacity_tokens": config.blocks and outcome.groups.capacity_tokens,
+            "cache_groups": list(outcome.groups.groups),
+            "hit_alignment_tokens": outcome.groups.hit_alignment_tokens,
+        }
     if outcome.parts is not None:
         values |= _cache_values(outcome, counted)
         sessions = [row.token_hit_rate for row in session_results(outcome, config.warmup)]
@@ -142,6 +148,13 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
     assert allocated is not None
     whole = rates(outcome, counted)
     served = counted & ~outcome.rejected
+    values: dict[str, Any] = {}
+    if parts.window is not None and parts.alignment is not None:
+        values["miss_window_tokens"] = int(parts.window[counted].sum())
+        values["miss_alignment_tokens"] = int(parts.alignment[counted].sum())
+    if outcome.groups is None:  # else a block is no number of tokens
+        values["slots_allocated"] = int(allocated[served].sum()) * outcome.block_size
+        values["slots_filled"] = int(filled_slots(outcome)[served].sum())
     return {name: getattr(whole, name) for name in Rates.__struct_fields__ if name != "requests"} | {
         "miss_cold_tokens": int(parts.cold[counted].sum()),
         "miss_evicted_tokens": int(parts.evicted[counted].sum()),
@@ -150,8 +163,7 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
         "by_workload": _by(outcome, outcome.labels.workload, counted),
         "by_turn": _by(outcome, outcome.labels.turn, counted),
         "by_tenant": _by(outcome, outcome.labels.tenant, counted),
-        "slots_allocated": int(allocated[served].sum()) * outcome.block_size,
-        "slots_filled": int(filled_slots(outcome)[served].sum()),
+        **values,
     }
 
 

@@ -60,6 +60,10 @@ def kv_bytes_a_token(model: str | None) -> int:
     if not path.is_file():
         raise ValueError(f"{model} holds no config.json, which a capacity in bytes needs; allowed: --model FOLDER")
     config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if config.get("kv_lora_rank"):
+        raise ValueError(
+            f"{path}: a token of latent attention has no keys and values; allowed: blocks, tokens, a share"
+        )
     heads = config["num_attention_heads"]
     size = config.get("head_dim") or config["hidden_size"] // heads
     dtype = config.get("torch_dtype") or config.get("dtype") or "bfloat16"

@@ -12,6 +12,7 @@ from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row
+from vllm_sim.replay.run import check_layers
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.processes import one_line
 from vllm_sim.sweep.results import read_rows, whole_bytes
@@ -70,6 +71,7 @@ def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridR
         policy_params={full_name(name): params for name, params in grid.policy_params.items()},
     )
     _check_grid(base, grid)
+    check_layers(base)
     runs: dict[str, GridRun] = {}
     for trace in traces:
         for size in grid.block_sizes:

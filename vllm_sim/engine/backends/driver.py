@@ -21,7 +21,9 @@ from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.backends.ledger import Admission, Ledger
+from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
+from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
+from vllm_sim.engine.backends.ledger import Admission
 from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.engine.backends.sparse import SparseSteps
 from vllm_sim.engine.backends.stepping import plain_reason
@@ -94,6 +96,7 @@ class Driver:
         on_step: Called after each step that computed something.
         attribution: Whether a ledger is kept of why blocks were not hit.
         plain_steps: Whether upstream's scheduler sees every step, also where it need not (sparse.py).
+        unit_tokens: Tokens in which hits and misses of several cache groups are told.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Driver:
         on_step: Callable[[Step], None] | None = None,
         attribution: bool = True,
         plain_steps: bool = False,
+        unit_tokens: int = 16,
     ):
         assert isinstance(core.model_executor, RowExecutor)
         self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
@@ -116,13 +120,20 @@ class Driver:
         self.block_size = config.cache_config.block_size
         self.scheduler = scheduler_of(core)
         self.capacity_blocks = self.scheduler.kv_cache_manager.block_pool.num_gpu_blocks - 1  # without the null block
-        self.ledger: Ledger | None = None
-        if attribution:
-            self.ledger = Ledger(self.block_size)
-            self.ledger.watch(self.scheduler.kv_cache_manager)
-        self.plain_reason = "--plain-steps" if plain_steps else plain_reason(core)
+        manager = self.scheduler.kv_cache_manager
+        capacity_tokens = config.cache_config.kv_cache_size_tokens or 0
+        self.groups: GroupFacts | None = group_facts(manager, unit_tokens, capacity_tokens)
+        """None where all layers have full attention."""
+        self.ledger = make_ledger(manager, unit_tokens) if attribution else None
+        if plain_steps:
+            self.plain_reason: str | None = "--plain-steps"
+        else:
+            self.plain_reason = plain_reason(core)
         """Why every step is shown to upstream's scheduler; None where it is shown only those that it must see."""
-        self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger) if self.plain_reason is None else None
+        self._sparse: SparseSteps | None = None
+        if self.plain_reason is None:
+            assert not isinstance(self.ledger, GroupLedger)  # of one group of full attention
+            self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger)
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
@@ -167,8 +178,7 @@ class Driver:
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
             computed = computed_tokens(int(self.trace.prompt_lengths[row]), int(self.trace.response_lengths[row]))
-            needed = needed_blocks(computed, self.block_size)
-            if needed > self.capacity_blocks or computed >= self.scheduler.max_model_len:
+            if not self._fits(computed):
                 served.rejected = True
                 served.end_ms = self.now_ms
                 if self.ledger is not None:
@@ -186,6 +196,11 @@ class Driver:
         """Whether a row has arrived and has a place."""
         is_full = self.concurrency is not None and len(self._running) >= self.concurrency
         return bool(due) and due[0][0] <= self.now_ms and not is_full
+
+    def _fits(self, computed: int) -> bool:
+        """Whether a request of so many computed tokens can be served; of several groups upstream has told how many."""
+        needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
+        return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
 
     def _request(self, row: int) -> EngineCoreRequest:
         asked = self.asked[row]

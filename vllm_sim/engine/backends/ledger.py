@@ -30,6 +30,11 @@ class Admission:
     """Request whose allocation evicted the first block that was missed though it had been seen."""
     allocated_blocks: int = 0
     readmission_hit_tokens: int = 0
+    # Where layers do not all keep the same (group_ledger.py):
+    window_blocks: int = 0
+    alignment_blocks: int = 0
+    missed_group: int | None = None
+    """The cache group whose block was missed first."""
 
 
 class Ledger:

@@ -7,11 +7,12 @@ set afterwards: max_model_len (compat.py, row max_length).
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -22,7 +23,9 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
+from vllm_sim.engine.backends.cache_groups import keeps_everything
 from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
 from vllm_sim.engine.options import KEY
 from vllm_sim.engine.platform import ReplayPlatform
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -61,6 +64,8 @@ class Setup:
     policy: str = "lru"
     policy_params: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
+    is_unlimited: bool = False
+    """Nothing is ever evicted: several cache groups take as many blocks as they need, whatever capacity_blocks is."""
     upstream: dict[str, Any] = field(default_factory=dict)
     """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
 
@@ -85,6 +90,12 @@ class RowExecutor(ReplayExecutor):
             return self._answers.vocabulary.eos_token_id if self.trace.has_end[row] else None
         last = int(self.trace.response(row)[-1])
         return last if last in self.trace.end_token_ids and not self.trace.cut[row] else None
+
+    def determine_available_memory(self) -> list[int]:
+        if self.cache_config.num_gpu_blocks_override is not None:
+            return super().determine_available_memory()
+        lengths = (self.trace.prompt_lengths + self.trace.response_lengths).tolist()
+        return [ample_bytes(self.vllm_config, self._layers.specs, lengths)]
 
     def take_scheduled(self) -> SchedulerOutput | None:
         """What was scheduled since the last call, if anything was."""
@@ -120,31 +131,65 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     numbers: dict[BlockHash, int] = {}
     online = _make_online(setup, known, numbers)
     os.environ[TRACE_VARIABLE] = str(trace)
-    startable = min(setup.max_model_len, setup.capacity_blocks * setup.block_size)
-    arguments = EngineArgs(
-        model=model,
-        tokenizer=model,
-        skip_tokenizer_init=True,  # token ids are all that goes in and out
-        seed=setup.seed,
-        block_size=setup.block_size,
-        num_gpu_blocks_override=setup.capacity_blocks + 1,  # and the null block
-        max_model_len=startable,
-        hf_overrides={"max_position_embeddings": startable} if startable > setup.model_positions else {},
-        max_num_seqs=setup.max_num_seqs,
-        max_num_batched_tokens=setup.max_num_batched_tokens,
-        async_scheduling=setup.async_scheduling,
-        **setup.upstream,
-        disable_log_stats=True,
-        additional_config={KEY: {"on_inexact": "warn"}},
-    )
-    core = EngineCore(arguments.create_engine_config(), RowExecutor, log_stats=False)
-    compat.MAX_LENGTH.put(core.scheduler, setup.max_model_len)
+    config = _engine_config(model, setup, is_full=True)
+    if not has_full_attention(config.model_config):
+        if setup.policy != "lru":
+            raise ValueError(f"policy {setup.policy} cannot serve a model whose layers keep less; allowed: lru")
+        config = _engine_config(model, setup, is_full=False)
+    core = EngineCore(config, RowExecutor, log_stats=False)
+    longest = setup.max_model_len
+    if not keeps_everything(scheduler_of(core).kv_cache_manager):
+        longest = min(longest, config.model_config.max_model_len)
+    compat.MAX_LENGTH.put(core.scheduler, longest)
     if known is not None and online is not None:
         if known.chains is not None:
             assert isinstance(core.model_executor, RowExecutor)
             numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
         _adopt(core, online, known)
     return core
+
+
+def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
+    """vLLM's configuration.
+
+    Args:
+        model: The model's folder.
+        setup: What is asked for.
+        is_full: Whether all layers have full attention, so that a request needs the blocks that its tokens
+            fill. Else upstream is asked for the longest request that the cache can serve.
+
+    Raises:
+        ValueError: an argument of `setup.upstream` is not vLLM's, or is set here.
+    """
+    blocks: int | None = setup.capacity_blocks + 1  # and the null block
+    wanted = setup.max_model_len
+    if is_full:
+        wanted = min(wanted, setup.capacity_blocks * setup.block_size)
+    elif setup.is_unlimited:
+        blocks = None
+    arguments: dict[str, Any] = {
+        "model": model,
+        "tokenizer": model,
+        "seed": setup.seed,
+        "block_size": setup.block_size,
+        "num_gpu_blocks_override": blocks,
+        "max_model_len": wanted if is_full else -1,
+        "hf_overrides": {"max_position_embeddings": wanted} if wanted > setup.model_positions else {},
+        "max_num_seqs": setup.max_num_seqs,
+        "max_num_batched_tokens": setup.max_num_batched_tokens,
+        "async_scheduling": setup.async_scheduling,
+        "disable_log_stats": True,
+        "additional_config": {KEY: {"on_inexact": "warn"}},
+    }
+    known = {field.name for field in fields(EngineArgs)} - arguments.keys()
+    for name in setup.upstream:
+        if name not in known:
+            raise ValueError(
+                f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(known))}"
+            )
+    # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is told to.
+    more = {"skip_tokenizer_init": True, "enable_prefix_caching": True} | setup.upstream
+    return EngineArgs(**arguments, **more).create_engine_config()
 
 
 def scheduler_of(core: EngineCore) -> Scheduler:

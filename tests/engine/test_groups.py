@@ -1,0 +1,233 @@
+"""Models whose layers do not all keep the same: what is hit, what is lost, and to what, on vLLM's own cache manager."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from vllm.model_executor.models import registry
+
+from tests.engine.test_replay import SHARED_FIELDS, conversations, rows_of
+from vllm_sim.engine.backends import driver, group_ledger
+from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.models.known import write_config
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.files import replay
+from vllm_sim.replay.rows import GROUP_MISSES, MISSES, RunSummary
+
+Replay = Callable[..., tuple[RunSummary, list[dict[str, Any]]]]
+SHARED = (*SHARED_FIELDS, *GROUP_MISSES, "missed_group")
+FEW = {"num_hidden_layers": 4}
+STATES = {"num_hidden_layers": 4, "layer_types": None}
+CHAT = {"vocab_size": 201088, "eos_token_id": 128009, "pad_token_id": 0}
+"""For the tokens of `conversations`."""
+GEMMA = {"num_hidden_layers": 12}
+"""Five groups of sliding windows and one of full attention, as Gemma 4 31B has."""
+
+
+@pytest.fixture
+def run(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replay:
+    """Replays rows on a model of the list, one with fewer layers: run(name, changes, rows, **settings)."""
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    monkeypatch.setattr(registry, "_run_in_subprocess", lambda look: look())  # see test_models.py
+
+    def replay_rows(
+        name: str, changes: dict[str, Any], rows: list[dict[str, Any]], **settings: Any
+    ) -> tuple[RunSummary, list[dict[str, Any]]]:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        config = write_config(name, folder / "model")
+        values = json.loads(config.read_text()) | changes
+        config.write_text(json.dumps({key: value for key, value in values.items() if value is not None}))
+        trace = folder / "trace.jsonl"
+        trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        wanted = {"latency_model": "zero", "concurrency": 1} | settings
+        summary = replay(trace, folder / "run", RunConfig(model=str(config.parent), **wanted))
+        return summary, rows_of(folder / "run")
+
+    return replay_rows
+
+
+def family(length: int, shared: int) -> list[dict[str, Any]]:
+    """A prompt, two others that share its first part, and the last one again."""
+    draw = random.Random(7)
+    first = draw.choices(range(1000), k=shared)
+    prompts = [first + draw.choices(range(1000), k=length - shared) for _ in range(3)]
+    return [{"prompt_token_ids": prompt, "response_token_ids": [5, 6, 7]} for prompt in (*prompts, prompts[-1])]
+
+
+def names(row: dict[str, Any]) -> int:
+    return sum(row[name] for name in (*MISSES, *GROUP_MISSES))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "engine_args", "hits", "windows", "alignments"),
+    [
+        ("gpt-oss-20b", FEW, {}, [0, 0, 2992, 4992], [0, 2992, 0, 0], [0, 0, 0, 0]),
+        (
+            "gpt-oss-20b",
+            FEW,
+            {"prefix_cache_retention_interval": 1024},
+            [0, 2048, 2992, 4992],
+            [0, 944, 0, 0],
+            [0, 0, 0, 0],
+        ),
+        ("gpt-oss-20b", FEW, {"prefix_cache_retention_interval": None}, [0, 2992, 2992, 4992], [0] * 4, [0] * 4),
+        ("gpt-oss-20b", FEW, {"disable_hybrid_kv_cache_manager": True}, [0, 2992, 2992, 4992], [0] * 4, [0] * 4),
+        ("llama-4-scout", FEW, {}, [0, 2992, 2992, 4992], [0, 0, 0, 0], [0, 0, 0, 0]),
+        ("mistral-7b-v0.1", FEW, {}, [0, 0, 0, 4992], [0, 2992, 2992, 0], [0, 0, 0, 0]),
+        ("qwen3.6-27b", STATES, {}, [0, 0, 2352, 4704], [0, 2352, 0, 0], [0, 640, 640, 288]),
+        ("qwen3.6-27b", STATES, {"prefix_match_unit": 16}, [0, 0, 2352, 4992], [0, 2992, 640, 0], [0, 0, 0, 0]),
+    ],
+)
+def test_siblings_find_what_the_groups_kept_and_the_rest_is_named(
+    run: Replay,
+    name: str,
+    changes: dict[str, Any],
+    engine_args: dict[str, Any],
+    hits: list[int],
+    windows: list[int],
+    alignments: list[int],
+) -> None:
+    summary, rows = run(name, changes, family(5000, 3000), engine_args=engine_args)
+    assert [row["hit_tokens"] for row in rows] == hits
+    found = [[row.get(f"miss_{part}_tokens", 0) for row in rows] for part in ("window", "alignment")]
+    assert found == [windows, alignments]
+    for row, window in zip(rows, windows, strict=True):
+        if "missed_group" in row:
+            assert names(row) + row["hit_tokens"] == row["prompt_tokens"] == 5000
+            assert (row["missed_group"] is not None) == (window > 0)
+    assert summary.miss_evicted_tokens == 0
+
+
+def test_states_are_hit_at_multiples_of_their_block_alone(run: Replay) -> None:
+    """vLLM issue 54607: prompts of less than a block of 784 tokens are never hit, unless a match unit is given."""
+    short = [{"prompt_token_ids": [*range(1000, 1700)], "response_token_ids": [5]}] * 2
+    summary, (_, again) = run("qwen3.6-27b", STATES, short)
+    assert summary.hit_alignment_tokens == 784
+    assert (again["hit_tokens"], again["miss_alignment_tokens"], again["missed_group"]) == (0, 688, None)
+    summary, (_, again) = run("qwen3.6-27b", STATES, short, engine_args={"prefix_match_unit": 16})
+    assert summary.hit_alignment_tokens == 16
+    assert (again["hit_tokens"], again["miss_alignment_tokens"]) == (688, 0)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "retention", "at_least", "at_most"), [(5, None, 0.98, 1), (6, None, 0, 0), (6, 0, 0.98, 1)]
+)
+def test_windows_that_are_all_kept_push_a_working_set_over_a_cliff(
+    run: Replay, sessions: int, retention: int | None, at_least: float, at_most: float
+) -> None:
+    """vLLM issue 48435: 11,844 blocks, five groups of sliding windows, sessions of 6,000 tokens in turn."""
+    draw = random.Random(3)
+    prompts = [draw.choices(range(1000), k=6000) for _ in range(sessions)]
+    rows = [{"prompt_token_ids": prompt, "response_token_ids": [5, 6]} for prompt in prompts * 3]
+    summary, _ = run(
+        "gemma-3-27b",
+        GEMMA,
+        rows,
+        capacity_blocks=11844,
+        warmup=0.34,
+        engine_args={"prefix_cache_retention_interval": retention},
+    )
+    assert [group.kind for group in summary.cache_groups] == ["sliding_window"] * 5 + ["full_attention"]
+    assert at_least <= summary.token_hit_rate <= at_most
+
+
+@pytest.mark.parametrize("options", [{}, {"async_scheduling": True}, {"max_num_batched_tokens": 64, "max_num_seqs": 8}])
+@pytest.mark.parametrize(
+    ("name", "changes", "capacity"),
+    [
+        ("gpt-oss-20b", FEW | {"sliding_window": 40}, 90),
+        ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32}, 200),
+        ("jamba-1.5-mini", {"num_hidden_layers": 8}, 60),
+    ],
+)
+def test_every_prompt_token_has_one_reason_under_eviction(
+    run: Replay, name: str, changes: dict[str, Any], capacity: int, options: dict[str, Any]
+) -> None:
+    rows = conversations(12, 5, seed=1)
+    summary, found = run(name, changes | CHAT, rows, capacity_blocks=capacity, concurrency=8, **options)
+    for row in found:
+        assert row["hit_tokens"] + names(row) == row["prompt_tokens"]
+        assert all(row[part] >= 0 for part in (*MISSES, *GROUP_MISSES))
+        lost = row["miss_evicted_tokens"] + row["miss_window_tokens"]
+        assert (row["missed_group"] is not None) == (lost > 0 and row["status"] == "ok")
+    assert summary.miss_evicted_tokens > 0
+    assert summary.hit_tokens > 0
+    assert summary.evicted_blocks > 0
+    assert summary.rejected_requests < len(rows) / 2
+
+
+def test_a_request_longer_than_the_groups_can_hold_is_rejected_by_itself(run: Replay) -> None:
+    long = {"prompt_token_ids": [*range(3000)], "response_token_ids": [5, 6]}
+    short = {"prompt_token_ids": [*range(100)], "response_token_ids": [5, 6]}
+    summary, rows = run("gpt-oss-20b", FEW, [long, short], capacity_blocks=120, max_num_batched_tokens=256)
+    assert [row["status"] for row in rows] == ["rejected", "ok"]
+    assert summary.rejected_requests == 1
+
+
+def test_the_ledger_of_groups_says_of_one_group_what_the_other_ledger_says(
+    run: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, options = conversations(12, 5, seed=1), {"capacity_blocks": 30, "concurrency": 4}
+    changes = {"num_hidden_layers": 2}
+    summary, expected = run("llama-3.1-8b", changes, rows, **options)
+    monkeypatch.setattr(driver, "make_ledger", group_ledger.GroupLedger)
+    again, found = run("llama-3.1-8b", changes, rows, **options)
+    for row, other in zip(found, expected, strict=True):
+        assert row.items() >= other.items(), {k: (row[k], other[k]) for k in other if row[k] != other[k]}
+    assert again.evicted_blocks == summary.evicted_blocks > 0
+    assert again.working_set_blocks == summary.working_set_blocks
+
+
+@pytest.mark.parametrize("policy", ["arc", "belady"])
+def test_policies_but_lru_are_refused_where_layers_keep_less(run: Replay, policy: str) -> None:
+    with pytest.raises(ValueError, match=f"policy {policy} cannot serve a model whose layers keep less; allowed: lru"):
+        run("gpt-oss-20b", FEW, family(100, 50), policy=policy, capacity_blocks=100)
+
+
+@pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-scout", "qwen3.6-27b", "granite-4-h-small", "falcon-h1-7b"])
+def test_the_fast_backend_names_those_that_serve_groups(run: Replay, name: str) -> None:
+    with pytest.raises(ValueError, match=r"fast serves full attention alone.*; allowed: backend engine, blockpool"):
+        run(name, {}, family(100, 50), backend="fast")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "capacity", "engine_args"),
+    [
+        ("gpt-oss-20b", FEW | {"sliding_window": 40}, 100, {}),
+        ("gpt-oss-20b", FEW | {"sliding_window": 40}, 100, {"prefix_cache_retention_interval": None}),
+        ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32}, 300, {}),
+        ("llama-4-scout", FEW | {"attention_chunk_size": 64}, 200, {}),
+        ("mistral-7b-v0.1", {"num_hidden_layers": 2, "sliding_window": 64}, 60, {}),
+    ],
+)
+def test_the_cache_manager_alone_says_what_the_engine_says_at_concurrency_one(
+    run: Replay, name: str, changes: dict[str, Any], capacity: int, engine_args: dict[str, Any]
+) -> None:
+    rows, found = conversations(12, 5, seed=1), {}
+    for backend in ("engine", "blockpool"):
+        options = {"capacity_blocks": capacity, "engine_args": engine_args}
+        summary, found[backend] = run(name, changes | CHAT, rows, backend=backend, **options)
+        assert summary.evicted_blocks > 0
+        assert summary.rejected_requests == 0
+    assert [{name: row[name] for name in SHARED} for row in found["engine"]] == [
+        {name: row[name] for name in SHARED} for row in found["blockpool"]
+    ]
+
+
+def test_the_cache_manager_alone_refuses_states(run: Replay) -> None:
+    with pytest.raises(ValueError, match="blockpool makes no chunks, at whose ends states are kept; allowed: engine"):
+        run("qwen3.6-27b", STATES, family(100, 50), backend="blockpool")
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "glm-4.6", "kimi-k2", "deepseek-v3.2"])
+def test_latent_and_full_attention_are_served_by_the_fast_backend(run: Replay, name: str) -> None:
+    _, rows = run(name, {}, family(5000, 3000), backend="fast", block_size=64)
+    assert [row["hit_tokens"] for row in rows] == [0, 2944, 2944, 4992]
+
+
+def test_an_engine_argument_that_vllm_lacks_is_refused(run: Replay) -> None:
+    with pytest.raises(ValueError, match="engine argument 'retention' is unknown or set otherwise; allowed: "):
+        run("gpt-oss-20b", FEW, family(100, 50), engine_args={"retention": 3})

@@ -1,0 +1,104 @@
+"""vLLM's own KVCacheManager of any model, one request after the other: the `blockpool` backend for cache groups.
+
+Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py, v1/core/sched/scheduler.py, read): lookup, allocation, caching,
+eviction and release are upstream's code, called in the scheduler's order: the whole prompt at once, then one slot for
+each generated token but the last. Not faithful: no batch, no chunks, no preemption. Refused: layers with a state, which
+is kept where a chunk ends; the scheduler alone makes chunks.
+"""
+
+from collections.abc import Callable, Sequence
+
+from vllm.sampling_params import SamplingParams
+from vllm.v1.core.kv_cache_manager import KVCacheBlocks
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.request import Request
+
+from vllm_sim.block_rules import computed_tokens
+from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
+from vllm_sim.engine.backends.driver import Asked, Served
+from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
+from vllm_sim.engine.backends.ledger import Admission, Ledger
+from vllm_sim.engine.backends.offline import scheduler_of
+from vllm_sim.trace.tokens import TokenisedTrace
+
+
+class SequentialCache:
+    """Serves rows by the cache manager of an engine that is never stepped.
+
+    Args:
+        core: What make_core built.
+        trace: The rows' tokens.
+        asked: What the requests ask for, by row.
+        unit_tokens: Tokens in which hits and misses are told.
+
+    Raises:
+        ValueError: a group keeps states.
+    """
+
+    def __init__(self, core: EngineCore, trace: TokenisedTrace, asked: Sequence[Asked], unit_tokens: int):
+        scheduler = scheduler_of(core)
+        self.manager, self.max_model_len = scheduler.kv_cache_manager, scheduler.max_model_len
+        self.trace, self.asked, self.block_hasher = trace, asked, core.request_block_hasher
+        tokens = core.vllm_config.cache_config.kv_cache_size_tokens or 0
+        self.groups: GroupFacts | None = group_facts(self.manager, unit_tokens, tokens)
+        if self.groups is not None and any(group.kind == "mamba" for group in self.groups.groups):
+            raise ValueError("backend blockpool makes no chunks, at whose ends states are kept; allowed: engine")
+        self.ledger: Ledger | GroupLedger = make_ledger(self.manager, unit_tokens)
+
+    def run(self, progress: Callable[[int], None]) -> list[Served]:
+        """Serves all rows in their order."""
+        served = []
+        for row in range(len(self.trace)):
+            request = self._request(row)
+            fits = (
+                computed_tokens(request.num_prompt_tokens, int(self.trace.response_lengths[row])) < self.max_model_len
+            )
+            admission = self._serve(request, row) if fits else self.ledger.look_at_rejected(request)
+            tokens = int(self.trace.response_lengths[row]) if fits else 0
+            served.append(Served(row, 0.0, rejected=not fits, output_tokens=tokens, admission=admission))
+            progress(row + 1)
+        return served
+
+    def _request(self, row: int) -> "_SequentialRow":
+        return _SequentialRow(
+            str(row),
+            self.trace.prompt(row).tolist(),
+            SamplingParams(max_tokens=int(self.trace.response_lengths[row])),
+            None,
+            arrival_time=0.0,
+            cache_salt=self.asked[row].cache_salt,
+            block_hasher=self.block_hasher,
+        )
+
+    def _serve(self, request: "_SequentialRow", row: int) -> Admission:
+        manager = self.manager
+        manager.new_step_starts()
+        blocks, hit_tokens, boundary = manager.get_computed_blocks(request)
+        request.share(boundary)
+        self._take(request, request.num_tokens - hit_tokens, hit_tokens, blocks)
+        request.compute(request.num_tokens)
+        for token in self.trace.response(row)[:-1].tolist():
+            manager.new_step_starts()
+            request.append_output_token_ids(token)
+            self._take(request, 1)
+            request.compute(1)
+        manager.free(request)
+        return self.ledger.forget(request.request_id)
+
+    def _take(
+        self, request: "_SequentialRow", tokens: int, hit_tokens: int = 0, blocks: KVCacheBlocks | None = None
+    ) -> None:
+        if self.manager.allocate_slots(request, tokens, hit_tokens, blocks) is None:
+            raise ValueError(f"row {request.request_id} has no room, though vLLM's estimate says that it has")
+
+
+class _SequentialRow(Request):
+    """Upstream's request, with what the scheduler would set."""
+
+    def share(self, boundary: int) -> None:
+        """A prefix that it shares with others ends at this token, which windows have not kept; 0: none."""
+        self.shared_prefix_boundary = boundary
+
+    def compute(self, tokens: int) -> None:
+        """So many more tokens are computed, hits included."""
+        self.num_computed_tokens += tokens

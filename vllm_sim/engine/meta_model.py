@@ -1,0 +1,73 @@
+"""A model's layers as vLLM's own classes build them, on the device `meta`: no weights, and what each layer keeps.
+
+Read: v1/worker/gpu_worker.py, v1/worker/gpu/attn_utils.py, v1/executor/uniproc_executor.py and
+model_executor/model_loader/utils.py of vLLM 0.32. Upstream's functions are called in upstream's order: one-rank groups,
+the model, update_block_size_for_backend, the specs of the layers. Left out: the quantisation of weights, whose kernels
+a CPU lacks and which decides nothing of the cache. A quantised cache is refused: its pages have not been compared.
+"""
+
+import copy
+from typing import Any
+
+import torch
+from vllm.config import VllmConfig, set_current_vllm_config
+from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
+from vllm.distributed.parallel_state import (
+    init_distributed_environment,
+    initialize_model_parallel,
+    model_parallel_is_initialized,
+)
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.platforms import current_platform
+from vllm.utils.network_utils import get_file_store_init_method
+from vllm.utils.torch_utils import set_default_torch_dtype
+from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
+from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
+
+from vllm_sim.engine.attention import BackendError
+from vllm_sim.engine.contact import configure
+from vllm_sim.engine.kv_cache import Layers
+
+_CACHE_DTYPES = ("auto", "float16", "bfloat16")
+
+
+def build_layers(config: VllmConfig) -> Layers:
+    """Builds the model of a configuration, whose block size upstream may change.
+
+    Raises:
+        ValueError: the model's class cannot be built without kernels, or the cache's type is not served.
+    """
+    dtype = config.cache_config.cache_dtype
+    if dtype not in _CACHE_DTYPES:
+        raise ValueError(f"kv cache dtype is {dtype!r}; allowed for this model: {', '.join(_CACHE_DTYPES)}")
+    weights: Any = config.quant_config
+    if dtype == "auto" and hasattr(weights, "kv_cache_scheme") and weights.kv_cache_scheme is not None:
+        raise ValueError("the model's kv_cache_scheme quantises its cache; allowed: kv cache dtype bfloat16 or float16")
+    _join_alone()
+    unquantised = copy.copy(config)
+    configure(unquantised, quant_config=None)
+    try:
+        with (
+            set_current_vllm_config(unquantised),
+            set_default_torch_dtype(config.model_config.dtype),
+            torch.device("meta"),
+        ):
+            initialize_model(unquantised)
+        current_platform.update_block_size_for_backend(config)
+        specs = get_kv_cache_spec(config)
+        layouts = get_supported_kv_cache_layouts(get_current_attn_backends(config))
+    except BackendError:
+        raise
+    except Exception as error:  # a class may need any kernel, device or package
+        names = ", ".join(config.model_config.architectures)
+        raise ValueError(f"{names} cannot be built without kernels: {type(error).__name__}: {error}") from error
+    return Layers(specs, [layout.name for layout in layouts])
+
+
+def _join_alone() -> None:
+    """Makes the groups of ranks that layers ask for, of one rank; under no model, so that all kinds are made."""
+    if model_parallel_is_initialized():
+        return
+    with set_current_vllm_config(VllmConfig()):
+        init_distributed_environment(1, 0, get_file_store_init_method(), 0, backend="gloo")
+        initialize_model_parallel(1, 1)
