@@ -13,7 +13,7 @@ from vllm_sim.workloads.sharegpt_download import FILE  # noqa: E402
 
 
 def main() -> int:
-    default = sharegpt.Choice()
+    default = sharegpt.ChatChoice()
     folder = ROOT / "data" / "sharegpt"
     parser = argparse.ArgumentParser(
         description=__doc__,
@@ -42,7 +42,7 @@ def main() -> int:
         print(f"error: no {dump}; first run milestone2_code/download_sharegpt.py", file=sys.stderr)
         return 1
     try:
-        result = sharegpt.preprocess(dump, model, out, sharegpt.Choice(**options))
+        result = sharegpt.preprocess(dump, model, out, sharegpt.ChatChoice(**options))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

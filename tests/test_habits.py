@@ -1,5 +1,6 @@
 """The workflow, the reusable action and the hooks name what exists, and the action's canary can fail."""
 
+import ast
 import json
 import os
 import re
@@ -75,3 +76,12 @@ def test_the_action_fails_where_the_hits_are_others(tmp_path: Path) -> None:
     summary = json.loads(stored.read_text())
     stored.write_text(json.dumps(summary | {"hit_tokens": summary["hit_tokens"] + 4}) + "\n")
     assert run("stored/summary.jsonl", "again") == 1
+
+
+def test_a_class_name_of_the_package_is_used_once() -> None:
+    found: dict[str, list[str]] = {}
+    for path in sorted((ROOT / "vllm_sim").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path.name)
+    assert {name: files for name, files in found.items() if len(files) > 1} == {}

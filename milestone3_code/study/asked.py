@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
-from vllm_sim.eviction.miss_ratio_curve import Curve, lru_curve
+from vllm_sim.eviction.miss_ratio_curve import MissRatioCurve, lru_curve
 from vllm_sim.eviction.simulate import Run, simulate
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.runs import blocks, load
@@ -155,7 +155,7 @@ def hit_tokens(view: View, policy: str, capacity: int | None, params: Params = (
 
 
 @lru_cache(maxsize=2)
-def curve(view: View) -> Curve:
+def curve(view: View) -> MissRatioCurve:
     """LRU at every capacity that rejects no request."""
     found = asked(view)
     return lru_curve(found.chains, found.requests.prompt_tokens, view.block_size)

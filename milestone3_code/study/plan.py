@@ -82,7 +82,7 @@ from milestone3_code.study.study import MAIN_BLOCK, Point, Study
 from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.trace.files import iter_records
-from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, Table, number, read_toml, whole
+from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, TomlTable, number, read_toml, whole
 
 SCALES = (("half", 0.5), ("double", 2.0))
 QUICK_SEEDS = 10
@@ -106,12 +106,14 @@ def points(plan: Path, study: Study) -> Iterator[Point]:
     quick = top.need_table("quick") if study.quick else None
     variants = list(_variants(top.need_table("hybrid")))
     for values in top.get("engine", TABLES, []):
-        yield from _engine(Table(values, plan, "engine"), quick)
+        yield from _engine(TomlTable(values, plan, "engine"), quick)
     for values in top.need("grid", TABLES):
-        yield from _grid(study, Table(values, plan, "grid"), quick, variants)
+        yield from _grid(study, TomlTable(values, plan, "grid"), quick, variants)
 
 
-def _grid(study: Study, grid: Table, quick: Table | None, variants: list[tuple[str, Params]]) -> Iterator[Point]:
+def _grid(
+    study: Study, grid: TomlTable, quick: TomlTable | None, variants: list[tuple[str, Params]]
+) -> Iterator[Point]:
     experiment = grid.need("experiment", TEXT)
     if experiment == "hash_trace":
         names, sizes = [path.name for path in study.hash_traces], [MAIN_BLOCK]
@@ -140,7 +142,7 @@ def _grid(study: Study, grid: Table, quick: Table | None, variants: list[tuple[s
                     yield point
 
 
-def _engine(table: Table, quick: Table | None) -> Iterator[Point]:
+def _engine(table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
     point = Point(
         "engine",
         table.need("mix", TEXT),
@@ -161,14 +163,14 @@ def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:
     return [None, *study.workloads(mix)] if experiment == "guarantee" else [None]
 
 
-def _kept(values: list[Any], quick: Table | None, name: str, always: list[Any] | None = None) -> list[Any]:
+def _kept(values: list[Any], quick: TomlTable | None, name: str, always: list[Any] | None = None) -> list[Any]:
     if quick is None:
         return values
     wanted = [*quick.need(name, LIST), *(always or [])]
     return [value for value in values if value in wanted]
 
 
-def _variants(hybrid: Table) -> Iterator[tuple[str, Params]]:
+def _variants(hybrid: TomlTable) -> Iterator[tuple[str, Params]]:
     """Ablations: the default, each part off, each constant halved and doubled."""
     defaults = {
         name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "context"

@@ -13,7 +13,7 @@ from tests.engine.test_replay import conversations, rows_of, settings, write
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.replay.config import config_of
 from vllm_sim.replay.files import replay
-from vllm_sim.replay.latency import Table
+from vllm_sim.replay.latency import LatencyTable
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_clock_of_a_table_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     table = {"base_ms": 5, "prefill_request_ms": 1, "prefill_token_ms": 0.5, "decode_request_ms": 0.25}
     row = {"prompt_token_ids": list(range(20)), "output_length": 5, "finish_reason": "length", "timestamp": 100}
     trace = write(tmp_path / "one.jsonl", [row])
-    options = settings(latency_model="table", latency_table=Table(**table))
+    options = settings(latency_model="table", latency_table=LatencyTable(**table))
     summary = replay(trace, tmp_path / "out", options)
     (found,) = rows_of(tmp_path / "out")
     assert found["first_token_ms"] == 100 + 5 + 1 + 20 * 0.5
@@ -95,7 +95,7 @@ def test_clock_of_a_table_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert config_of(summary.to_row(), options.model) == replace(options, max_model_len=26)
     for values, reason in (
         ({"latency_model": "table"}, "without a table"),
-        ({"latency_table": Table(**table)}, "with"),
+        ({"latency_table": LatencyTable(**table)}, "with"),
     ):
         with pytest.raises(ValueError, match=f"{reason}.*--latency-file"):
             settings(**values)

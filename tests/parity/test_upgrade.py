@@ -16,7 +16,7 @@ from parity.upgrade import CHECKS, Finding, attempt, compare_contacts, compare_u
 from parity.workload import END_TOKEN, TURNS, make_answers, make_asks
 from vllm_sim.engine import compat
 
-MADE_UP = "vllm_sim.engine.options:Options.no_such_name"
+MADE_UP = "vllm_sim.engine.options:PluginOptions.no_such_name"
 
 
 class Upstream:

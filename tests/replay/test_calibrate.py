@@ -8,9 +8,9 @@ import pytest
 
 from tests.commands import vllm_sim
 from vllm_sim.replay.calibrate import TimedStep, calibrate, errors, fit, iter_steps
-from vllm_sim.replay.latency import Table, load_table
+from vllm_sim.replay.latency import LatencyTable, load_table
 
-TRUE = Table(base_ms=2.0, prefill_request_ms=0.5, prefill_token_ms=0.01, decode_request_ms=0.25)
+TRUE = LatencyTable(base_ms=2.0, prefill_request_ms=0.5, prefill_token_ms=0.01, decode_request_ms=0.25)
 LOADS = [(p, 30 * p + i * i % 83, d) for i, (p, d) in enumerate(itertools.product(range(4), range(10))) if p or d]
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.making import settings, small_trace
 from vllm_sim.replay.files import replay
-from vllm_sim.replay.latency import Table
+from vllm_sim.replay.latency import LatencyTable
 from vllm_sim.sweep.runs import GridRun, make_row, row_key
 
 
@@ -32,7 +32,7 @@ def test_key_of_a_run_changes_with_the_trace_and_each_setting(tmp_path: Path) ->
 def test_key_of_a_run_holds_what_is_in_a_latency_table(tmp_path: Path) -> None:
     trace, keys = small_trace(tmp_path), []
     for base_ms in (1.0, 1.0, 2.0):
-        table = Table(base_ms, 1.0, 1.0, 1.0)
+        table = LatencyTable(base_ms, 1.0, 1.0, 1.0)
         how = settings(backend="engine", latency_model="table", latency_table=table)
         keys.append(row_key(GridRun(trace, how)))
     assert keys[0] == keys[1] != keys[2]

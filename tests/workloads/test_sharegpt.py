@@ -15,7 +15,7 @@ import pytest
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.tokens import load_tokenised
 from vllm_sim.workloads import sharegpt, sharegpt_download
-from vllm_sim.workloads.sharegpt import Choice, preprocess
+from vllm_sim.workloads.sharegpt import ChatChoice, preprocess
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "exported_models" / "Llama-3.2-1B-Instruct"
@@ -49,7 +49,7 @@ def rows(path: Path):
 
 
 def test_both_traces_have_the_same_conversations_and_the_recorded_texts(dump, tmp_path):
-    preprocess(dump, MODEL, tmp_path, Choice(conversations=12, seed=3, active_sessions=4))
+    preprocess(dump, MODEL, tmp_path, ChatChoice(conversations=12, seed=3, active_sessions=4))
     single, multi = rows(tmp_path / sharegpt.SINGLE_TURN), rows(tmp_path / sharegpt.MULTI_TURN)
     assert len(single) == 12
     assert [r.session_id for r in single] == list(dict.fromkeys(r.session_id for r in multi))
@@ -65,19 +65,21 @@ def test_both_traces_have_the_same_conversations_and_the_recorded_texts(dump, tm
 def test_the_choice_is_seeded_and_a_smaller_one_is_a_part_of_it(dump, tmp_path):
     def chosen(count: int, seed: int) -> set:
         out = tmp_path / f"{count}-{seed}"
-        preprocess(dump, MODEL, out, Choice(conversations=count, seed=seed))
+        preprocess(dump, MODEL, out, ChatChoice(conversations=count, seed=seed))
         return {r.session_id for r in rows(out / sharegpt.SINGLE_TURN)}
 
     assert chosen(5, 0) < chosen(15, 0)
     assert chosen(15, 0) != chosen(15, 1)
-    preprocess(dump, MODEL, tmp_path / "again", Choice(conversations=15, seed=0))
+    preprocess(dump, MODEL, tmp_path / "again", ChatChoice(conversations=15, seed=0))
     for name in (sharegpt.SINGLE_TURN, sharegpt.MULTI_TURN, sharegpt.REPORT):
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "15-0" / name).read_bytes()
 
 
 def test_lengths_are_those_of_the_tokens_and_within_the_limit(dump, tmp_path):
     limit = 150
-    result = preprocess(dump, MODEL, tmp_path, Choice(conversations=40, max_tokens=limit, system_prompt="Be brief."))
+    result = preprocess(
+        dump, MODEL, tmp_path, ChatChoice(conversations=40, max_tokens=limit, system_prompt="Be brief.")
+    )
     trace = load_tokenised(tmp_path / sharegpt.MULTI_TURN, MODEL)
     lengths = np.diff(trace.prompt_offsets) + np.diff(trace.response_offsets)
     assert lengths.max() <= limit
@@ -90,7 +92,7 @@ def test_lengths_are_those_of_the_tokens_and_within_the_limit(dump, tmp_path):
 
 
 def test_turn_limits(dump, tmp_path):
-    preprocess(dump, MODEL, tmp_path, Choice(conversations=40, min_turns=3, max_turns=4))
+    preprocess(dump, MODEL, tmp_path, ChatChoice(conversations=40, min_turns=3, max_turns=4))
     turns = [r.turn for r in rows(tmp_path / sharegpt.MULTI_TURN)]
     assert max(turns) == 3
     assert turns.count(0) == turns.count(2) == 24
@@ -98,7 +100,7 @@ def test_turn_limits(dump, tmp_path):
 
 def test_active_sessions_take_turns(dump, tmp_path):
     for active in (1, 3):
-        preprocess(dump, MODEL, tmp_path, Choice(conversations=10, active_sessions=active))
+        preprocess(dump, MODEL, tmp_path, ChatChoice(conversations=10, active_sessions=active))
         sessions = [r.session_id for r in rows(tmp_path / sharegpt.MULTI_TURN)]
         open_at = [
             {s for s in sessions if sessions.index(s) <= i <= len(sessions) - 1 - sessions[::-1].index(s)}
@@ -109,7 +111,7 @@ def test_active_sessions_take_turns(dump, tmp_path):
 
 def test_a_choice_that_makes_no_sense_is_refused():
     with pytest.raises(ValueError, match="conversations is 0; allowed: 1 or more"):
-        Choice(conversations=0)
+        ChatChoice(conversations=0)
 
 
 def make_wheel(path: Path, data: bytes, told: bytes) -> Path:

@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import calibrate, model, plot, record, replay, report, sweep, trace, workload
+from vllm_sim.cli import calibrate, model, plot, policy, record, replay, report, sweep, trace, workload
 from vllm_sim.extras import missing
 from vllm_sim.vllm_version import VersionError
 
-COMMANDS = (calibrate, model, plot, record, replay, report, sweep, trace, workload)
+COMMANDS = (calibrate, model, plot, policy, record, replay, report, sweep, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:

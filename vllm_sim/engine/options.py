@@ -11,7 +11,7 @@ _ALLOWED = {"on_miss": ("error", "synthesize"), "on_inexact": ("error", "warn")}
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PluginOptions:
     """How the simulator behaves, and what evicts on any platform."""
 
     on_miss: str = "error"
@@ -26,7 +26,7 @@ class Options:
     """The scheduler that the policy is put under, `module.Class`; None: the one that vLLM would use."""
 
 
-def parse_options(additional_config: Any) -> Options:
+def parse_options(additional_config: Any) -> PluginOptions:
     """Reads the options out of a VllmConfig's additional_config, and makes the policy once to see that it can be made.
 
     Raises:
@@ -41,18 +41,18 @@ def parse_options(additional_config: Any) -> Options:
     return options
 
 
-def _read_options(additional_config: Any) -> Options:
+def _read_options(additional_config: Any) -> PluginOptions:
     """Reads the options, and looks at no policy."""
     values = additional_config.get(KEY, {}) if isinstance(additional_config, dict) else {}
     if not isinstance(values, dict):
         raise ValueError(f'additional_config["{KEY}"] is {values!r}; allowed: an object')
-    known = [known.name for known in fields(Options)]
+    known = [known.name for known in fields(PluginOptions)]
     for name, value in values.items():
         if name not in known:
             raise ValueError(f"unknown option {name!r} of {KEY}; allowed: {', '.join(known)}")
         if name in _ALLOWED and value not in _ALLOWED[name]:
             raise ValueError(f"option {name} of {KEY} is {value!r}; allowed: {', '.join(_ALLOWED[name])}")
-    options = Options(**values)
+    options = PluginOptions(**values)
     _check_types(options)
     return options
 
@@ -92,7 +92,7 @@ def _importable(scheduler: str | type | None) -> str | None:
     return f"{scheduler.__module__}.{scheduler.__qualname__}"
 
 
-def _check_types(options: Options) -> None:
+def _check_types(options: PluginOptions) -> None:
     if not isinstance(options.eviction, str):
         raise ValueError(f"option eviction of {KEY} is {options.eviction!r}; allowed: the name of a policy")
     if not isinstance(options.eviction_params, dict):

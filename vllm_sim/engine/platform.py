@@ -38,7 +38,7 @@ class ReplayPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     _state: "tuple[Any, Any] | None" = None
-    """(Options, Answers) of this process, once a configuration with a model was seen."""
+    """(PluginOptions, Answers) of this process, once a configuration with a model was seen."""
 
     def is_cpu(self) -> bool:
         return True

@@ -8,7 +8,7 @@ from vllm.sampling_params import SamplingParams
 
 from vllm_sim.engine.answers import Answers
 from vllm_sim.engine.contact import field
-from vllm_sim.engine.options import KEY, Options
+from vllm_sim.engine.options import KEY, PluginOptions
 from vllm_sim.trace.record import MAX_TOKEN_ID
 
 _SHOWN_TOKENS = 24
@@ -51,7 +51,7 @@ def _refused(parameter: str, reason: str) -> VLLMValidationError:
     return VLLMValidationError(f"vllm_sim cannot honour {parameter}: {reason}.", parameter=parameter)
 
 
-def check_prompt(engine_input: Any, answers: Answers, options: Options) -> None:
+def check_prompt(engine_input: Any, answers: Answers, options: PluginOptions) -> None:
     """Refuses a prompt that the trace does not have, where the options say so.
 
     Raises:

@@ -15,7 +15,7 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from vllm_sim.engine.contact import configure
-from vllm_sim.engine.options import Options, parse_options
+from vllm_sim.engine.options import PluginOptions, parse_options
 from vllm_sim.engine.pool import adopt
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
@@ -33,7 +33,7 @@ class PolicyScheduler(SchedulerInterface):
         return scheduler
 
 
-def _upstream_class(vllm_config: VllmConfig, options: Options) -> type[SchedulerInterface]:
+def _upstream_class(vllm_config: VllmConfig, options: PluginOptions) -> type[SchedulerInterface]:
     config = copy.copy(vllm_config.scheduler_config)
     configure(config, scheduler_cls=options.scheduler_cls)
     return config.get_scheduler_cls()

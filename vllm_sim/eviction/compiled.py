@@ -154,7 +154,7 @@ def _fill(struct: Any, values: Any) -> None:
 def _overload_fill(struct: Any, values: Any) -> Any:
     lines = [f"    struct.{name} = values[{i}]" for i, name in enumerate(struct.field_dict)]
     namespace: dict[str, Any] = {}
-    exec("\n".join(["def fill(struct, values):", *lines]), namespace)
+    exec("\n".join(["def fill(struct, values):", *lines, "    return"]), namespace)
     return namespace["fill"]
 
 

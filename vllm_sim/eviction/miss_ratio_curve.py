@@ -27,7 +27,7 @@ from vllm_sim.eviction.lru_stack import Stack
 NEVER = 2**62
 
 
-class Curve(NamedTuple):
+class MissRatioCurve(NamedTuple):
     """What LRU does at each capacity; arrays of one length. Every capacity from the largest request to the one from
     which on nothing changes any more."""
 
@@ -40,7 +40,7 @@ class Curve(NamedTuple):
     """The warm-up's too."""
 
 
-def lru_curve(chains: Chains, prompt_tokens: Array, block_size: int, warmup: float = 0.0) -> Curve:
+def lru_curve(chains: Chains, prompt_tokens: Array, block_size: int, warmup: float = 0.0) -> MissRatioCurve:
     """What `simulate(chains, "lru", capacity)` gives at every capacity that rejects no request.
 
     Args:
@@ -66,7 +66,7 @@ def lru_curve(chains: Chains, prompt_tokens: Array, block_size: int, warmup: flo
     hits = np.rint(from_capacity(np.ones(rows.size), found)).astype(np.int64)
     capacity = np.arange(least, most + 1)
     left_blank = int(chains.need[-1] - np.diff(chains.begins)[-1]) if chains.need.size else 0
-    return Curve(
+    return MissRatioCurve(
         capacity,
         np.rint(from_capacity(np.ones(rows.size), measured)).astype(np.int64),
         np.rint(from_capacity(tokens, measured)).astype(np.int64),

@@ -1,7 +1,8 @@
 """What an eviction policy is: it ranks blocks that may be evicted, and may say which queue is served next.
 
-The index (index.py) knows blocks, copies, parents and children, and offers only leaves: a cached block that nobody uses
-and that has no cached child, or another copy. So every policy is safe for chains, and answers only "which block next".
+The prefix index (prefix_index.py) knows blocks, copies, parents and children, and offers only leaves: a cached block
+that nobody uses and that has no cached child, or another copy. So every policy is safe for chains, and answers only
+"which block next".
 
 A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a
 policy may use as an index. Its blocks (one as a rule, more when vLLM computed the same prefix twice) are the index's
@@ -13,7 +14,7 @@ before the request is released, since vLLM caches a long prompt in chunks and ta
 depend on the value of a node's number, which differs between backends.
 """
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
@@ -40,18 +41,21 @@ class PolicyContext(NamedTuple):
 class Policy:
     """Least recently released first, in one queue. A policy overrides what it does otherwise.
 
-    Attributes:
-        queues: number of queues.
-        ghosts: evicted nodes that stay known, the oldest forgotten first.
-        both_ends: the index keeps `index.back` too, whose first block in a queue is the one with the highest key.
-        in_order: blocks go as they were released, so that a list, `index.line`, does in place of heaps; without `rank`.
+    What it needs is declared on its class; where that depends on the context or on a parameter, `__init__` sets
+    `queues` and `ghosts` of its own. The simplest policies give priorities alone: see priority.py.
     """
 
+    queues: int = 1
+    """Number of queues."""
+    ghosts: int = 0
+    """Evicted nodes that stay known, the oldest forgotten first."""
+    both_ends: ClassVar[bool] = False
+    """The index keeps `index.back` too, whose first block in a queue is the one with the highest key."""
+    in_order: ClassVar[bool] = False
+    """Blocks go as they were released, so that a list, `index.line`, does in place of heaps; without `rank`."""
+
     def __init__(self, context: PolicyContext):
-        self.queues = 1
-        self.ghosts = 0
-        self.both_ends = False
-        self.in_order = False
+        """A policy sets its state here; `super().__init__(context)` comes first."""
 
     def serving(self, category: int) -> None:
         """What is cached or hit from now on is for a request of this category; told again as a batch moves on."""

@@ -56,7 +56,7 @@ def make_policy(name: str, context: PolicyContext, params: dict[str, Any] | None
     """
     cls, params = find_policy(name), params or {}
     signature = inspect.signature(cls)
-    allowed = [parameter for parameter in signature.parameters if parameter != "context"]
+    allowed = list(signature.parameters)[1:]  # the context comes first, whatever its name
     for key in params:
         if key not in allowed:
             raise ValueError(f"policy {name} has no parameter {key!r}; allowed: {', '.join(allowed) or 'none'}")
@@ -65,7 +65,7 @@ def make_policy(name: str, context: PolicyContext, params: dict[str, Any] | None
         policy = cls(context, **params)
     except TypeError as error:
         raise ValueError(f"parameters of policy {name} are {params}: {error}{_place(error)}") from error
-    if policy.in_order and cls.rank is not Policy.rank:
+    if cls.in_order and cls.rank is not Policy.rank:
         raise ValueError(f"policy {name} is in_order and ranks blocks; allowed: one of the two")
     return policy
 

@@ -6,9 +6,9 @@ step the requests and tokens that prefill and decode, and how long the engine wa
 `--distributed-executor-backend mp`: with the executor in the engine's own process that wait begins when the model has
 already run, and what is logged is the time of sampling alone.
 
-Fit: non-negative least squares of the four terms of latency.Table, each step weighted by 1 / its time (squares of
-errors divided by the time), so that long prefills do not drown the decodes. Every fifth step is left out of the fit and
-is what the errors are of. Not modelled: the length of contexts, which the log does not tell.
+Fit: non-negative least squares of the four terms of latency.LatencyTable, each step weighted by 1 / its time (squares
+of errors divided by the time), so that long prefills do not drown the decodes. Every fifth step is left out of the fit
+and is what the errors are of. Not modelled: the length of contexts, which the log does not tell.
 """
 
 import itertools
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.provenance import file_sha256
-from vllm_sim.replay.latency import Table
+from vllm_sim.replay.latency import LatencyTable
 from vllm_sim.trace.files import iter_lines, open_output
 
 _MARK = "Iteration("
@@ -62,7 +62,7 @@ def iter_steps(path: Path) -> Iterator[TimedStep]:
             yield TimedStep(prefill, tokens, decode, float(ms))
 
 
-def fit(steps: list[TimedStep]) -> Table:
+def fit(steps: list[TimedStep]) -> LatencyTable:
     """The table of least weighted squares whose terms are not negative.
 
     Every set of terms is solved freely, and the best solution without a negative term is the answer: with four terms
@@ -79,7 +79,7 @@ def fit(steps: list[TimedStep]) -> Table:
             if (solution >= 0).all() and error < best_error:
                 best, best_error = np.zeros(4), error
                 best[chosen] = solution
-    return Table(*(float(value) for value in best))
+    return LatencyTable(*(float(value) for value in best))
 
 
 def _terms(values: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -114,7 +114,7 @@ def calibrate(log: Path, out: Path) -> dict[str, Any]:
     return result
 
 
-def errors(table: Table, steps: list[TimedStep]) -> dict[str, float]:
+def errors(table: LatencyTable, steps: list[TimedStep]) -> dict[str, float]:
     """How far the table is from steps: relative errors of single ones, and predicted over measured time in all."""
     values = np.array(steps)
     predicted = _terms(values) @ np.array(list(asdict(table).values()))

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import msgspec
 
 from vllm_sim.eviction.names import full_name
-from vllm_sim.replay.latency import DEVICES, MODELS, Table
+from vllm_sim.replay.latency import DEVICES, MODELS, LatencyTable
 
 BACKENDS = {
     "engine": "vllm_sim.replay.engine_backend:run_engine",
@@ -79,7 +79,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     speedup: Annotated[float, About("divides timestamps and think times", scope="engine", metavar="X")] = 1.0
     latency_model: Annotated[str, About("how long a step takes", scope="engine", choices=MODELS)] = "roofline"
     device: Annotated[str, About("for roofline", scope="engine", choices=tuple(DEVICES))] = "h100"
-    latency_table: Annotated[Table | None, About("for table: what vllm-sim calibrate fitted", scope="engine")] = None
+    latency_table: Annotated[
+        LatencyTable | None, About("for table: what vllm-sim calibrate fitted", scope="engine")
+    ] = None
     max_num_seqs: Annotated[int, About("requests in a step, as vLLM has it", "requests", "engine", at_least=1)] = 256
     max_num_batched_tokens: Annotated[
         int, About("tokens in a step, as vLLM has it", "tokens", "engine", at_least=1)

@@ -103,7 +103,7 @@ class Roofline:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class LatencyTable:
     """base + a x prefilling requests + b x their tokens + c x decoding requests: what vllm-sim calibrate has fitted.
 
     The length of contexts is not in it: vLLM's log does not tell it. A step that computes nothing takes no time.
@@ -126,7 +126,7 @@ class Table:
         )
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path) -> LatencyTable:
     """A table that vllm-sim calibrate has written.
 
     Raises:
@@ -136,15 +136,17 @@ def load_table(path: Path) -> Table:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
-    names = [field.name for field in fields(Table)]
+    names = [field.name for field in fields(LatencyTable)]
     for name in names:
         value = values.get(name) if isinstance(values, dict) else None
         if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
             raise ValueError(f"{path}: {name} is {value!r}; allowed: milliseconds, 0 or more")
-    return Table(*(float(values[name]) for name in names))
+    return LatencyTable(*(float(values[name]) for name in names))
 
 
-def make_latency(name: str, config: dict[str, Any], device: str, table: Table | None = None) -> LatencyModel | None:
+def make_latency(
+    name: str, config: dict[str, Any], device: str, table: LatencyTable | None = None
+) -> LatencyModel | None:
     """A latency model by its name; None for `zero`, where steps take no time and their load need not be known.
 
     Args:

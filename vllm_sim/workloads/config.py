@@ -27,7 +27,7 @@ from vllm_sim.workloads.arrivals import Arrivals, Kind, Think, Thinking
 from vllm_sim.workloads.distribution import KINDS, Fixed, read_distribution
 from vllm_sim.workloads.session import Source
 from vllm_sim.workloads.sources import SOURCES
-from vllm_sim.workloads.tables import TEXT, ConfigError, Rule, Table, choice, number, read_toml, whole
+from vllm_sim.workloads.tables import TEXT, ConfigError, Rule, TomlTable, choice, number, read_toml, whole
 
 RATES = {name: number(1e-6, 1e6) for name in ("sessions_per_s", "requests_per_s")}
 AMOUNTS = {"sessions": whole(1), "share": number(0, 1, above=True)}
@@ -82,7 +82,7 @@ def read_workload(path: Path) -> Workload:
     return Workload(path, seed, parts)
 
 
-def _read_part(table: Table, name: str, total: int | None) -> Part:
+def _read_part(table: TomlTable, name: str, total: int | None) -> Part:
     kind = table.need("kind", choice(*SOURCES))
     # Asked for here, since it is read only where a file is missing.
     table.get("get", TEXT)
@@ -106,7 +106,7 @@ def _read_part(table: Table, name: str, total: int | None) -> Part:
     return part
 
 
-def _read_amount(table: Table, total: int | None) -> int | None:
+def _read_amount(table: TomlTable, total: int | None) -> int | None:
     if not any(key in table for key in AMOUNTS):
         for key in AMOUNTS:
             table.get(key, AMOUNTS[key])
@@ -120,7 +120,7 @@ def _read_amount(table: Table, total: int | None) -> int | None:
     return max(1, round(amount * total))
 
 
-def _read_arrivals(table: Table) -> Arrivals:
+def _read_arrivals(table: TomlTable) -> Arrivals:
     kind: Kind = table.need("kind", choice(*get_args(Kind)))
     rates = {}
     burstiness = 1.0
@@ -133,7 +133,7 @@ def _read_arrivals(table: Table) -> Arrivals:
     return Arrivals(kind=kind, burstiness=burstiness, **rates)
 
 
-def _read_think(table: Table, key: str, default: Think) -> Think:
+def _read_think(table: TomlTable, key: str, default: Think) -> Think:
     inner = table.table(key)
     if inner is None:
         return default

@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.workloads.tables import Table, choice, number, whole
+from vllm_sim.workloads.tables import TomlTable, choice, number, whole
 
 MAX = 10**9
 KINDS = ("fixed", "uniform", "lognormal")
@@ -56,7 +56,7 @@ class LogNormal:
         return np.clip(np.rint(drawn), self.low, self.high).astype(np.int64)
 
 
-def read_distribution(table: Table, least: int) -> Distribution:
+def read_distribution(table: TomlTable, least: int) -> Distribution:
     """A distribution of numbers that are `least` or more.
 
     Raises:
@@ -81,7 +81,7 @@ def read_distribution(table: Table, least: int) -> Distribution:
     return result
 
 
-def get_distribution(table: Table, key: str, least: int, default: Distribution) -> Distribution:
+def get_distribution(table: TomlTable, key: str, least: int, default: Distribution) -> Distribution:
     """The distribution under a key of a table, or the default."""
     inner = table.table(key)
     return default if inner is None else read_distribution(inner, least)

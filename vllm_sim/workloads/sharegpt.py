@@ -32,7 +32,7 @@ REPORT = "preprocess.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class ChatChoice:
     """Which conversations are taken, and how much of each."""
 
     conversations: int = 2500
@@ -54,7 +54,7 @@ class Choice:
                 raise ValueError(f"{name} is {value}; allowed: 1 or more")
 
 
-def preprocess(dump: Path, model: Path, out: Path, choice: Choice) -> dict[str, Any]:
+def preprocess(dump: Path, model: Path, out: Path, choice: ChatChoice) -> dict[str, Any]:
     """Writes SINGLE_TURN, MULTI_TURN and REPORT into a folder.
 
     Args:
@@ -92,7 +92,7 @@ def preprocess(dump: Path, model: Path, out: Path, choice: Choice) -> dict[str, 
 
 
 def sample_conversations(
-    conversations: Iterable[Conversation], vocabulary: Vocabulary, choice: Choice, report: Report
+    conversations: Iterable[Conversation], vocabulary: Vocabulary, choice: ChatChoice, report: Report
 ) -> list[Conversation]:
     """The conversations that fit, in the order of their hashes; those that were not drawn are counted, not measured."""
     chosen: list[tuple[int, str, Conversation]] = []
@@ -116,7 +116,7 @@ def _hash(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest(), "big")
 
 
-def fit(conversation: Conversation, vocabulary: Vocabulary, choice: Choice, report: Report) -> Conversation | None:
+def fit(conversation: Conversation, vocabulary: Vocabulary, choice: ChatChoice, report: Report) -> Conversation | None:
     """A conversation with the system prompt, cut before what is too long; None if too little is left."""
     messages = _with_system_prompt(conversation.messages, choice.system_prompt)
     ends = [place + 1 for place, message in enumerate(messages) if message["role"] == "assistant"]

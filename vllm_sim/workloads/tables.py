@@ -64,7 +64,7 @@ def texts(*names: str) -> Rule:
     )
 
 
-class Table:
+class TomlTable:
     """One table of a file. Keys that nobody asked for are refused by `close`."""
 
     def __init__(self, values: dict[str, Any], path: Path, name: str):
@@ -102,12 +102,12 @@ class Table:
             raise ConfigError(f"{self}: {key} is missing; allowed: {rule.allowed}")
         return self.get(key, rule)
 
-    def table(self, key: str) -> "Table | None":
+    def table(self, key: str) -> "TomlTable | None":
         """The table under a key."""
         values = self.get(key, TABLE)
-        return None if values is None else Table(values, self.path, f"{self.name}.{key}" if self.name else key)
+        return None if values is None else TomlTable(values, self.path, f"{self.name}.{key}" if self.name else key)
 
-    def need_table(self, key: str) -> "Table":
+    def need_table(self, key: str) -> "TomlTable":
         """The table under a key that has to be there."""
         self.need(key, TABLE)
         table = self.table(key)
@@ -156,14 +156,14 @@ class Table:
         return f"{self.path}, table [{self.name}]" if self.name else f"{self.path}, top level"
 
 
-def read_toml(path: Path) -> Table:
+def read_toml(path: Path) -> TomlTable:
     """The top level of a file.
 
     Raises:
         ConfigError: it is not there or not TOML.
     """
     try:
-        return Table(tomllib.loads(path.read_text(encoding="utf-8")), path, "")
+        return TomlTable(tomllib.loads(path.read_text(encoding="utf-8")), path, "")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -1,1 +1,1 @@
-"""Eviction policies, an idea a file; `vllm_sim.eviction.registry` names them."""
+"""Eviction policies, an idea a file; `vllm_sim.eviction.names` lists them."""

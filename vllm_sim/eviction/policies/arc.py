@@ -19,9 +19,10 @@ ONCE, AGAIN = 0, 1
 class Arc(Policy):
     """Evicts from the queue of nodes used once while they are more than the target."""
 
+    queues = 2
+
     def __init__(self, context: PolicyContext):
         super().__init__(context)
-        self.queues = 2
         self.ghosts = context.blocks
         self.blocks = context.blocks
         self.kind = np.full(context.nodes, -1, np.int64)

@@ -56,6 +56,8 @@ class Hybrid(Policy):
         ValueError: a value is out of range.
     """
 
+    both_ends = True
+
     def __init__(
         self,
         context: PolicyContext,
@@ -90,7 +92,7 @@ class Hybrid(Policy):
         self.uses = uses
         self.origins = origins
         self.ages = ages
-        self.both_ends = ends == 1
+        self.ends = ends
         self.queues = USES * USES if origins else USES
         self.refresh_blocks = max(256, context.blocks // 8)
         self.keep = 0.5 ** (self.refresh_blocks / (memory * context.blocks))
@@ -209,7 +211,7 @@ class Hybrid(Policy):
                 oldest, limit = block, (1 - self.margin) * worth
             if best < 0 or worth < lowest or (worth == lowest and leaves.key[block] < leaves.key[best]):
                 best, lowest = block, worth
-            if self.both_ends:
+            if self.ends:
                 block = index.back.first(queue)
                 worth = self.worth_of(index, block, queue)
                 if worth < lowest:

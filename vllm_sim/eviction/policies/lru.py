@@ -1,7 +1,7 @@
 """Least recently used: what vLLM does itself. A block's age counts from the end of the last request that used it."""
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.policy import Policy
 from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
@@ -12,9 +12,7 @@ class Lru(Policy):
     But for what is dropped from outside: if the newer copy of a node goes so, its child is left with the older copy.
     """
 
-    def __init__(self, context: PolicyContext):
-        super().__init__(context)
-        self.in_order = True
+    in_order = True
 
     def victim(self, index: PrefixIndex) -> int:
         return index.line.first()

@@ -25,11 +25,12 @@ class S3Fifo(Policy):
         small: the small queue's share of the blocks.
     """
 
+    queues = 2
+
     def __init__(self, context: PolicyContext, small: float = 0.1):
         super().__init__(context)
         if not 0 < small < 1:
             raise ValueError(f"small is {small}; allowed: a share between 0 and 1")
-        self.queues = 2
         self.ghosts = max(1, int((1 - small) * context.blocks))
         self.limit = int(small * context.blocks)
         self.clock = 0

@@ -23,11 +23,12 @@ class Slru(Policy):
         protected: the share of the blocks that can be protected.
     """
 
+    queues = 2
+
     def __init__(self, context: PolicyContext, protected: float = 0.5):
         super().__init__(context)
         if not 0 < protected < 1:
             raise ValueError(f"protected is {protected}; allowed: a share between 0 and 1")
-        self.queues = 2
         self.limit = int(protected * context.blocks)
         self.clock = 0
         self.segment = np.zeros(context.nodes, np.int64)

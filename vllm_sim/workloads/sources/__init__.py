@@ -11,9 +11,9 @@ from vllm_sim.workloads.sources.documents import Documents
 from vllm_sim.workloads.sources.fewshot import FewShot
 from vllm_sim.workloads.sources.oneoff import OneOff
 from vllm_sim.workloads.sources.trace import Trace
-from vllm_sim.workloads.tables import Table
+from vllm_sim.workloads.tables import TomlTable
 
-SOURCES: dict[str, Callable[[Table], Source]] = {
+SOURCES: dict[str, Callable[[TomlTable], Source]] = {
     "trace": Trace.read,
     "agents": Agents.read,
     "documents": Documents.read,

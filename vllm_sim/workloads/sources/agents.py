@@ -23,8 +23,8 @@ from vllm_sim.trace.formats.conversations import Conversation, Message, requests
 from vllm_sim.workloads.distribution import Distribution, LogNormal, get_distribution
 from vllm_sim.workloads.prose import prose
 from vllm_sim.workloads.session import Seeds, Session, too_few
-from vllm_sim.workloads.sources.bfcl import CATEGORIES, COMMAND, PACKAGE, Bfcl, Json, Task, openai_tool
-from vllm_sim.workloads.tables import TEXT, Table, texts
+from vllm_sim.workloads.sources.bfcl import CATEGORIES, COMMAND, PACKAGE, Bfcl, FunctionTask, Json, openai_tool
+from vllm_sim.workloads.tables import TEXT, TomlTable, texts
 
 SYSTEM = """You are an agent that works for one user, step by step, with the functions below.
 
@@ -62,7 +62,7 @@ class Agents:
     answer_words: Distribution
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def read(cls, table: TomlTable) -> Self:
         package = table.file("package") if "package" in table else None
         if package is not None and not package.exists():
             hint = table.hint() or f"; to get it: {COMMAND} (then without `package`)"
@@ -81,12 +81,12 @@ class Agents:
         order = seeds.generator("order").permutation(len(tasks))[:count]
         return [self._session(tasks[number], seeds.generator("text", int(number))) for number in order]
 
-    def _session(self, task: Task, generator: np.random.Generator) -> Session:
+    def _session(self, task: FunctionTask, generator: np.random.Generator) -> Session:
         messages = [{"role": "system", "content": self.system_prompt}, *self._messages(task, generator)]
         tools = [openai_tool(tool) for tool in task.tools]
         return Session(task.id, list(requests_of(Conversation(task.id, messages, tools))))
 
-    def _messages(self, task: Task, generator: np.random.Generator) -> Iterator[Message]:
+    def _messages(self, task: FunctionTask, generator: np.random.Generator) -> Iterator[Message]:
         results = {tool["name"]: tool.get("response") or {} for tool in task.tools}
         for turn in task.turns:
             yield {"role": "user", "content": turn.text}

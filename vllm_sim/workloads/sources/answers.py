@@ -7,11 +7,11 @@ import numpy as np
 
 from vllm_sim.workloads.distribution import Distribution, get_distribution, read_distribution
 from vllm_sim.workloads.prose import prose
-from vllm_sim.workloads.tables import Table
+from vllm_sim.workloads.tables import TomlTable
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class AnswerSource:
     """How long answers are: words of text, or tokens of an answer that has no text."""
 
     length: Distribution
@@ -23,12 +23,12 @@ class Answers:
         return {"output_length": length} if self.is_tokens else {"response": prose(generator, length)}
 
 
-def read_answers(table: Table, default_words: Distribution) -> Answers:
+def read_answers(table: TomlTable, default_words: Distribution) -> AnswerSource:
     """`output_tokens`, or else `answer_words` of a table.
 
     Raises:
         ConfigError: a key or value that is not allowed.
     """
     if (tokens := table.table("output_tokens")) is not None:
-        return Answers(read_distribution(tokens, 1), is_tokens=True)
-    return Answers(get_distribution(table, "answer_words", 1, default_words))
+        return AnswerSource(read_distribution(tokens, 1), is_tokens=True)
+    return AnswerSource(get_distribution(table, "answer_words", 1, default_words))

@@ -47,7 +47,7 @@ class Turn(NamedTuple):
     calls: list[Call]
 
 
-class Task(NamedTuple):
+class FunctionTask(NamedTuple):
     id: str
     turns: list[Turn]
     tools: list[Json]
@@ -69,7 +69,7 @@ class Bfcl:
         self._data = _find_data(package)
         self._tools = cache(self._read_tools)
 
-    def tasks(self, categories: list[str]) -> Iterator[Task]:
+    def tasks(self, categories: list[str]) -> Iterator[FunctionTask]:
         """Yields the tasks in the order of the files.
 
         Raises:
@@ -87,7 +87,7 @@ class Bfcl:
                         f"{where}: {type(error).__name__} {error}; allowed: the data of {PACKAGE}"
                     ) from None
 
-    def _task(self, row: Json, answers: list[list[str]]) -> Task:
+    def _task(self, row: Json, answers: list[list[str]]) -> FunctionTask:
         excluded = row.get("excluded_function") or []
         # In one order for all, so that agents with the same toolboxes share their prompts.
         boxes = sorted(row["involved_classes"])
@@ -97,7 +97,7 @@ class Bfcl:
         for messages, calls in zip(row["question"], answers, strict=True):
             text = "\n".join(message["content"] for message in messages)
             turns.append(Turn(text, [_parse_call(call, parameters) for call in calls]))
-        return Task(row["id"], turns, [tool for tool in tools if tool["name"] not in excluded])
+        return FunctionTask(row["id"], turns, [tool for tool in tools if tool["name"] not in excluded])
 
     def _read_tools(self, box: str) -> list[Json]:
         return list(self._rows("multi_turn_func_doc", TOOLBOXES[box]))

@@ -24,7 +24,7 @@ from vllm_sim.trace.formats.conversations import Conversation, requests_of
 from vllm_sim.trace.record import Record
 from vllm_sim.workloads.distribution import Distribution, LogNormal, Uniform, get_distribution
 from vllm_sim.workloads.session import Seeds, Session, popular
-from vllm_sim.workloads.tables import SWITCH, ConfigError, Table, number, whole
+from vllm_sim.workloads.tables import SWITCH, ConfigError, TomlTable, number, whole
 
 SUFFIXES = (".md", ".txt")
 SYSTEM = "You answer questions about the document that the user gives. Use nothing else, and quote it where you can."
@@ -58,7 +58,7 @@ class Documents:
     answer_words: Distribution
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def read(cls, table: TomlTable) -> Self:
         folder = table.file("folder")
         if not folder.is_dir():
             raise table.refuse("folder", f"a folder of {' and '.join(SUFFIXES)} files{table.hint()}")

@@ -20,8 +20,8 @@ from vllm_sim.trace.record import Record
 from vllm_sim.workloads.distribution import Distribution, Fixed, get_distribution, read_distribution
 from vllm_sim.workloads.prose import listed
 from vllm_sim.workloads.session import Seeds, Session, popular
-from vllm_sim.workloads.sources.answers import Answers
-from vllm_sim.workloads.tables import ConfigError, Table, number, whole
+from vllm_sim.workloads.sources.answers import AnswerSource
+from vllm_sim.workloads.tables import ConfigError, TomlTable, number, whole
 
 GOODS = listed("apples, pencils, tickets, bricks, candles, maps, chairs, stamps, bottles, lamps, coins, shirts")
 NAMES = listed("Ada, Bram, Chloe, Dev, Elif, Femi, Gita, Hugo, Ines, Jonas, Kemi, Lars, Mina, Noor, Otto, Pia")
@@ -85,17 +85,17 @@ class FewShot:
     examples: int
     popularity: float
     questions: Distribution
-    output_tokens: Answers | None
+    output_tokens: AnswerSource | None
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def read(cls, table: TomlTable) -> Self:
         tokens = table.table("output_tokens")
         return cls(
             table.get("sets", whole(1, 10_000), 8),
             table.get("examples", whole(0, 1000), 16),
             table.get("popularity", number(0, 5), 1.0),
             get_distribution(table, "questions", 1, Fixed(8)),
-            None if tokens is None else Answers(read_distribution(tokens, 1), is_tokens=True),
+            None if tokens is None else AnswerSource(read_distribution(tokens, 1), is_tokens=True),
         )
 
     def sessions(self, count: int | None, seeds: Seeds) -> list[Session]:

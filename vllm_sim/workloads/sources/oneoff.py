@@ -15,8 +15,8 @@ from vllm_sim.trace.record import Record
 from vllm_sim.workloads.distribution import Distribution, LogNormal, get_distribution
 from vllm_sim.workloads.prose import prose
 from vllm_sim.workloads.session import Seeds, Session
-from vllm_sim.workloads.sources.answers import Answers, read_answers
-from vllm_sim.workloads.tables import ConfigError, Table
+from vllm_sim.workloads.sources.answers import AnswerSource, read_answers
+from vllm_sim.workloads.tables import ConfigError, TomlTable
 
 TASKS = (
     "Summarise the text above in one sentence.",
@@ -32,10 +32,10 @@ class OneOff:
     """Any number of requests."""
 
     prompt_words: Distribution
-    answers: Answers
+    answers: AnswerSource
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def read(cls, table: TomlTable) -> Self:
         return cls(
             get_distribution(table, "prompt_words", 1, LogNormal(300, 0.8, 10, 4000)),
             read_answers(table, LogNormal(80, 0.6, 5, 1000)),

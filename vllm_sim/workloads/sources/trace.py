@@ -19,7 +19,7 @@ from typing import Self
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.workloads.session import Seeds, Session, too_few
-from vllm_sim.workloads.tables import Rule, Table
+from vllm_sim.workloads.tables import Rule, TomlTable
 
 Key = tuple[str, str | int]
 """("session", its id), or ("row", its number)."""
@@ -42,7 +42,7 @@ class Trace:
     parts: int = 1
 
     @classmethod
-    def read(cls, table: Table) -> Self:
+    def read(cls, table: TomlTable) -> Self:
         path = table.file("path")
         if not path.is_file():
             raise table.refuse("path", f"a native trace that is there{table.hint()}")

@@ -1,0 +1,42 @@
+"""`vllm-sim policy check`: whether a policy keeps what every policy must keep, and what it costs."""
+
+import argparse
+import json
+from typing import Any
+
+from vllm_sim.cli.running import json_object
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("policy", help="eviction policies")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    check = commands.add_parser(
+        "check",
+        help="try a policy on random traffic: what must hold of every policy, and its cost",
+        epilog="example: vllm-sim policy check mine:Twice",
+    )
+    check.add_argument("policy", metavar="POLICY", help="a name, or module:Class in the working directory")
+    check.add_argument(
+        "--policy-params", type=json_object, default={}, metavar="JSON", help="the policy's parameters, an object"
+    )
+    check.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    check.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vllm_sim.eviction.check import measure_cost, run_checks
+    from vllm_sim.terminal import printable
+
+    results = list(run_checks(options.policy, options.policy_params))
+    failed = [result for result in results if result.error is not None]
+    cost = None if failed else measure_cost(options.policy, options.policy_params)
+    if options.json:
+        checks = [result._asdict() for result in results]
+        print(json.dumps({"policy": options.policy, "checks": checks, "cost": cost._asdict() if cost else None}))
+        return int(bool(failed))
+    for result in results:
+        failure = "" if result.error is None else f": {result.error}"
+        print(printable(f"{'FAILED' if failure else 'ok':6}  {result.claim}{failure}"))
+    if cost is not None:
+        print(f"{cost.block_us:.2f} us a block, {cost.over_lru:.1f} times lru")
+    return int(bool(failed))
