@@ -29,7 +29,7 @@ test: setup
 # Ray is there for the test of sweeps on a cluster alone.
 test-all: setup
 	@$(VENV)/bin/python -m pip install -q ray==2.60.0
-	$(PYTEST) $(PARALLEL) -m "not bench"
+	$(PYTEST) $(PARALLEL) -m "not bench" --hypothesis-profile=all
 
 lint: setup
 	$(VENV)/bin/ruff check .

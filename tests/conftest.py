@@ -13,9 +13,10 @@ from numba.core.caching import IndexDataCacheFile
 from tests.serving import Server, serve
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 
-# A busy machine is no failure of a test; each has a limit of its own.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
+# A busy machine is no failure of a test; each has a limit of its own. `make test-all` draws more examples.
+settings.register_profile("all", deadline=None, max_examples=100)
+settings.register_profile("test", deadline=None, max_examples=30)
+settings.load_profile("test")
 
 SYSTEM = "You answer questions about a library of eight floors, and you answer them in one sentence each time. " * 8
 TOOL = {

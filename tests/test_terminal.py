@@ -2,13 +2,12 @@
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from tests.commands import vllm_sim
 from tests.serving import MODEL
 from vllm_sim.terminal import printable, show_table
 
@@ -33,19 +32,18 @@ def test_replay_and_stats_of_a_trace_with_such_names_end_well(tmp_path: Path) ->
     trace = tmp_path / "data[train].jsonl"
     rows = [{"prompt": "a b c d", "response": "e", "workload": name, "timestamp": 0} for name in NAMES]
     trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    command = [str(Path(sys.executable).with_name("vllm-sim"))]
-    model = ["--model", str(MODEL)]
+    rows, model = tmp_path / "rows.jsonl", ("--model", MODEL)
     commands = (
-        [*command, "replay", str(trace), "--out", str(tmp_path / "out"), "--backend", "fast", *model],
-        [*command, "trace", "stats", str(trace), *model],
-        [*command, "sweep", str(trace), "--out", str(tmp_path / "rows.jsonl"), "--capacities", "2,4", *model],
-        [*command, "plot", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "plots")],
+        ("replay", trace, "--out", tmp_path / "out", "--backend", "fast", *model),
+        ("trace", "stats", trace, *model),
+        ("sweep", trace, "--out", rows, "--capacities", "2,4", "--jobs", "1", *model),
+        ("plot", rows, "--out", tmp_path / "plots"),
     )
     for line in commands:
-        done = subprocess.run(line, capture_output=True, text=True, timeout=200, check=False)
+        done = vllm_sim(*line)
         assert done.returncode == 0, done.stderr
         assert "\x1b[31m" not in done.stdout
-        if "plot" not in line[1]:
+        if line[0] != "plot":
             assert "data[train].jsonl" in done.stdout
 
 

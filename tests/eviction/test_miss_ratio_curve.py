@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.eviction.test_policies import random_requests
@@ -35,7 +35,6 @@ def chains_of_copies(draw: st.DrawFn) -> Chains:
     return link(Requests(flat, begins, prompts, outputs, zeros, zeros), BLOCK_SIZE, draw(st.booleans()))
 
 
-@settings(max_examples=100, deadline=None)
 @given(chains_of_copies())
 def test_each_request_hits_what_it_hits_in_a_simulation_of_that_capacity(chains: Chains) -> None:
     least = max(1, int(chains.need.max()))

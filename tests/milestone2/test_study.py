@@ -202,13 +202,15 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
         return subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True).stderr
 
     compare = ("--data", str(data), "--out", str(tmp_path), "--quick", "--part", "cache")
-    run("compare_multi_vs_single_turn.py", *compare)
+    run("compare_multi_vs_single_turn.py", *compare, "--jobs", "1")
     path = tmp_path / "chat.jsonl"
     whole = path.read_text()
     lines = whole.splitlines(keepends=True)
     old = json.dumps(json.loads(lines[3]) | {"code": "of yesterday", "hit_tokens": -1}) + "\n"
-    path.write_text("".join(lines[:3]) + old + "".join(lines[4:-2]) + lines[-2][:30])
-    said = run("compare_multi_vs_single_turn.py", *compare, "--jobs", "1")
+    left = [*lines[:3], old, *lines[4:]]
+    left.sort(key=lambda line: '"blockpool"' not in line)  # none of these is lost: each process would import vLLM
+    path.write_text("".join(left[:-2]) + left[-2][:30])
+    said = run("compare_multi_vs_single_turn.py", *compare, "--jobs", "2")
     assert "1 rows of another plan, trace or code are dropped" in said
     assert f"{len(lines) - 3} of {len(lines)} runs are there already" in said
     assert path.read_text() == whole

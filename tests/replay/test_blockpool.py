@@ -76,7 +76,7 @@ def assert_equal_runs(fast: Any, real: Any) -> None:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), spare=st.integers(-2, 8))
 def test_the_fast_cache_equals_vllm(policy: str, workload: tuple[int, list[Call]], spare: int) -> None:
     """Also with room for the largest request and no more, and with too little for it."""
@@ -85,7 +85,7 @@ def test_the_fast_cache_equals_vllm(policy: str, workload: tuple[int, list[Call]
     assert_equal_runs(simulate(chains, policy, capacity), run(chains, policy, capacity))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads())
 def test_blocks_are_the_same_node_where_vllm_hashes_them_alike(workload: tuple[int, list[Call]]) -> None:
     block_size, calls = workload

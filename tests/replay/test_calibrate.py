@@ -2,12 +2,11 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import vllm_sim
 from vllm_sim.replay.calibrate import TimedStep, calibrate, errors, fit, iter_steps
 from vllm_sim.replay.latency import LatencyTable, load_table
 from vllm_sim.step_load import load_of
@@ -80,7 +79,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path, text: str, reason: s
 
 
 def test_command_prints_the_error_of_the_fit(tmp_path: Path) -> None:
-    command = [str(Path(sys.executable).with_name("vllm-sim")), "calibrate", str(exact_log(tmp_path / "server.log"))]
-    done = subprocess.run([*command, "--out", str(tmp_path / "t.json")], capture_output=True, text=True, check=True)
+    done = vllm_sim("calibrate", exact_log(tmp_path / "server.log"), "--out", tmp_path / "t.json")
+    assert done.returncode == 0, done.stderr
     assert "left out of the fit: relative error" in done.stdout
     assert json.loads((tmp_path / "t.json").read_text())["steps"] == len(LOADS)

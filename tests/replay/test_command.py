@@ -1,4 +1,4 @@
-"""The command `vllm-sim replay`, run as a user runs it."""
+"""The command `vllm-sim replay`."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import vllm_sim
 from tests.serving import MODEL, write_trace
 
 COMMAND = [str(Path(sys.executable).with_name("vllm-sim")), "replay"]
@@ -17,8 +18,7 @@ ROWS = [
 
 
 def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, str(trace), "--out", str(out), "--model", str(MODEL), "--backend", "fast", *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return vllm_sim("replay", trace, "--out", out, "--model", MODEL, "--backend", "fast", *options)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import vllm_sim
 from tests.making import settings, small_trace
 from tests.serving import MODEL
 from vllm_sim.replay.rows import write_rows
@@ -51,6 +52,11 @@ def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[st
     return subprocess.run(command(trace, out, *options), capture_output=True, text=True, timeout=300, check=False)
 
 
+def run_here(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """In this process; with `--jobs 1` no other is started."""
+    return vllm_sim(*command(trace, out, *options)[1:])
+
+
 def with_modules(folder: Path) -> dict[str, str]:
     """The environment in which a folder's modules are found, besides those that are found here."""
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
@@ -59,7 +65,7 @@ def with_modules(folder: Path) -> dict[str, str]:
 def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
     trace = small_trace(tmp_path)
     one, two = tmp_path / "one.jsonl", tmp_path / "two.jsonl"
-    done = run(trace, one, *GRID, "--jobs", "1", "--json")
+    done = run_here(trace, one, *GRID, "--jobs", "1", "--json")
     assert done.returncode == 0, done.stderr
     assert run(trace, two, *GRID, "--jobs", "2").returncode == 0
     assert one.read_bytes() == two.read_bytes()
@@ -71,7 +77,8 @@ def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> Non
 def test_the_table_has_a_column_a_policy_as_asked_and_the_mean_of_seeds(tmp_path: Path) -> None:
     trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
     options = ("--policies", "random,arc,lru", "--capacities", "20,all", "--seeds", "1,2", "--block-size", "4")
-    lines = [line.split() for line in run(trace, out, *options).stdout.splitlines()]
+    options += ("--jobs", "1")
+    lines = [line.split() for line in run_here(trace, out, *options).stdout.splitlines()]
     assert ["B", "capacity", "random", "arc", "lru"] in lines
     assert ["4", "all", "curve"] in lines
     rows = [row for row in map(json.loads, out.read_text().splitlines()) if row["capacity_blocks"] == 20]
@@ -85,9 +92,9 @@ def test_two_traces_of_one_file_name_have_a_table_each(tmp_path: Path) -> None:
     first, second = small_trace(tmp_path), tmp_path / "other" / "small.jsonl"
     second.parent.mkdir()
     second.write_bytes(b"".join(first.read_bytes().splitlines(keepends=True)[:30]))
-    given = command(first, tmp_path / "out.jsonl", "--policies", "lru", "--capacities", "20", "--block-size", "4")
-    given.insert(3, str(second))
-    done = subprocess.run(given, capture_output=True, text=True, timeout=300, check=True)
+    options = ("--policies", "lru", "--capacities", "20", "--block-size", "4", "--jobs", "1")
+    done = vllm_sim("sweep", first, second, "--out", tmp_path / "out.jsonl", "--model", MODEL, *options)
+    assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     rates = {row["trace_sha256"]: row["token_hit_rate"] for row in read_rows(tmp_path / "out.jsonl")}
     assert len(set(rates.values())) == 2
@@ -148,7 +155,7 @@ def test_error_in_a_policy_names_the_run_and_costs_no_finished_row(tmp_path: Pat
     (tmp_path / "broken.py").write_text(BROKEN)
     options = ("--policies", "broken:Broken", "--capacities", "40,20", "--block-size", "4", "--jobs", jobs)
     line = command(trace, out, *options, "--policy-params", '{"broken:Broken": {"least": 1}}')
-    assert run(trace, out, "--capacities", "20", "--block-size", "4").returncode == 0
+    assert run_here(trace, out, "--capacities", "20", "--block-size", "4", "--jobs", "1").returncode == 0
     done = subprocess.run(line, env=with_modules(tmp_path), capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     (error,) = [text for text in done.stderr.splitlines() if text.startswith("vllm-sim: error:")]
@@ -224,7 +231,7 @@ def test_a_trace_is_not_taken_for_the_file_of_rows(tmp_path: Path) -> None:
     other.symlink_to(trace)
     content = trace.read_bytes()
     for out in (trace, other):
-        done = run(trace, out)
+        done = run_here(trace, out)
         assert done.returncode == 1
         assert done.stderr == (
             f"vllm-sim: error: --out is {out}, which is the trace {trace}; allowed: a file of its own for the rows\n"
@@ -326,7 +333,7 @@ def test_capacity_that_no_cache_has_is_an_error(text: str, reason: str) -> None:
 
 def test_processes_and_file_are_checked_before_a_trace_is_read(tmp_path: Path) -> None:
     for options, reason in ((("--jobs", "0"), "--jobs is 0"), (("--out", "rows.jsonl.gz"), "--out is rows.jsonl.gz")):
-        assert reason in run(tmp_path / "none.jsonl", tmp_path / "out.jsonl", *options).stderr
+        assert reason in run_here(tmp_path / "none.jsonl", tmp_path / "out.jsonl", *options).stderr
 
 
 def test_error_in_a_policy_that_is_made_is_found_before_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,7 +381,7 @@ def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], re
     if "--ray" in options and has_ray():
         pytest.skip("Ray is installed")
     out = tmp_path / "out.jsonl"
-    done = run(small_trace(tmp_path), out, *options)
+    done = run_here(small_trace(tmp_path), out, *options)
     assert "--ray" in options or not out.exists()
     assert done.returncode != 0
     assert reason in done.stderr
