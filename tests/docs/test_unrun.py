@@ -15,7 +15,7 @@ from tests.docs.pages import blocks as blocks_of
 from vllm_sim.cli.main import build_parser
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
-ELSEWHERE = ("curl", "pip", "pre-commit", ".")
+ELSEWHERE = ("curl", "pip", "python3", "pre-commit", ".")
 """Programs of others, whose options are theirs."""
 
 

@@ -22,8 +22,8 @@ BACKENDS = {
 """What serves the requests, imported when it is used."""
 MOST = 2**31 - 1
 """Of every whole number; vLLM's block tables hold 32 bits."""
-CACHE_OF_GROUPS = "vllm_sim.replay.engine_backend:run_cache"
-"""The `blockpool` backend where layers do not all keep the same."""
+CACHE_OF_GROUPS = {"blockpool": "vllm_sim.replay.engine_backend:run_cache"}
+"""What serves them where layers do not all keep the same, of a backend that has something else for those."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
 

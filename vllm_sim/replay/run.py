@@ -114,8 +114,8 @@ def run(
         result: Result = load_entry(BACKENDS["engine"])(loaded, config, progress, watcher)
         return result
     check_layers(config)
-    if config.backend == "blockpool" and config.model is not None and keeps_less(config.model):
-        cached: Result = load_entry(CACHE_OF_GROUPS)(loaded, config, progress)
+    if config.backend in CACHE_OF_GROUPS and config.model is not None and keeps_less(config.model):
+        cached: Result = load_entry(CACHE_OF_GROUPS[config.backend])(loaded, config, progress)
         return cached
     linked = linked or link_blocks(loaded, config.block_size, config.raw_blocks)
     retokenised = None if config.raw_blocks else loaded.retokenised

@@ -20,7 +20,7 @@ from vllm_sim.eviction.registry import find_policy
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
-from vllm_sim.replay.config import BACKENDS, RunConfig
+from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 
@@ -78,7 +78,8 @@ def row_code(backend: str, policy: str) -> str:
     """A fingerprint of all code that a row comes from: its backend's and its policy's, and vLLM's version where vLLM
     runs. With the key it decides the row.
     """
-    return fingerprint(make_row, BACKENDS[backend], find_policy(policy))
+    of_groups = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
+    return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy))
 
 
 def code_of(row: Row) -> str | None:
