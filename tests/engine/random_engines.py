@@ -7,6 +7,7 @@ it leaves.
 """
 
 import dataclasses
+import itertools
 import json
 import random
 from collections.abc import Callable
@@ -201,8 +202,21 @@ def told(value: Any) -> Any:
     return value
 
 
+MOST_STEPS = 20_000
+"""Far more than any case takes."""
 POOL_CALLS = ("get_new_blocks", "touch", "free_blocks", "_insert_block_hash", "_remove_cached_block_hashes")
 POLICY_CALLS = ("serve", "touch", "cache", "release", "evict")
+
+
+def limit_steps(driver: Driver) -> None:
+    """Ends a run that does not end by itself, as under a fault."""
+    step, count = driver.core.step_fn, itertools.count(1)
+
+    def limited() -> Any:
+        assert next(count) < MOST_STEPS
+        return step()
+
+    driver.core.step_fn = limited
 
 
 def observe(
@@ -215,6 +229,7 @@ def observe(
     log_calls(pool, POOL_CALLS, log, driver)
     if case.setup.policy != "lru":
         log_calls(pool._online, POLICY_CALLS, log, driver)  # type: ignore[attr-defined]
+    limit_steps(driver)
     try:
         served = [dataclasses.asdict(one) for one in driver.run(case.arrivals)]
     finally:
