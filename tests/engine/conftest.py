@@ -51,6 +51,13 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.Mon
         yield patch
 
 
+@pytest.fixture(scope="module", autouse=True)
+def nothing_to_search(environment: pytest.MonkeyPatch) -> None:
+    """What earlier tests keep is not searched for garbage at each start of an engine."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="package")
 def start(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts an LLM over rows (or the bytes of a trace): start(rows, **arguments of LLM).
