@@ -78,7 +78,8 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("policy", "capacity"), [("lru", 60), ("lru", 25), ("arc", 60), ("belady", 40), ("workload_aware", 40)]
+    ("policy", "capacity"),
+    [("lru", 60), ("lru", 25), ("arc", 60), ("belady", 40), ("workload_aware", 40), ("hybrid", 40)],
 )
 def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
     trace: Path, tmp_path: Path, policy: str, capacity: int
