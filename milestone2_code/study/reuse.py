@@ -75,7 +75,7 @@ def find_uses(chains: Chains, sessions: Any, system_blocks: int) -> Any:
 def reuse_row(chats: Chats, ordered: Ordered, block_size: int) -> Row:
     """Sources of hits, shared prefixes, reuse gaps, lifetimes and popularity of blocks in an unlimited cache.
 
-    Each field that ends in _ci95 is the interval of the field that is named before it; gaps and prefixes are told by
+    Each field that ends in _ci95 is the interval of the field that is named before it; gaps and prefixes are named by
     their values at the shares of CDF.
     """
     of = ordered.sessions

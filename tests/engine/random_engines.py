@@ -1,9 +1,9 @@
 """Random engines, stepped plainly and sparsely: what is compared in test_sparse.py.
 
 A case is drawn by its number: rows of one trace over four token ids, so that hits and copies abound, an engine of
-random sizes, and a way to arrive. `observe` runs one and keeps all that can be told: what was served, in its order;
-every block taken, hit, cached and freed, with its virtual time; what a policy was told; every step; and the pool that
-it leaves.
+random sizes, and a way to arrive. `observe` runs one and keeps all that can be observed: what was served, in its order;
+every block taken, hit, cached and freed, with its virtual time; what a policy was called with; every step; and the
+pool that it leaves.
 """
 
 import dataclasses
@@ -222,7 +222,7 @@ def limit_steps(driver: Driver) -> None:
 def observe(
     case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool, make: Callable[..., Driver] = make_driver
 ) -> dict[str, Any]:
-    """Runs a case; returns all that can be told of the run, by name."""
+    """Runs a case; returns all that can be observed of the run, by name."""
     steps: list[Any] = []
     driver = make(case, path, trace, plain_steps, steps.append)
     pool, log = driver.scheduler.kv_cache_manager.block_pool, []  # type: ignore[var-annotated]

@@ -1,4 +1,4 @@
-"""Sparse steps are plain steps: everything that can be told of a run is the same, for random engines."""
+"""Sparse steps are plain steps: everything that can be observed of a run is the same, for random engines."""
 
 import dataclasses
 import gc

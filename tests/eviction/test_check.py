@@ -89,6 +89,26 @@ def test_priorities_order_blocks_as_the_policies_that_they_are() -> None:
     assert not np.array_equal(fewest, simulate(chains, "lru", 9).hit)
 
 
+class Given(PriorityPolicy):
+    """The priority that the test sets."""
+
+    value = 0.0
+
+    def priority(self, block: BlockUse) -> float:
+        return self.value
+
+
+def test_keys_are_in_the_order_of_priorities_below_and_above_zero() -> None:
+    policy = Given(PolicyContext(4, 4))
+    keys = []
+    for policy.value in (-1e300, -2.5, -2, -1e-9, -0.0, 0, 1e-9, 0.5, 3, 2**62):
+        queue, key = policy.rank(0, 1, 7)
+        keys.append(key)
+        assert queue == 0
+    assert keys == sorted(keys)
+    assert len(set(keys)) == len(keys) - 1  # both zeros are one
+
+
 @pytest.mark.parametrize(
     ("policy", "wanted"),
     [

@@ -1,6 +1,6 @@
 """A soak: many requests of every kind through one server. Memory stays flat, and its metrics count what was sent.
 
-`make test-all` sends 20,000; by hand SOAK_REQUESTS says how many (the figures of a run are in docs/limits.md).
+`make test-all` sends 20,000; by hand SOAK_REQUESTS says how many.
 """
 
 import asyncio

@@ -38,7 +38,7 @@ class Totals(NamedTuple):
     working_set_blocks: int
     evicted_blocks: int
     orphan_blocks: int | None
-    """None: not told of several groups of layers."""
+    """None: not known for several groups of layers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

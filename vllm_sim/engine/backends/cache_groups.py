@@ -50,7 +50,7 @@ def group_facts(manager: KVCacheManager, unit_tokens: int, capacity_tokens: int)
 
 
 def unit_of(manager: KVCacheManager, unit_tokens: int) -> int:
-    """Tokens in which hits and misses are told: as asked for where what is hashed is a multiple of it, else less."""
+    """Tokens in which hits and misses are counted: as given where what is hashed is a multiple of it, else less."""
     return gcd(unit_tokens, manager.block_pool.hash_block_size)
 
 

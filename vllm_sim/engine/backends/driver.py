@@ -96,7 +96,7 @@ class Driver:
         on_step: Called after each step that computed something.
         attribution: Whether a ledger is kept of why blocks were not hit.
         plain_steps: Whether upstream's scheduler sees every step, also where it need not (sparse.py).
-        unit_tokens: Tokens in which hits and misses of several cache groups are told.
+        unit_tokens: Tokens in which hits and misses of several cache groups are counted.
     """
 
     def __init__(
@@ -198,7 +198,7 @@ class Driver:
         return bool(due) and due[0][0] <= self.now_ms and not is_full
 
     def _fits(self, computed: int) -> bool:
-        """Whether a request of so many computed tokens can be served; of several groups upstream has told how many."""
+        """Whether a request of so many computed tokens can be served; with several groups upstream has bounded them."""
         needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
         return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
 

@@ -48,7 +48,7 @@ class GroupLedger:
         """(request that cached the block last, request whose allocation evicted it): blocks."""
         self.evicted_blocks = 0
         self.orphan_blocks = None
-        """Not told: a window's blocks are kept without those before them."""
+        """Not counted: a window's blocks are kept without those before them."""
         self._is_caching = manager.enable_caching
         self._alignment = hit_alignment(manager)
         self._computed = Computed(self.unit_tokens)
@@ -251,7 +251,7 @@ def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedg
 
     Args:
         manager: watched from now on.
-        unit_tokens: tokens in which hits and misses of several groups are told; one of full attention has its block.
+        unit_tokens: tokens in which hits and misses of several groups are counted; one of full attention has its block.
     """
     if not keeps_everything(manager):
         return GroupLedger(manager, unit_tokens)

@@ -187,7 +187,7 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
             raise ValueError(
                 f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(known))}"
             )
-    # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is told to.
+    # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is configured to.
     more = {"skip_tokenizer_init": True, "enable_prefix_caching": True} | setup.upstream
     return EngineArgs(**arguments, **more).create_engine_config()
 

@@ -29,7 +29,7 @@ class SequentialCache:
         core: What make_core built.
         trace: The rows' tokens.
         asked: What the requests ask for, by row.
-        unit_tokens: Tokens in which hits and misses are told.
+        unit_tokens: Tokens in which hits and misses are counted.
 
     Raises:
         ValueError: a group keeps states.

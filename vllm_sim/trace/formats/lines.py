@@ -17,7 +17,7 @@ def convert_lines(
     Args:
         path: The file.
         options: Settings of the conversion.
-        report: Told what is left out.
+        report: Is given what is left out.
         records_of: Makes records of a line's object and number; raises ValueError where it is none of the format.
 
     Raises:
