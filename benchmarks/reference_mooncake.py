@@ -1,4 +1,4 @@
-"""Hit rates on the Mooncake conversation trace (FAST'25 release) beside published numbers.
+"""Hit rates on the Mooncake conversation trace (FAST'25 release) next to published numbers.
 
     python -m benchmarks.reference_mooncake conversation_trace.jsonl
 

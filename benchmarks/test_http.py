@@ -1,5 +1,5 @@
 """Requests per second over HTTP at concurrency 64: the server with the replay executor over the same server with an
-executor that returns one constant token; and how long a start takes. Both servers run at once and are asked in turn.
+executor that returns one constant token; and how long a start takes. Both servers run at once and get requests in turn.
 """
 
 import asyncio

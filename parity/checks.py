@@ -44,7 +44,7 @@ def check_facts(case: Case, real: Row, simulated: Row) -> list[str]:
     found = []
     for side, facts in (("real", real), ("simulator", simulated)):
         if (facts["scheduler"], facts["step_fn"], facts["batch_queue_size"]) != scheduler:
-            found.append(f"{side}: {facts}, and {scheduler} was asked for")
+            found.append(f"{side}: {facts}, and {scheduler} was configured")
         if facts["pool"] != ("BlockPool" if case.policy == "lru" else "PolicyBlockPool"):
             found.append(f"{side}: pool {facts['pool']} under policy {case.policy}")
     if real["platform"] != "CpuPlatform" or real["executor"] in ("RowExecutor", "ReplayExecutor"):

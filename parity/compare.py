@@ -15,9 +15,9 @@ def differences(
 ) -> list[str]:
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
-    A step is compared in all `fields`: who is scheduled, with how many tokens and computed tokens, in which blocks,
-    who is preempted, resumed or has finished, which hashes are removed, and which tokens come out. `other` says where
-    the second log is from.
+    A step is compared in all `fields`: which requests are scheduled, with how many tokens and computed tokens, in which
+    blocks, which are preempted, resumed or have finished, which hashes are removed, and which tokens come out.
+    `other` says where the second log is from.
     """
     if not real:
         return ["the first log has no step: nothing was compared"]

@@ -74,7 +74,7 @@ def signature_of(function: Any) -> str:
 
 
 def public_names(upstream: type) -> list[str]:
-    """What a class offers to whoever overrides it."""
+    """What a class offers to a subclass."""
     return sorted(name for name in dir(upstream) if not name.startswith("_"))
 
 

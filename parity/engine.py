@@ -63,7 +63,7 @@ def engine_arguments(case: Case, model: str) -> Any:
 def make_core(case: Case, model: str, is_real: bool) -> Any:
     """The engine of a case.
 
-    The CPU build sets async_scheduling to False whatever it is told; it is set on the finished configuration.
+    The CPU build sets async_scheduling to False whatever is configured; it is set on the finished configuration.
     """
     from vllm.plugins import load_general_plugins
     from vllm.v1.engine.core import EngineCore

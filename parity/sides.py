@@ -23,7 +23,7 @@ def real_job(case: Case) -> Job:
 
 
 def simulated_job(folder: Path, case: Case, side: str | None = None) -> Job:
-    """Runs a case with its trace; its log is named by the side, the process's own unless told."""
+    """Runs a case with its trace; its log is named by the side, the process's own by default."""
     return real_job(case) | {"trace": str(folder / f"{case.name}.jsonl")} | ({} if side is None else {"side": side})
 
 

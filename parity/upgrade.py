@@ -1,6 +1,6 @@
 """`make upgrade VLLM=VERSION`: what of this project holds on another vLLM; ends with 1 where something does not.
 
-An environment with that version, without kernels, is built beside the project's own, which has the pinned version and
+An environment with that version, without kernels, is built next to the project's own, which has the pinned version and
 runs this. Compared: what the version requires, the contacts (what is changed, hooks), every step of the simulator and
 the hits of replays with those on the pinned version, and upstream's own tests of that version. No model is executed:
 that is `make parity`, for which a wheel of that version with CPU kernels is needed.

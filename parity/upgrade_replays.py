@@ -38,23 +38,23 @@ Line = tuple[str, bool, str]
 def compare_steps(pythons: Pythons, folder: Path, model: str) -> Iterator[Line]:
     """Every step of each case, as parity.compare compares them, in the executor's loop and under the driver."""
     jobs = [{"case": asdict(case), "trace": str(make_trace(case, folder))} for case in CASES]
-    runs = [(who, side) for who in pythons for side in ("simulator", "driver")]
+    runs = [(version, side) for version in pythons for side in ("simulator", "driver")]
 
-    def run(who: str, side: str) -> None:
-        (folder / who).mkdir(exist_ok=True)
-        run_side(pythons[who], side, folder / who, model, jobs)
+    def run(version: str, side: str) -> None:
+        (folder / version).mkdir(exist_ok=True)
+        run_side(pythons[version], side, folder / version, model, jobs)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda one: run(*one), runs))
     for case in CASES:
         for side in ("simulator", "driver"):
-            pinned, other = (read(folder / who, case, side)["steps"] for who in ("pinned", "other"))
+            pinned, other = (read(folder / version, case, side)["steps"] for version in ("pinned", "other"))
             found = differences(pinned, other, other="on the other version")
             seen = counts(pinned)
             if case.concurrency is None:
                 found += missing(seen)
-            told = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in seen.items())
-            yield f"{case.name}, {side}", not found, "; ".join(found) or told
+            described = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in seen.items())
+            yield f"{case.name}, {side}", not found, "; ".join(found) or described
 
 
 def make_trace(case: Case, folder: Path) -> Path:
@@ -70,7 +70,7 @@ def compare_hits(pythons: Pythons, folder: Path, model: str) -> Iterator[Line]:
     trace = make_trace(case, folder)
 
     def run(backend: str, policy: str) -> Line:
-        outs = {who: folder / who / f"{backend}-{policy}" for who in pythons}
+        outs = {version: folder / version / f"{backend}-{policy}" for version in pythons}
         command = ["replay", str(trace), "--model", model, "--backend", backend, "--policy", policy]
         command += ["--block-size", str(case.block_size), "--capacity-blocks", str(case.capacity_blocks)]
         if backend == "engine":

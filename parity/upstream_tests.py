@@ -1,6 +1,6 @@
 """Upstream's own tests on cache and scheduler: plain, in simulator mode, and with our block pool under LRU.
 
-They are run from vLLM's source distribution, in an environment with that version (the second one unless told; a kernel
+They are run from vLLM's source distribution, in an environment with that version (the second one by default; a kernel
 is not needed, and without kernels some fail in all runs); the tests that pass must be the same each time.
 No model hub is needed: configurations of the models that they name are written here, without weights, and with the
 exported model's tokenizer. A test that needs more of a model (its image processor) fails in all runs. In simulator mode
@@ -31,7 +31,7 @@ from parity.results import update
 
 ROOT = Path(__file__).parents[1]
 PINNED = (ROOT / "vllm" / "VERSION").read_text(encoding="utf-8").strip()
-"""The version of vLLM that the project installs unless told."""
+"""The version of vLLM that the project installs by default."""
 SECOND = ROOT / ".venv-parity"
 FILES = (
     "test_prefix_caching",
@@ -93,7 +93,7 @@ class Place(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What pytest told of a run."""
+    """What pytest said of a run."""
 
     passed: set[str]
     failed: set[str]
@@ -119,7 +119,7 @@ def download(place: Place) -> Path:
 
 
 def unpack(sdist: Path, folder: Path) -> None:
-    """The folder `tests` alone: beside it the sources would hide the installed vLLM."""
+    """The folder `tests` alone: next to it the sources would hide the installed vLLM."""
     with tarfile.open(sdist) as archive:
         for member in archive:
             member.name = member.name.partition("/")[2]
@@ -142,7 +142,7 @@ def make_hub(place: Place) -> None:
 
 
 def run(place: Place, name: str, files: Sequence[str]) -> None:
-    """Runs the tests in one of the ways of RUNS; leaves pytest's report, and beside it a log of what it printed."""
+    """Runs the tests in one of the ways of RUNS; leaves pytest's report, and next to it a log of what it printed."""
     folder = place.folder
     report, log = folder / f"{name}.xml", folder / f"{name}.log"
     environment = {key: value for key, value in os.environ.items() if not key.startswith("VLLM_")}

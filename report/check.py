@@ -78,8 +78,8 @@ def check(
         progress(done, len(chosen))
         differences += [f"{path.name}: {text}" for text in _differences(row, _again(row, trace, model, path.parent))]
     progress(len(chosen), len(chosen))
-    told = [f"{line} ({count:,} rows)" for line, count in missing.items()]
-    return Report(len(chosen), sum(missing.values()), differences, told)
+    lines = [f"{line} ({count:,} rows)" for line, count in missing.items()]
+    return Report(len(chosen), sum(missing.values()), differences, lines)
 
 
 def _by_hash(traces: Sequence[Path]) -> dict[str, Path]:

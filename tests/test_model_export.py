@@ -30,6 +30,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_transformers_loads_the_export_without_a_warning_and_with_the_published_tokens() -> None:
     result = subprocess.run(
         [sys.executable, "-c", LOAD, str(MODEL)], capture_output=True, text=True, timeout=120, check=False

@@ -170,7 +170,13 @@ print(json.dumps([row_code(config.backend, config.policy), names]))
 
 
 @pytest.mark.parametrize(
-    ("backend", "policy"), [("fast", "lru"), ("fast", "belady"), ("blockpool", "arc"), ("engine", "workload_aware")]
+    ("backend", "policy"),
+    [
+        ("fast", "lru"),
+        ("fast", "belady"),
+        pytest.param("blockpool", "arc", marks=pytest.mark.slow),
+        ("engine", "workload_aware"),
+    ],
 )
 def test_every_module_that_a_run_loads_counts(tmp_path: Path, backend: str, policy: str) -> None:
     values = {"backend": backend, "policy": policy, "model": str(MODEL)}

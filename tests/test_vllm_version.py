@@ -85,6 +85,7 @@ def run(installed: Path, cwd: Path, code: str, path: str = "") -> subprocess.Com
 SAYS = f"the folder {ROOT / 'vllm'} hides the installed vllm, which is an editable install: start in another folder"
 
 
+@pytest.mark.slow
 def test_a_start_in_the_repository_says_that_its_folder_hides_an_editable_vllm(installed: Path) -> None:
     code = """
 from vllm_sim.cli import main

@@ -1,7 +1,7 @@
 """The reason why a server did not start as the last thing that it says.
 
 pydantic wraps what the platform refuses, and the interpreter prints all of vLLM's start above it, in 50 lines. A
-process that such a refusal ends says it in one line; whoever catches the exception sees it as it was raised.
+process that such a refusal ends says it in one line; a caller that catches the exception sees it as it was raised.
 """
 
 import functools

@@ -21,7 +21,7 @@ class StepLoad(NamedTuple):
     positions: int
     """Attended to, once a request, and those of computed tokens once more, since they are written."""
     decodes: int
-    """Requests that compute one token behind a context and sample one."""
+    """Requests that compute one token after a context and sample one."""
 
     def plus(self, other: "StepLoad") -> "StepLoad":
         """The load of both."""

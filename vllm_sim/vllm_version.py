@@ -46,7 +46,7 @@ def check_not_hidden() -> None:
     """Checks that `import vllm` gives a package, not a mere folder of that name.
 
     Python prefers a folder named vllm on its path, even one without an `__init__.py`, to an editable install, whose
-    finder is asked last. It prefers a regular install to such a folder.
+    finder comes last. It prefers a regular install to such a folder.
 
     Raises:
         VersionError: vLLM is installed, and a folder hides it.

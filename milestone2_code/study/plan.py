@@ -19,7 +19,7 @@ POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 
 
 def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
-    """All cells but those of the engine, those that share their blocks beside each other.
+    """All cells but those of the engine, those that share their blocks next to each other.
 
     Args:
         policies: names of eviction policies.
@@ -64,5 +64,5 @@ ENGINE = (
     EnginePoint("single", 0.1, 1, ENGINE_PATTERN),
 )
 """The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
-with arrivals they are how much was asked for."""
+with arrivals they are how many sessions are configured."""
 QUICK_ENGINE = (ENGINE[0], ENGINE[-1])

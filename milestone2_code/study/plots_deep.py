@@ -29,7 +29,7 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
         "reuse_gap_requests": "requests",
         "reuse_gap_tokens": "tokens, prompts and answers",
     }
-    figure = _distributions(rows, "How far a hit lies behind the use before it", panels, "share of hits up to here")
+    figure = _distributions(rows, "How far a hit lies after the use before it", panels, "share of hits up to here")
     return save(figure, figures, "chat_reuse_gaps", caption(rows, _unlimited(rows)))
 
 

@@ -1,4 +1,4 @@
-"""LRU that is told which blocks nobody will ask for again: those go first.
+"""LRU that knows which blocks no request will need again: those go first.
 
 In chat these are blocks of sessions that are over. Between LRU and this lies what a client could give by saying so;
 between this and `belady`, what only the times of the next turns tell. It knows the future: nobody can be served by it.
@@ -21,7 +21,7 @@ from vllm_sim.replay.outcome import Outcome, Totals
 
 @compiled
 class SessionEndOracle(Belady):
-    """Last used longest ago first, behind second copies and blocks that no row asks for any more."""
+    """Last used longest ago first, after second copies and blocks that no row needs any more."""
 
     def __init__(self, context: PolicyContext):
         super().__init__(context)

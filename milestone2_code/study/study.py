@@ -11,7 +11,7 @@ from vllm_sim.replay.rows import Row
 
 MAIN_BLOCK = 16
 ORACLE = "session_end_oracle"
-"""No policy of the registry: what LRU would be if it were told which sessions are over (ends.py)."""
+"""No policy of the registry: what LRU would be if it knew which sessions are over (ends.py)."""
 
 
 class Point(NamedTuple):
@@ -59,8 +59,8 @@ class Study:
         about = self.data / "source.json"
         if not about.is_file():
             return {"source": "made"}
-        told = json.loads(about.read_text(encoding="utf-8"))
-        return {"source": told["source"], "sha256": told["sha256"], "whole": told.get("whole")}
+        about_dump = json.loads(about.read_text(encoding="utf-8"))
+        return {"source": about_dump["source"], "sha256": about_dump["sha256"], "whole": about_dump.get("whole")}
 
 
 def key(study: Study, point: Point | EnginePoint) -> str:

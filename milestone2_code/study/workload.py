@@ -78,7 +78,7 @@ def load_chats(path: Path, model: str, name: str, with_system_prompt: bool) -> C
 
 
 def _with_system_prompt(trace: TokenisedTrace, model: str) -> TokenisedTrace:
-    """A system message behind the first token (the beginning of the text) of every prompt.
+    """A system message after the first token (the beginning of the text) of every prompt.
 
     The template's messages end with special tokens, over which nothing is merged.
     """

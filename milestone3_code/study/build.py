@@ -19,7 +19,7 @@ def fetch(commands: Path, top: Path, say: Callable[[str], None]) -> None:
     Args:
         commands: a configuration of a workload, whose sources say how to get their data.
         top: folder in which commands run; `python` and `.venv/bin/pip` in them are those of this interpreter's folder.
-        say: told each command.
+        say: called with each command.
 
     Raises:
         ValueError: a command failed or there is none, or what it should get is missing still.
@@ -45,7 +45,7 @@ def build_mixes(configs: Sequence[Path], out: Path, force: bool, say: Callable[[
         configs: configurations of workloads.
         out: folder of the traces.
         force: builds those that are there as well.
-        say: told what was done.
+        say: called with what was done.
 
     Raises:
         ValueError: a configuration or a source cannot be used.

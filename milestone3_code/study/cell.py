@@ -1,4 +1,4 @@
-"""Rows on the fast backend: hit rates alone and in the mix, what is lost to capacity and policy, and who costs whom."""
+"""Rows on the fast backend: hit rates alone and in the mix, losses to capacity and policy, costs of each to others."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from milestone3_code.study.asked import View, asked, capacity_of, group_numbers, hit_tokens, served
 from milestone3_code.study.study import Point, Study
+from milestone3_code.study.view import View, capacity_of, group_numbers, hit_tokens, requests_of, run_of
 from vllm_sim.eviction.chains import Array
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Outcome, labels_of
@@ -48,10 +48,10 @@ def ratios(
 
 
 def shares(view: View, parts: Values, by_workload: bool = False) -> Row:
-    """`ratios` of the prompt tokens, and of each workload's if asked for."""
-    found = asked(view)
-    masks = found.tagged("workload") if by_workload else {}
-    rows = ratios(parts, found.requests.prompt_tokens, found.sessions, masks)
+    """`ratios` of the prompt tokens, and of each workload's if `by_workload`."""
+    shown = requests_of(view)
+    masks = shown.tagged("workload") if by_workload else {}
+    rows = ratios(parts, shown.requests.prompt_tokens, shown.sessions, masks)
     return rows[""] | ({"by_workload": {name: rows[name] for name in masks}} if by_workload else {})
 
 
@@ -90,7 +90,7 @@ def mix_row(study: Study, point: Point) -> Row:
     hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
     row |= shares(view, parts, by_workload=point.workload is None)
-    for name, mask in asked(view).tagged("workload").items():
+    for name, mask in requests_of(view).tagged("workload").items():
         if point.workload is None:
             row["by_workload"][name] = msgspec.to_builtins(rates(whole_run, mask)) | row["by_workload"][name]
     return row
@@ -98,9 +98,9 @@ def mix_row(study: Study, point: Point) -> Row:
 
 def outcome(study: Study, point: Point, view: View, capacity: int | None) -> Outcome:
     """A run as `vllm-sim replay` has it."""
-    run, found = served(view, point.policy, point.params, capacity), asked(view)
-    linked = Linked(found.requests, found.chains)
-    return outcome_of(run, linked, found.records, labels_of(found.records), config_of(study, point, view, capacity))
+    run, shown = run_of(view, point.policy, point.params, capacity), requests_of(view)
+    linked = Linked(shown.requests, shown.chains)
+    return outcome_of(run, linked, shown.records, labels_of(shown.records), config_of(study, point, view, capacity))
 
 
 def counts(outcome: Outcome) -> Row:
@@ -146,7 +146,7 @@ def gap_row(study: Study, point: Point) -> Row:
         lru = sum(hit_tokens(view, "lru", capacity) for capacity in capacities)
         gains.append(sum(hit_tokens(view, point.policy, capacity) for capacity in capacities) - lru)
         gaps.append(sum(hit_tokens(view, "belady", capacity) for capacity in capacities) - lru)
-        sessions += [(mix, number) for number in asked(view).sessions]
+        sessions += [(mix, number) for number in requests_of(view).sessions]
     gain, gap = np.concatenate(gains), np.concatenate(gaps)
     row = begin(study, point, view, None) | {"capacities": point.detail.split()}
     if point.mix == "all":
@@ -156,14 +156,14 @@ def gap_row(study: Study, point: Point) -> Row:
 
 
 def lost_row(study: Study, point: Point) -> Row:
-    """Who costs whom: tokens missed since they had been evicted, by who evicted the first of them."""
+    """What workloads cost each other: tokens missed since they had been evicted, by the evictor of the first."""
     view = study.view(point)
     capacity = capacity_of(point.capacity, view)
-    run, found = served(view, point.policy, point.params, capacity), asked(view)
+    run, shown = run_of(view, point.policy, point.params, capacity), requests_of(view)
     row = begin(study, point, view, capacity) | {"lost_tokens": {}, "share_of_prompt": {}}
     for name in ("workload", "tenant"):
-        masks = found.tagged(name)
-        evictors = np.array([str(getattr(record, name)) for record in found.records])
+        masks = shown.tagged(name)
+        evictors = np.array([str(getattr(record, name)) for record in shown.records])
         culprit = np.where(run.evicted_by >= 0, evictors[run.evicted_by], "")
         lost = run.missed * view.block_size
         tokens = {
@@ -177,7 +177,7 @@ def lost_row(study: Study, point: Point) -> Row:
         row["lost_tokens"][name] = tokens
         row["share_of_prompt"][name] = {
             owner: {
-                key: round(count / int(found.requests.prompt_tokens[masks[owner]].sum()), 6)
+                key: round(count / int(shown.requests.prompt_tokens[masks[owner]].sum()), 6)
                 for key, count in of.items()
             }
             for owner, of in tokens.items()

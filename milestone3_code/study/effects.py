@@ -5,9 +5,9 @@ import json
 
 import numpy as np
 
-from milestone3_code.study.asked import BURST, asked, capacity_of, curve, hit_tokens
 from milestone3_code.study.cell import begin, ratios, shares
 from milestone3_code.study.study import Point, Study
+from milestone3_code.study.view import BURST, capacity_of, curve, hit_tokens, requests_of
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.capacity import kv_bytes_a_token
 
@@ -22,7 +22,7 @@ def isolation_row(study: Study, point: Point) -> Row:
     hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "cost": hit_tokens(whole, point.policy, capacity) - hits}
     row = begin(study, point, view, capacity)
-    row |= {"tenants": point.detail, "salts": len(np.unique(asked(view).requests.salt))}
+    row |= {"tenants": point.detail, "salts": len(np.unique(requests_of(view).requests.salt))}
     return row | shares(view, parts, by_workload=True)
 
 
@@ -56,13 +56,13 @@ def cold_start_row(study: Study, point: Point) -> Row:
     """The first tenth of the requests apart."""
     view = study.view(point)
     capacity = capacity_of(point.capacity, view)
-    hits, found = hit_tokens(view, point.policy, capacity), asked(view)
+    hits, shown = hit_tokens(view, point.policy, capacity), requests_of(view)
     gain = hits - hit_tokens(view, "lru", capacity)
     row = begin(study, point, view, capacity)
     is_first = np.arange(len(hits)) < len(hits) // 10
     for name, mask in (("first", is_first), ("rest", ~is_first)):
         parts = {f"{name}_hit_rate": hits, f"{name}_gain_over_lru": gain}
-        row |= ratios(parts, found.requests.prompt_tokens, found.sessions, {name: mask})[name]
+        row |= ratios(parts, shown.requests.prompt_tokens, shown.sessions, {name: mask})[name]
     return row
 
 
@@ -71,13 +71,13 @@ def windows_row(study: Study, point: Point) -> Row:
     plain = study.view(point)
     view = plain._replace(burst=point.detail == "burst")
     capacity = capacity_of(point.capacity, plain)
-    hits, found = hit_tokens(view, point.policy, capacity), asked(view)
-    gain, prompt = hits - hit_tokens(view, "lru", capacity), found.requests.prompt_tokens
+    hits, shown = hit_tokens(view, point.policy, capacity), requests_of(view)
+    gain, prompt = hits - hit_tokens(view, "lru", capacity), shown.requests.prompt_tokens
     parts = np.array_split(np.arange(len(hits)), WINDOWS)
     row = begin(study, point, view, capacity) | {"kind": point.detail}
     row["hit_rates"] = [round(float(hits[part].sum() / prompt[part].sum()), 6) for part in parts]
     row["gains_over_lru"] = [round(float(gain[part].sum() / prompt[part].sum()), 6) for part in parts]
-    calls = np.array([record.workload == BURST for record in found.records])
+    calls = np.array([record.workload == BURST for record in shown.records])
     row["burst_windows"] = [i for i, part in enumerate(parts) if view.burst and calls[part].mean() > 0.5]
     return row | shares(view, {"token_hit_rate": hits, "gain_over_lru": gain})
 

@@ -3,7 +3,7 @@
 Files under results/, JSON lines, in the plan's order:
 
     mixed.jsonl         experiments of the fast backend on the mixes `report_*`
-    mixed_matrix.jsonl  who evicts whom (engine), and who costs whom (fast)
+    mixed_matrix.jsonl  evictions by owner and evictor (engine), and what they cost (fast)
     mixed_engine.jsonl  experiment `engine`: times in virtual time, roofline model of an H100
     mixed_hash.jsonl    experiment `hash_trace`: traces of hash ids given by path; only written with --hash-trace
 
@@ -57,7 +57,7 @@ unless named. Gains compare the same requests in two runs, each draw taking the 
 
 mixed_matrix.jsonl:
 
-    matrix     backend engine, beside each row of mixed_engine.jsonl (same `point`): blocks by "workload", "tenant" and
+    matrix     backend engine, next to each row of mixed_engine.jsonl (same `point`): blocks by "workload", "tenant" and
                "session" (see replay/evictions.py): {by: {owner: {evictor: evicted blocks}}}
     lost       backend fast: lost_tokens: {by: {owner: {evictor: prompt tokens}}}, what the owner's requests missed
                since it had been evicted, by the request that evicted the first block of it; share_of_prompt: {by: the
@@ -77,8 +77,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.study.asked import Params
 from milestone3_code.study.study import MAIN_BLOCK, Point, Study
+from milestone3_code.study.view import Params
 from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.trace.files import iter_records

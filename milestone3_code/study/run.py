@@ -66,9 +66,9 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | Non
 
     Args:
         row: of a mix, or of a hash-id trace.
-        trace: its trace, with the other mixes beside it.
+        trace: its trace, with the other mixes next to it.
         model: the model's folder.
-        plan: the TOML file, with the mixes' configurations in the folder mixes beside it.
+        plan: the TOML file, with the mixes' configurations in the folder mixes next to it.
     """
     study = Study(
         configs=plan.parent / "mixes",

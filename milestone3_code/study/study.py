@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from milestone3_code.study.asked import Params, View
+from milestone3_code.study.view import Params, View
 from vllm_sim.provenance import file_sha256
 
 CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
@@ -86,8 +86,8 @@ class Study:
             "config_sha256": config if len(names) == 1 else _text_sha256(config),
         }
         if self.sharegpt is not None and self.sharegpt.is_file():
-            told = json.loads(self.sharegpt.read_text(encoding="utf-8"))
-            found["sharegpt"] = {name: told.get(name) for name in ("source", "sha256", "whole")}
+            about = json.loads(self.sharegpt.read_text(encoding="utf-8"))
+            found["sharegpt"] = {name: about.get(name) for name in ("source", "sha256", "whole")}
         return found
 
 

@@ -1,9 +1,9 @@
-"""The rows of the engine: times of requests in virtual time, whole and by workload, and who evicts whom."""
+"""The rows of the engine: virtual times of requests, whole and by workload, and evictions by owner and evictor."""
 
 import numpy as np
 
-from milestone3_code.study.asked import asked, capacity_of
 from milestone3_code.study.study import Point, Study
+from milestone3_code.study.view import capacity_of, requests_of
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.replay.rows import Row, head
@@ -32,7 +32,7 @@ def engine_rows(study: Study, point: Point) -> list[Row]:
     row = summary.to_row()
     for name in ("by_turn", "by_session"):
         del row[name]
-    sessions = asked(view).sessions
+    sessions = requests_of(view).sessions
     row |= _intervals(outcome, sessions, np.ones(sessions.size, np.bool_))
     label = outcome.labels.workload
     for code, name in enumerate(label.values):

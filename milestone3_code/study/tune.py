@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from joblib import Parallel, delayed
 
-from milestone3_code.study.asked import Params, View, asked, capacity_of, hit_tokens
 from milestone3_code.study.plan import LIST, hash_block_size
+from milestone3_code.study.view import Params, View, capacity_of, hit_tokens, requests_of
 from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.workloads.tables import Rule, read_toml
 
@@ -60,7 +60,7 @@ def tune(
     Args:
         plan: the TOML file; its table [tune.values] lists what is tried of each constant.
         views: of `tuning_views`.
-        say: told each choice and its score.
+        say: called with each choice and its score.
         jobs: processes, -1 for one a core.
     """
     table = read_toml(plan).need_table("tune")
@@ -98,7 +98,7 @@ def score(params: Params, view: View, capacities: Sequence[str]) -> Score:
     """Of one choice on one trace."""
     gain = gap = 0
     worst = 1.0
-    prompt = int(asked(view).requests.prompt_tokens.sum())
+    prompt = int(requests_of(view).requests.prompt_tokens.sum())
     for text in capacities:
         capacity = capacity_of(text, view)
         lru, opt = (int(hit_tokens(view, policy, capacity).sum()) for policy in ("lru", "belady"))

@@ -32,7 +32,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),
 }
-"""The file that a chapter hangs on, and what makes its numbers."""
+"""The file that a chapter depends on, and what makes its numbers."""
 
 
 def collect(results: Path, root: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from vllm_sim.sweep.results import RATES
 Numbers = dict[str, Any]
 MAKER = "make study"
 MIDDLE = 0.35
-"""A share of the working set that the text speaks of beside SMALL."""
+"""A share of the working set that the text speaks of besides SMALL."""
 LITTLE = 0.05
 """A hit rate below which the text says that there is next to nothing to reuse."""
 
@@ -54,7 +54,7 @@ def chat_numbers(results: Path) -> Numbers:
 
 def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
     small = rows.one("capacity", workload=name, capacity_share=SMALL)
-    reuse, told = (rows.one("reuse", workload=name, system_prompt=system_prompt) for system_prompt in (False, True))
+    reuse, system = (rows.one("reuse", workload=name, system_prompt=system_prompt) for system_prompt in (False, True))
     sources = reuse["hits_by_source_tokens"]
     system, system_small = (rows.one("system_prompt", workload=name, capacity_share=share) for share in (None, SMALL))
     generated = unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])
@@ -69,7 +69,7 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
         "with_system_prompt": percent(system["token_hit_rate"]),
         "system_gain": points(system["token_hit_rate"] - unlimited["token_hit_rate"], 1).lstrip("+"),
         "system_gain_small": points(system_small["token_hit_rate"] - small["token_hit_rate"], 1).lstrip("+"),
-        "system_share": percent(told["hits_by_source_share"]["system"]),
+        "system_share": percent(system["hits_by_source_share"]["system"]),
         "same_session": percent(sources["same_session"] / max(1, sum(sources.values()))),
         "never_hit": percent(reuse["blocks_never_hit"] / reuse["blocks"]),
         "gap_p50_s": number(reuse["reuse_gap_s"]["0.50"]),
@@ -171,7 +171,7 @@ def _gain(row: Row) -> str:
 
 
 def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
-    """How much of the optimum's gain at the small capacity LRU would have if it were told which sessions are over."""
+    """How much of the optimum's gain at the small capacity LRU would have if it knew which sessions are over."""
     if ORACLE not in gains:
         return None
     gain = gains[ORACLE][SMALL]

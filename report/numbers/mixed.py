@@ -108,7 +108,7 @@ def _lost(share: float) -> str:
 
 
 def _matrix(rows: Rows) -> Numbers:
-    """Tokens missed since they had been evicted, by who evicted them."""
+    """Tokens missed since they had been evicted, by evictor."""
     row = rows.one("lost", mix=MATRIX_MIX, capacity=MAIN, policy="lru", block_size=BLOCK)
     tokens = row["lost_tokens"]["workload"]
     names = list(tokens)
@@ -154,8 +154,8 @@ def _isolation(rows: Rows) -> Numbers:
             rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=capacity, tenants=kind)
             for capacity in capacities
         ]
-        told = [f"{signed(row['cost'] * 100)} ({between(row['cost_ci95'], digits=2)})" for row in cells]
-        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *told])
+        costs = [f"{signed(row['cost'] * 100)} ({between(row['cost_ci95'], digits=2)})" for row in cells]
+        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *costs])
     dealt = [kind for kind in kinds if kind not in KINDS]
     costs = {kind: {row["capacity"]: row["cost"] for row in chosen if row["tenants"] == kind} for kind in dealt}
     last = rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=MAIN, tenants=kinds[-1])

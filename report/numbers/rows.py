@@ -43,8 +43,8 @@ class Rows:
         """
         found = [row for row in self.rows if row["experiment"] == experiment and matches(row, wanted)]
         if not found:
-            told = ", ".join(f"{name} {value}" for name, value in wanted.items())
-            raise ValueError(f"{self.path} has no row of {experiment} with {told}; `{self.maker}` makes it")
+            labels = ", ".join(f"{name} {value}" for name, value in wanted.items())
+            raise ValueError(f"{self.path} has no row of {experiment} with {labels}; `{self.maker}` makes it")
         return found
 
     def one(self, experiment: str, **wanted: Any) -> Row:

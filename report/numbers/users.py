@@ -67,7 +67,7 @@ def _sequential(rows: Rows, chosen: list[Row]) -> list[str]:
 
 
 def _below(rows: Rows, names: list[str]) -> list[str]:
-    """Points at which `belady`, told the order of rows, hits less than LRU."""
+    """Points at which `belady`, which knows the order of rows, hits less than LRU."""
     found = {
         name: [rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("belady", "lru")]
         for name in names

@@ -11,6 +11,9 @@ FOLDER = ROOT / ".venv-clients"
 PINS = {
     "openai": ("openai==3.54.0",),
     "litellm": ("litellm==1.110.2",),
+    "langchain": ("langchain-openai==1.7.4",),
+    "guidellm": ("guidellm==0.8.1", "torch==2.13.0"),  # any newer torch may be a CUDA build of several GB
+    "aiperf": ("aiperf==0.13.0",),
     "prometheus": ("prometheus_client==0.26.0", "httpx==0.28.1"),
     "subscriber": ("pyzmq==27.3.0", "msgspec==0.22.0"),
 }

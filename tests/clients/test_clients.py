@@ -1,6 +1,8 @@
 """Clients as they are installed, each in an environment of its own, against one server; part of `make test-all`."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,7 +54,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, events: int) -> Iterator[Se
         yield running
 
 
-@pytest.mark.parametrize("client", ["openai", "litellm", "prometheus", "subscriber"])
+@pytest.mark.parametrize("client", ["openai", "litellm", "langchain", "prometheus", "subscriber"])
 def test_a_client_gets_what_it_expects(server: Server, events: int, client: str) -> None:
     command = [str(python_of(client)), str(FOLDER / f"with_{client}.py"), server.url, NAME]
     command += [f"tcp://127.0.0.1:{events}"] if client == "subscriber" else []
@@ -93,3 +95,35 @@ def test_vllms_own_benchmark_runs_and_counts_the_tokens_that_it_asked_for(
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "result.json").read_text())
     assert (result["completed"], result["total_output_tokens"]) == (20, 20 * 20)
+
+
+def test_guidellm_measures_what_it_asked_for(synthesizing: Server, tmp_path: Path) -> None:
+    out = tmp_path / "result.json"
+    command = [str(python_of("guidellm").with_name("guidellm")), "run", "--disable-progress"]
+    command += ["--backend", f"kind=openai_http,target={synthesizing.url},model={NAME}"]
+    command += ["--profile", "kind=concurrent,streams=4", "--constraint", "kind=max_requests,count=20"]
+    command += ["--data", "kind=synthetic_text,prompt_tokens=64,output_tokens=20"]
+    command += ["--tokenizer", f"kind=hf_auto,model={MODEL}", "--output", f"kind=json,path={out}"]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = json.loads(out.read_text())["benchmarks"][0]["metrics"]
+    assert metrics["request_totals"] == {"successful": 20, "errored": 0, "incomplete": 0, "total": 20}
+    assert metrics["output_token_count"]["successful"]["total_sum"] == 20 * 20
+
+
+def test_aiperf_measures_what_it_asked_for(synthesizing: Server, tmp_path: Path) -> None:
+    # It takes a tokenizer by a name of the hub alone: the hub's cache has ours.
+    snapshot = tmp_path / "hub" / f"models--{NAME.replace('/', '--')}" / "snapshots" / "0"
+    shutil.copytree(MODEL, snapshot)
+    (refs := snapshot.parents[1] / "refs").mkdir()
+    (refs / "main").write_text("0")
+    command = [str(python_of("aiperf").with_name("aiperf")), "profile", "-m", NAME, "--url", synthesizing.url]
+    command += ["--endpoint-type", "chat", "--streaming", "--request-count", "20", "--concurrency", "4", "--isl", "64"]
+    command += ["--osl", "20", "--extra-inputs", "ignore_eos:true", "--use-server-token-count", "--ui", "none"]
+    command += ["--artifact-dir", str(tmp_path / "out")]
+    offline = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(tmp_path / "hub")}
+    done = subprocess.run(command, env=offline, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    result = json.loads((tmp_path / "out" / "profile_export_aiperf.json").read_text())
+    assert (result["request_count"]["avg"], result["total_output_tokens"]["avg"]) == (20, 20 * 20)

@@ -29,7 +29,7 @@ def stored() -> list[list[int]]:
     while subscriber.poll(1500):
         _, _, payload = subscriber.recv_multipart()
         events = msgspec.msgpack.decode(payload)[1]
-        found += [event[3] for event in events if event[0] == "BlockStored"]
+        found += [event["token_ids"] for event in events if event["type"] == "BlockStored"]
     return found
 
 

@@ -1,5 +1,6 @@
 """What the README and the manual tell a newcomer to type does what they say it does."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.pages import PAGES, ROOT, Block, blocks
+from tests.commands import vllm_sim
+from tests.docs.pages import PAGES, ROOT, Block, blocks, commands
 
 RUN = [page for page in PAGES if any(block.is_run and not block.is_slow for block in blocks(page))]
 SLOW = [page for page in PAGES if any(block.is_run and block.is_slow for block in blocks(page))]
@@ -24,7 +26,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def execute(block: Block, folder: Path) -> str:
-    """What the commands of a block print."""
+    """What the commands of a block print; in this process where they are `vllm-sim` alone and start no workers."""
+    lines = [*commands(block)]
+    if not re.search(r"[|<>$&;]|sweep|\w:\w", block.text) and all(line[0] == "vllm-sim" for line in lines):
+        with contextlib.chdir(folder), pytest.MonkeyPatch.context() as patch:
+            patch.setenv("COLUMNS", "120")
+            patch.setenv("NO_COLOR", "1")
+            done = [vllm_sim(*line[1:]) for line in lines]
+        assert not any(one.returncode for one in done), f"{block.place}:\n{block.text}\n{done}"
+        return "".join(one.stdout for one in done)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "COLUMNS": "120", "NO_COLOR": "1"}
     run = subprocess.run(

@@ -76,7 +76,7 @@ def a_longer_hit_of_the_head_is_not_seen(patch: pytest.MonkeyPatch) -> None:
 
     def unseeing(self: SparseSteps, *arguments: Any) -> Any:
         found = find(self, *arguments)
-        return found and found._replace(behind=None)
+        return found and found._replace(after=None)
 
     patch.setattr(SparseSteps, "_find_refused", unseeing)
 

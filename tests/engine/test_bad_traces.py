@@ -33,7 +33,7 @@ def refusal(path: Path | str, monkeypatch: pytest.MonkeyPatch) -> str:
         (GOOD * 3 + b'{"prompt": 7, "response": "b"}\n', 4, "prompt is 7; allowed: a text"),
         (b"\n\n" + b'{"prompt": "a", "response": ["b"]}\n', 3, r'response is \["b"\]; allowed: a text'),
         (b'{"prompt": "a", "response_token_ids": [-1]}\n', 1, r"response_token_ids is \[-1\] \(\[0\] is -1\); allowed"),
-        (b'{"prompt": "a", "response_token_ids": [5, 128009, 5]}\n', 1, "goes on behind end token 128009 at place 1"),
+        (b'{"prompt": "a", "response_token_ids": [5, 128009, 5]}\n', 1, "goes on after end token 128009 at place 1"),
         (b'{"messages": "a", "response": "b"}\n', 1, 'messages is "a"; allowed'),
         (b'{"messages": [{"role": "user", "content": 7}], "response": "b"}\n', 1, "messages: content is int"),
         (

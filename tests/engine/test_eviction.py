@@ -29,6 +29,8 @@ from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
 
 ONLINE = [name for name in POLICIES if name not in ("lru", "belady")]
+QUICK = ("hybrid", "arc", "random", "tests.eviction.user_policies:MostRecent")
+"""In `make test`: our own, one with ghosts, one that draws, and a user's; the others are in `make test-all`."""
 BLOCK_SIZE = 8
 SHARED = "A library of eight floors, each with its own colour and its own smell. " * 6
 ROWS: list[dict[str, Any]] = [
@@ -48,8 +50,20 @@ def pool_of(llm: LLM) -> Any:
     return scheduler_of(llm).kv_cache_manager.block_pool
 
 
-@pytest.mark.parametrize("asynchronous", [False, True], ids=["synchronous", "asynchronous"])
-@pytest.mark.parametrize("policy", [*ONLINE, "vllm_sim.eviction.policies.lru:Lru"])
+def few(policy: str, *others: object, quick: bool = True) -> Any:
+    """Parameters of a test that starts an engine for each policy."""
+    marks = () if policy in QUICK and quick else pytest.mark.slow
+    return pytest.param(policy, *others, marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("policy", "asynchronous"),
+    [
+        few(policy, asynchronous, quick=not asynchronous or policy == "hybrid")
+        for policy in [*ONLINE, "vllm_sim.eviction.policies.lru:Lru"]
+        for asynchronous in (False, True)
+    ],
+)
 def test_a_full_cache_under_any_policy_answers_and_loses_no_block(
     start: Start, policy: str, asynchronous: bool
 ) -> None:
@@ -102,7 +116,7 @@ def requests_of(llm: LLM) -> Requests:
     return Requests(ids, begins, np.array(prompt_tokens), np.array(output_tokens), zeros, zeros)
 
 
-@pytest.mark.parametrize("policy", ["lru", *ONLINE, "tests.eviction.user_policies:MostRecent"])
+@pytest.mark.parametrize("policy", map(few, ["lru", *ONLINE, "tests.eviction.user_policies:MostRecent"]))
 def test_one_request_at_a_time_hits_what_the_fast_cache_hits(start: Start, policy: str) -> None:
     llm = start(
         ROWS, {"eviction": policy}, async_scheduling=False, max_model_len=256, num_gpu_blocks_override=61, seed=0

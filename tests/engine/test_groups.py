@@ -30,7 +30,7 @@ GEMMA = {"num_hidden_layers": 12}
 @pytest.fixture
 def run(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Replay:
     """Replays rows on a model of the list, one with fewer layers: run(name, changes, rows, **settings)."""
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
     monkeypatch.setattr(registry, "_run_in_subprocess", lambda look: look())  # see test_models.py
 
     def replay_rows(

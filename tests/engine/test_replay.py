@@ -59,7 +59,7 @@ def conversations(sessions: int, turns: int, seed: int) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
     path = tmp_path_factory.mktemp("replay") / "conversations.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in conversations(12, 5, seed=1)))
     return path
@@ -207,7 +207,7 @@ def test_roofline_of_a_prefill_and_a_decode_step_by_hand() -> None:
     operations = 2 * (288 * 3 + 40) + 4 * 2 * 2 * 2 * 6
     moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 6
     assert model.step_ms(load_of([(3, 0, True)])) == max(operations / peak, moved / bandwidth)
-    # Decode of one token behind 100: 101 pairs; keys and values of 100 are read, of one written and read.
+    # Decode of one token after 100: 101 pairs; keys and values of 100 are read, of one written and read.
     operations = 2 * (288 + 40) + 4 * 2 * 2 * 2 * 101
     moved = 2 * (288 + 40) + 2 * 1 * 2 * 2 * 2 * 102
     assert model.step_ms(load_of([(1, 100, True)])) == max(operations / peak, moved / bandwidth)

@@ -18,7 +18,7 @@ from vllm_sim.step_load import load_of
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
     path = tmp_path_factory.mktemp("replay") / "conversations.jsonl"
     return write(path, conversations(12, 5, seed=1))
 
@@ -75,7 +75,7 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
 @pytest.mark.parametrize(
     ("async_scheduling", "asked", "steps"),
     [
-        (True, {}, 6),  # the end token comes as a surprise: the step behind it is scheduled already
+        (True, {}, 6),  # the end token comes as a surprise: the step after it is scheduled already
         (True, {"max_tokens": 99}, 6),
         (True, {"max_tokens": 5}, 5),
         (True, {"finish_reason": "length"}, 5),
@@ -100,7 +100,7 @@ def test_no_scheduler_foresees_an_end_token(
 
 @pytest.mark.usefixtures("trace")
 def test_a_row_that_fills_the_cache_ends_though_the_step_behind_its_end_has_no_block(tmp_path: Path) -> None:
-    # 30 + 11 - 1 tokens are five blocks of eight; the token behind the end would be in a sixth.
+    # 30 + 11 - 1 tokens are five blocks of eight; the token after the end would be in a sixth.
     row = {"prompt_token_ids": list(range(30)), "output_length": 11}
     options: dict[str, Any] = {"capacity_blocks": 5, "concurrency": 1, "async_scheduling": True}
     replay(write(tmp_path / "two.jsonl", [row, row]), tmp_path / "out", settings(**options))

@@ -18,7 +18,7 @@ from vllm_sim.replay.latency import LatencyTable
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Path:
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
     return write(tmp_path_factory.mktemp("replay") / "conversations.jsonl", conversations(12, 5, seed=1))
 
 

@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPatch) -> Rows:
-    environment.setenv(TRACE_VARIABLE, "set by each engine, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each engine, and put back after these tests")
     path = write_rows(tmp_path_factory.mktemp("sparse") / "rows.jsonl")
     return Rows(path, load_tokenised(path, str(MODEL)))
 

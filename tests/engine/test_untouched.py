@@ -25,6 +25,7 @@ def engine(plugins: str | None) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1100)
 def test_an_installed_package_that_nobody_asks_for_changes_one_function_and_no_step() -> None:
     groups = ("vllm.general_plugins", "vllm.platform_plugins")

@@ -93,7 +93,7 @@ def test_s3fifo_counts_the_small_queue_and_at_most_three_uses(seed: int) -> None
 
 
 def test_wa_counts_releases_reuses_and_the_time_between() -> None:
-    # Beside the two trials, one success and 12 blocks of time that each category begins with: a is released three
+    # Next to the two trials, one success and 12 blocks of time that each category begins with: a is released three
     # times and used again twice, after one computed block and after none; b and c are released once.
     policy, _ = served("workload_aware", single_blocks("abaac"))
     assert policy.released_nodes.tolist() == [2 + 5]

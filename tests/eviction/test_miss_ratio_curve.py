@@ -22,7 +22,7 @@ def hits_at(chains: Chains, capacity: int) -> list[int]:
 
 @st.composite
 def chains_of_copies(draw: st.DrawFn) -> Chains:
-    """Prompts over two ids that end on a block or just behind it, with generated blocks: many copies of a node."""
+    """Prompts over two ids that end on a block or just after it, with generated blocks: many copies of a node."""
     row = st.tuples(st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4), st.integers(0, 9))
     rows = draw(st.lists(row, min_size=1, max_size=25))
     prompts = np.array([max(1, BLOCK_SIZE * len(ids) + tail * (tail < BLOCK_SIZE)) for ids, tail, _ in rows])

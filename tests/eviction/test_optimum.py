@@ -94,7 +94,7 @@ def session_requests(seed: int) -> Requests:
 
 
 def kvcache_simulator_rate(requests: Requests, policy: str, capacity: int) -> float:
-    """Token hit rate behind the first 30 % of the requests."""
+    """Token hit rate after the first 30 % of the requests."""
     lengths, tokens = np.diff(requests.begins), requests.prompt_tokens
     weights = np.full(requests.ids.size, 512)
     weights[requests.begins[1:] - 1] -= lengths * 512 - tokens

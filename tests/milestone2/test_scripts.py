@@ -1,12 +1,12 @@
 """The scripts of study one as a user meets them, and the tables of README and manual against results/."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from report.readme import PAGES, rewrite, table
+from tests.commands import script
 from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
@@ -20,14 +20,13 @@ SCRIPTS = (
 )
 
 
-def run(script: str, *arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+def run(name: str, *words: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return script(f"milestone2_code/{name}", *words, folder=folder)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_says_what_it_does_from_any_folder(script: str, tmp_path: Path) -> None:
-    done = run(script, "--help", folder=tmp_path)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_says_what_it_does_from_any_folder(name: str, tmp_path: Path) -> None:
+    done = run(name, "--help", folder=tmp_path)
     assert done.returncode == 0
     assert "usage" in done.stdout
 
@@ -35,8 +34,8 @@ def test_every_script_says_what_it_does_from_any_folder(script: str, tmp_path: P
 def test_a_missing_input_names_the_step_before(tmp_path: Path) -> None:
     done = run("compare_multi_vs_single_turn.py", "--data", str(tmp_path))
     assert (done.returncode, "first run preprocess_sharegpt.py" in done.stderr) == (1, True)
-    for script in SCRIPTS[3:]:
-        done = run(script, "--results", str(tmp_path))
+    for name in SCRIPTS[3:]:
+        done = run(name, "--results", str(tmp_path))
         assert (done.returncode, "compare_multi_vs_single_turn.py" in done.stderr) == (1, True)
 
 

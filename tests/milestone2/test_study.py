@@ -2,8 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from milestone2_code.study.cell import _busy
 from milestone2_code.study.reuse import Uses, find_uses
 from milestone2_code.study.session_end_oracle import with_oracle
 from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
+from tests.commands import script
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.replay.breakdown import Breakdown
 from vllm_sim.replay.config import RunConfig
@@ -118,7 +117,7 @@ def test_an_interval_holds_the_rate_and_is_a_point_where_sessions_are_alike():
 
 
 def test_a_session_is_drawn_with_all_its_rows():
-    # One session has all hits in ten turns: the rate hangs on whether it is drawn, and so do those of its turns.
+    # One session has all hits in ten turns: the rate depends on whether it is drawn, and so do those of its turns.
     rows = [(0, 16, turn) for turn in range(10)] + [(i, 0, 0) for i in range(1, 20)]
     whole, _, second, *_ = rate_intervals(run_of(rows))
     assert whole["token_hit_rate_ci95"][0] == 0.0
@@ -197,9 +196,10 @@ def test_the_system_prompt_is_where_the_template_puts_it(data):
 
 
 def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
-    def run(script: str, *arguments: str) -> str:
-        command = [sys.executable, str(ROOT / "milestone2_code" / script), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, text=True).stderr
+    def run(name: str, *words: str) -> str:
+        done = script(f"milestone2_code/{name}", *words, folder=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
 
     compare = ("--data", str(data), "--out", str(tmp_path), "--quick", "--part", "cache")
     run("compare_multi_vs_single_turn.py", *compare, "--jobs", "1")
@@ -220,8 +220,8 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
     assert {row["backend"] for row in agree} == {"fast", "blockpool"}
     for workload in ("single", "multi"):
         assert len({row["hits_sha256"] for row in agree if row["workload"] == workload}) == 1
-    for script in ("visualize_task2.py", "visualize_task2_advance.py"):
-        run(script, "--results", str(tmp_path), "--out", str(tmp_path / "figures"))
+    for name in ("visualize_task2.py", "visualize_task2_advance.py"):
+        run(name, "--results", str(tmp_path), "--out", str(tmp_path / "figures"))
     assert len(list((tmp_path / "figures").glob("chat_*.png"))) == 10
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import psutil
 import pytest
 
-from milestone3_code.study.asked import View, asked, capacity_of, hit_tokens
 from milestone3_code.study.random_traffic import STREAMS, _Source, make_traffic
 from milestone3_code.study.run import row_again, run_study
 from milestone3_code.study.study import CELLS, HASH, MATRIX, Study
+from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of
 from tests.milestone3.making import ROOT, make_study
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.simulate import simulate
@@ -111,7 +111,7 @@ def test_lru_needs_at_least_the_bytes_that_reach_the_rate_of_the_hybrid(made, ro
 def test_the_burst_moves_calls_and_loses_none(made, rows):
     study = made[1]
     plain = View(study.trace("tiny"), study.model, 16)
-    before, after = asked(plain), asked(plain._replace(burst=True))
+    before, after = requests_of(plain), requests_of(plain._replace(burst=True))
     assert sorted(record.id for record in before.records) == sorted(record.id for record in after.records)
     assert before.chains.working_set == after.chains.working_set
     row = pick(rows, "windows", kind="burst")[0]
@@ -128,7 +128,7 @@ def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
     assert 0 < rates["lru"] <= rates["belady"] < 1
     assert all(row["raw_blocks"] and row["block_size"] == 512 for row in found)
     view = View(made[1].hash_traces[0], made[1].model, 512, raw_blocks=True)
-    first, second = (asked(view._replace(part=part)).records for part in ("first", "second"))
+    first, second = (requests_of(view._replace(part=part)).records for part in ("first", "second"))
     assert max(record.timestamp for record in first) < min(record.timestamp for record in second)
 
 

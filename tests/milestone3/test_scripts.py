@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from milestone3_code.study.build import fetch
+from tests.commands import script
 from tests.milestone3.making import CONSTANT, MODEL, ROOT, make_study
 from vllm_sim.sweep.results import read_rows
 
@@ -19,23 +20,22 @@ SCRIPTS = (
 )
 
 
-def run(script: str, *arguments: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "milestone3_code" / script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+def run(name: str, *words: object, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return script(f"milestone3_code/{name}", *words, folder=folder)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_every_script_says_what_it_does_from_any_folder(script: str, tmp_path: Path) -> None:
-    done = run(script, "--help", folder=tmp_path)
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_says_what_it_does_from_any_folder(name: str, tmp_path: Path) -> None:
+    done = run(name, "--help", folder=tmp_path)
     assert (done.returncode, "usage" in done.stdout) == (0, True)
 
 
 def test_a_missing_input_names_the_step_before(tmp_path: Path) -> None:
-    for script in ("compare_policies.py", "tune_hybrid.py"):
-        done = run(script, "--data", tmp_path)
+    for name in ("compare_policies.py", "tune_hybrid.py"):
+        done = run(name, "--data", tmp_path)
         assert (done.returncode, "first run milestone3_code/build_mixes.py" in done.stderr) == (1, True)
-    for script in SCRIPTS[3:]:
-        done = run(script, "--results", tmp_path)
+    for name in SCRIPTS[3:]:
+        done = run(name, "--results", tmp_path)
         assert (done.returncode, "first run milestone3_code/compare_policies.py" in done.stderr) == (1, True)
     done = run("build_mixes.py", "report_none")
     assert (done.returncode, "no mix report_none; allowed: report_agents" in done.stderr) == (1, True)
@@ -51,8 +51,8 @@ def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_
     done = run("compare_policies.py", *given, "--out", results, "--hash-trace", tmp_path / "hashes.jsonl", "--quick")
     assert done.returncode == 0, done.stderr
     assert all(row["quick"] for row in read_rows(results / "mixed.jsonl"))
-    for script in SCRIPTS[3:]:
-        done = run(script, "--results", results, "--out", figures)
+    for name in SCRIPTS[3:]:
+        done = run(name, "--results", results, "--out", figures)
         assert done.returncode == 0, done.stderr
     names = {path.stem for path in figures.glob("*.png")}
     assert {"mixed_alone", "mixed_capacity", "mixed_gap", "mixed_guarantee", "mixed_matrix", "mixed_windows"} <= names

@@ -54,8 +54,8 @@ def test_the_engine_s_rows_stand_below_those_they_agree_with() -> None:
             values |= {field: 1234.56, f"{field}_ci95": [1.0, 2000.0]}
         engine.append(row("engine", "multi", backend="engine", **values))
     lines = backends(agree, engine).splitlines()[2:]
-    asked = [line.split(" | ")[2] for line in lines]
-    assert asked == ["one after the other"] * 2 + ["concurrency 1", "concurrency 64", "16 sessions/s"]
+    arrivals = [line.split(" | ")[2] for line in lines]
+    assert arrivals == ["one after the other"] * 2 + ["concurrency 1", "concurrency 64", "16 sessions/s"]
     assert "1234.6 (1.0 to 2000.0)" in lines[-1]
     assert "1,235 (1 to 2,000)" in lines[-1]
 

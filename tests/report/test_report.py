@@ -236,7 +236,7 @@ def digits_in(source: str) -> list[str]:
 
 
 def test_no_punctuation_is_swallowed():
-    """Typst takes a semicolon behind an expression for its end."""
+    """Typst takes a semicolon after an expression for its end."""
     assert not [path.name for path in CHAPTERS if re.search(r"#[a-z][\w.]*(\([^)]*\))?;|\];", path.read_text())]
 
 

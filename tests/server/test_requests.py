@@ -221,6 +221,7 @@ def test_client_that_goes_away_leaves_nothing_running(server: Server, client: Op
     assert server.metric("vllm:generation_tokens_total") - before < 5 * 15000 / 2
 
 
+@pytest.mark.slow
 def test_bench_serve_has_no_failed_request(server: Server, tmp_path: Path) -> None:
     data = tmp_path / "custom.jsonl"
     prompts = [row for row in ROWS if str(row.get("prompt", "")).startswith("load ")][:50]

@@ -10,7 +10,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(ThreadingHTTPServer):
-    """Has one file, behind a redirect to another host name, as the hub has its large files."""
+    """Has one file, after a redirect to another host name, as the hub has its large files."""
 
     daemon_threads = True
 

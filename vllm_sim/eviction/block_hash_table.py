@@ -82,7 +82,7 @@ class _Table:
         gap = self.place(self.words[node, :size])
         while self.slots[gap] != node:
             gap = (gap + 1) & self.mask
-        # What comes after the gap moves into it, unless its own place is behind the gap.
+        # What comes after the gap moves into it, unless its own place is after the gap.
         slot = gap
         while True:
             slot = (slot + 1) & self.mask

@@ -74,8 +74,8 @@ def link(requests: Requests, block_size: int, raw: bool = False, named_tails: bo
         requests: their ids stand for `block_size` tokens.
         block_size: tokens.
         raw: raw blocks instead of vLLM's rules.
-        named_tails: an id behind those of a prompt's full blocks is its partial tail's, as in traces of hash ids; it
-            names less than the block that the tail becomes, which is fresh therefore, as all blocks behind it are.
+        named_tails: an id after those of a prompt's full blocks is its partial tail's, as in traces of hash ids; it
+            names less than the block that the tail becomes, which is fresh therefore, as all blocks after it are.
 
     Raises:
         ValueError: a size is out of range, or a prompt has fewer ids than full blocks.

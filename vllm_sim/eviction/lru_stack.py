@@ -144,7 +144,7 @@ class Stack:
         self.pins += 1
 
     def make(self, node: int) -> int:
-        """A block is computed for a node, beside its copies."""
+        """A block is computed for a node, next to its copies."""
         made = self.made
         self.made += 1
         last = self.oldest[node]

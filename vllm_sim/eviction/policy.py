@@ -58,7 +58,7 @@ class Policy:
         """A policy sets its state here; `super().__init__(context)` comes first."""
 
     def serving(self, category: int) -> None:
-        """What is cached or hit from now on is for a request of this category; told again as a batch moves on."""
+        """What is cached or hit from now on is for a request of this category; called again as a batch moves on."""
 
     def started(self, request: int, hittable: int) -> None:
         """A request is served for the first time: not told of its later chunks, nor when it returns preempted.

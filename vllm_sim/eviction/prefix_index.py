@@ -5,7 +5,7 @@ into; the same hash can be in several blocks, and a lookup finds the one that wa
 evicted; blocks without a hash are taken before any cached one (here they are the caller's: the index never sees them).
 Not vLLM's: the order of eviction, which is the policy's, and that only leaves are offered.
 
-Whoever drives the index (the kernel, or vLLM's pool) says what happens; the index tells the policy.
+What drives the index (the kernel, or vLLM's pool) calls it for all that happens; the index calls the policy.
 """
 
 from typing import Any
@@ -40,7 +40,7 @@ class PrefixIndex:
     Args:
         blocks: blocks there are.
         nodes: node numbers are below this.
-        policy: whom the index will serve.
+        policy: ranks the leaves.
         recycle: numbers of forgotten nodes are used again.
     """
 
@@ -51,7 +51,7 @@ class PrefixIndex:
         self.children = np.zeros(nodes, np.int32)
         # The parent of the node in a block.
         self.parent = np.zeros(blocks, np.int32)
-        # Of the blocks of a node: how many there are beside the first, the last of them, and their list.
+        # Of the blocks of a node: how many there are next to the first, the last of them, and their list.
         self.extra = np.zeros(nodes, np.int32)
         self.last = np.zeros(nodes, np.int32)
         self.newer = np.full(blocks, -1, np.int32)

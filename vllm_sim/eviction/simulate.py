@@ -67,7 +67,7 @@ def simulate(
 
 
 def make_context(chains: Chains, policy: str, capacity: int, seed: int = 0) -> PolicyContext:
-    """What a policy is made for; only `belady` is told the future."""
+    """What a policy is made for; only `belady` gets the future."""
     categories = int(chains.category.max(initial=0)) + 1
     context = PolicyContext(capacity, chains.working_set, categories, seed)
     if policy != "belady":

@@ -1,4 +1,4 @@
-"""What the layers of a model keep of its tokens, as far as config.json alone tells it: without vLLM.
+"""What the layers of a model keep of its tokens, as far as config.json alone says: without vLLM.
 
 Read: the configuration classes of transformers 5.19. The engine asks vLLM's own classes instead (engine/kv_cache.py).
 """

@@ -99,7 +99,7 @@ def _group(row: Row) -> Group:
 
 
 def _names(groups: Iterable[Group]) -> dict[Group, str]:
-    """A file name for each group, with as much in it as tells it from the others."""
+    """A file name for each group, with as much in it as differs between them."""
     names: dict[Group, str] = {}
     for group in groups:
         name = _file_name(group.trace.split(".")[0])
@@ -205,13 +205,13 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
 
 
 def _capacity(row: Row) -> str:
-    """A share or a size as it was asked for, where the row says so: not every block size divides it. Else in tokens."""
+    """A share or a size as the user gave it, where the row says so: not every block size divides it. Else in tokens."""
     if row["capacity_blocks"] is None:
         return "unlimited"
-    asked = row.get("capacity")
-    if asked is None or str(asked).isdigit():
+    given = row.get("capacity")
+    if given is None or str(given).isdigit():
         return f"{row['capacity_blocks'] * row['block_size']:,} tokens"
-    return f"{asked} of the working set" if str(asked).endswith("%") else str(asked)
+    return f"{given} of the working set" if str(given).endswith("%") else str(given)
 
 
 def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, name: str) -> list[Path]:

@@ -1,6 +1,6 @@
 """The rows as one page that needs nothing else: no network, no other file.
 
-page.html beside this module is the page; its data, each policy's look (style.py), and the libraries that draw it are
+page.html next to this module is the page; its data, each policy's look (style.py), and the libraries that draw it are
 put in here. These are Vega and Vega-Lite (BSD-3-Clause, 0.8 MB of the page) in vega/, as vega/update.sh fetched them.
 Plotly's basic bundle is larger and draws without the labels by which a screen reader finds a point.
 """

@@ -12,7 +12,7 @@ def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]],
     Args:
         description: What the script does.
         plots: Takes the folder of the rows and that of the plots.
-        root: Holds results/ and figures/ where nothing else is asked for.
+        root: Holds results/ and figures/ unless another folder is given.
         before: The script that makes the rows.
 
     Returns:

@@ -73,7 +73,7 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def legend_beside(axes: Any) -> None:
-    """A legend beside the plot, where it hides no line."""
+    """A legend next to the plot, where it hides no line."""
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
 
 
@@ -87,7 +87,7 @@ def new_figure(title: str) -> tuple[Any, Any]:
 
 
 def new_panels(title: str, panels: int) -> tuple[Any, Any]:
-    """A wider figure with plots beside each other."""
+    """A wider figure with plots next to each other."""
     figure, axes = plt.subplots(1, panels, figsize=(SIZE_IN[0] * 1.35, SIZE_IN[1]), layout="constrained")
     figure.suptitle(title, fontsize=10)
     for part in axes:

@@ -1,6 +1,6 @@
 """Recording a trace: a proxy between any OpenAI client and any OpenAI-compatible server.
 
-Bytes pass through as they arrive, in both directions; what is recorded is read beside them.
+Bytes pass through as they arrive, in both directions; what is recorded is read next to them.
 
     sse        the events of a stream of bytes
     request    what a request says

@@ -2,7 +2,7 @@
 
 Both have the same form, except that a stream sends a `delta` where a whole response sends a `message`. Token ids are
 read where vLLM 0.32 puts them with `return_token_ids`: the generated ones in each choice, those of the prompt in each
-choice of a completion, but beside the choices of a chat.
+choice of a completion, but next to the choices of a chat.
 """
 
 from collections.abc import Mapping

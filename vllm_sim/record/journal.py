@@ -7,7 +7,7 @@ cuts an unfinished line off, with a warning; and likewise a last line that was c
 power failure: it is half of a record that is lost in any case. Any other line that is no record is refused: then the
 file is not a recording, and nothing in it may be touched.
 
-The lock is on the recording itself, which leaves no file beside it; filelock, which sweeps use, locks one of its own.
+The lock is on the recording itself, which leaves no file next to it; filelock, which sweeps use, locks one of its own.
 """
 
 import fcntl

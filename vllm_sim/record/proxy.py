@@ -125,7 +125,7 @@ class Proxy:
         return Recording(self._recorder, request, arrival_ms), body, _readable_encodings(headers)
 
     async def _upstream_returns_token_ids(self, headers: Headers) -> bool:
-        """Whether upstream is vLLM, by the owner of its models; asked with the client's key until there is an answer.
+        """Whether upstream is vLLM, by the owner of its models; tried with the client's key until it answers.
 
         Other servers may refuse a parameter that they do not know.
         """

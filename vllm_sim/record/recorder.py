@@ -2,7 +2,7 @@
 
 A record has token ids as its response where upstream names them: exact, with tool calls and reasoning in them. Else it
 has the text; and where text alone is not what the model generated, it is marked with `replayable: false` and
-`not_replayable_because`. Keys of a recording that the trace format does not know: `model`, `stop_reason`, and beside
+`not_replayable_because`. Keys of a recording that the trace format does not know: `model`, `stop_reason`, and next to
 token ids what the client saw, as `text` or `message`.
 """
 
@@ -76,7 +76,7 @@ class Recorder:
         self._journal.close()
 
     def now_ms(self) -> float:
-        """The time, in milliseconds from the start of the recording; that of a continued file is behind all in it."""
+        """The time, in milliseconds from the start of the recording; that of a continued file is after all in it."""
         return round(self._start_ms + (self._clock() - self._start) * 1000, 3)
 
     def write(self, request: Request, answer: Answer, arrival_ms: float) -> None:

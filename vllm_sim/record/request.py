@@ -49,7 +49,7 @@ class Request:
     echo: bool
     """Completions: the prompt is repeated before the answer."""
     ignores_end: bool
-    """Generation goes on behind end tokens."""
+    """Generation goes on after end tokens."""
     hides_reasoning: bool
 
 

@@ -21,7 +21,7 @@ from vllm_sim.trace.record import Record
 CAPACITY = 20_000
 """Exchanges that are remembered, about 500 bytes each."""
 _SAME_HISTORY = 1024
-"""Of exchanges with the same history, so many are told apart."""
+"""Of exchanges with the same history, so many are kept apart."""
 _TAIL_BYTES = 16
 
 
@@ -60,7 +60,7 @@ class Sessions:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self._capacity = capacity
         self._places: OrderedDict[tuple[int, bytes, bytes], _Alike] = OrderedDict()
-        # The index is asked at every length that it knows: most are ruled out by the last bytes, without a hash.
+        # The index is searched at every length that it knows: most are ruled out by the last bytes, without a hash.
         self._tails: dict[int, Counter[bytes]] = {}
         self._turns: OrderedDict[str | int, int] = OrderedDict()
 
@@ -149,7 +149,7 @@ def _history_bytes(record: Record) -> bytes | None:
     if record.prompt is not None:
         text = record.extra.get("text", record.response)
         return prompt + text.encode("utf-8", "surrogatepass") if isinstance(text, str) and text else None
-    # Whoever continues after an end may leave the end token out, or put another in its place.
+    # A client that continues after an end may leave the end token out, or put another in its place.
     ids = record.response_token_ids or []
     ids = ids[:-1] if record.finish_reason == "stop" else ids
     return prompt + _id_bytes(ids) if ids else None

@@ -2,7 +2,7 @@
 
 The rules are those of the HTML standard, section 9.2.6: lines end in LF, CR or CRLF, the data lines of an event are
 joined with a line feed, comments and other fields are passed over. One thing is laxer: an event that the end of the
-stream cuts off behind its data is still given by close(), for servers that leave out the last blank line.
+stream cuts off after its data is still given by close(), for servers that leave out the last blank line.
 
 Why not httpx-sse (0.4.3 was read): it reads the response itself, as text, while the proxy forwards the bytes as they
 came, perhaps packed, and looks at them afterwards; its decoder of lines takes text and is private; and it drops an

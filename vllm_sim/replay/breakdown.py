@@ -6,7 +6,7 @@ Every prompt token is counted once, at its request's first admission, and the pa
     cold      in a block that was never cached before (compulsory miss)
     evicted   in a block that was cached before, and is not any more (capacity miss)
     window    in a block that was cached by other groups of layers, and by a sliding window or a state never
-    alignment in a block behind the last boundary at which several groups of layers can be hit
+    alignment in a block after the last boundary at which several groups of layers can be hit
     partial   the tail that fills no block
     last      the block that holds the last token of a prompt of k x block size: vLLM always computes it
 

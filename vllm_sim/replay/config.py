@@ -1,8 +1,8 @@
 """What a run is configured with: one type, from which command line, identity of a row and groups of plots are derived.
 
-A field is written once, with its default and an `About`: what it means, its unit, what is allowed, and who heeds it.
-`config_fields` lists them. A row of results begins with the fields of its run, so that a row can be turned back into a
-configuration (`config_of`) and run again.
+A field is written once, with its default and an `About`: what it means, its unit, what is allowed, and which backends
+heed it. `config_fields` lists them. A row of results begins with the fields of its run, so that a row can be turned
+back into a configuration (`config_of`) and run again.
 """
 
 from functools import cache

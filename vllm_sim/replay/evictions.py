@@ -1,4 +1,4 @@
-"""Who evicted whom: evicted blocks by the request that cached them and the one whose allocation took them.
+"""Evicted blocks, by the request that cached them and the one whose allocation took them.
 
 Each matrix adds up to `evicted_blocks`. By workload and by tenant a row is a pair ("" where a request has none). By
 session a row is a workload of owners, and says whether the evictor was the same session, another one, or one of the two

@@ -3,7 +3,7 @@
 requests.jsonl    a row for each request (rows.RequestResult), in the trace's order
 summary.jsonl     one row (rows.RunSummary), which begins with what ran (config.RunConfig)
 sessions.jsonl    a row for each session (rows.SessionResult)
-evictions.jsonl   engine: who evicted whom (evictions.py), in blocks
+evictions.jsonl   engine: evicted blocks by owner and evictor (evictions.py)
 blocks.jsonl      engine: lifetimes of blocks (engine/backends/lifetimes.py)
 run.json          seconds of wall time, host, versions, commit, how the engine was stepped: what differs from run to run
 """

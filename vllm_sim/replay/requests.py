@@ -16,10 +16,10 @@ from vllm_sim.trace.tokens import TokenisedTrace
 def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size: int) -> Requests:
     """Names the full blocks of every row by numbers.
 
-    A block's number stands for its tokens alone, in the order of first appearance; what comes before it is told apart
+    A block's number stands for its tokens alone, in the order of first appearance; what comes before it is kept apart
     when the chains are linked. Hash ids whose size the block size divides need no tokens: each of an id's blocks has
     the number -1 - id, since every two neighbouring tokens name the id (synthetic.py). Blocks with a made token, which
-    are like no other, have a number of their own in the prompt, and none behind it.
+    are like no other, have a number of their own in the prompt, and none after it.
 
     Args:
         trace: The rows' tokens.
@@ -95,7 +95,7 @@ def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], b
 def retokenised_tokens(trace: TokenisedTrace, records: Sequence[Record]) -> list[int | None]:
     """For each row how many tokens of its session's history are in its prompt as other tokens than were computed.
 
-    The history is the previous row's prompt and generated tokens without the last one, which is never computed. Behind
+    The history is the previous row's prompt and generated tokens without the last one, which is never computed. After
     the first place where the prompt differs from it nothing of it can be reused: the rest of the history, as far as the
     prompt reaches, is counted. A tokenizer that encodes a generated text otherwise than the model did is the usual
     reason; a client that edits or cuts its history is another, and the tokens do not tell which.

@@ -54,7 +54,7 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
         Tokens, About("computed before, and not kept by a sliding window or a state (several groups)", "tokens")
     ] = UNSET
     miss_alignment_tokens: Annotated[
-        Tokens, About("computed before, behind the last boundary of a hit (several groups)", "tokens")
+        Tokens, About("computed before, after the last boundary of a hit (several groups)", "tokens")
     ] = UNSET
     missed_group: Annotated[
         str | UnsetType | None,

@@ -1,7 +1,7 @@
 """95 % intervals by resampling sessions.
 
 One run gives what each session found; sessions are drawn with replacement and the rate, or the quantile, is taken again
-from what those drawn found in that run. So an interval says how much a number hangs on which sessions there are, and
+from what those drawn found in that run. So an interval says how much a number depends on which sessions there are, and
 not how other sessions would have used the cache.
 """
 

@@ -24,7 +24,7 @@ _TRIAL = PolicyContext(1000, 1000, uses=np.zeros(0, np.int64), first_use=np.zero
 
 
 def check_run(out: Path, traces: Iterable[Path], jobs: int) -> None:
-    """What can be told before a trace is read; nothing is changed.
+    """What can be checked before a trace is read; nothing is changed.
 
     Raises:
         ValueError: jobs is out of range; or `out` is one of the traces, is packed, or holds something else than a
@@ -142,7 +142,7 @@ def sweep(
 
     Args:
         runs: of `make_runs`.
-        out: the file of rows; OUT.run.json beside it says what run took how long.
+        out: the file of rows; OUT.run.json next to it says what run took how long.
         jobs: processes, -1 for one a core.
         ray: address of a Ray cluster (`auto`, `local` or ray://HOST:PORT) to run on; it must see the traces' paths.
         progress: called with the numbers of finished and of all runs.

@@ -1,4 +1,4 @@
-"""One writer at a time for a file of rows, by a lock file beside it, which goes when the run ends.
+"""One writer at a time for a file of rows, by a lock file next to it, which goes when the run ends.
 
 A killed run leaves its lock file and no lock: the next run takes it, and removes it in the end.
 """
@@ -18,8 +18,8 @@ def only_writer(path: Path) -> Iterator[None]:
         ValueError: another run holds it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.lock")
-    lock = FileLock(beside, blocking=False)
+    lock_file = path.with_name(f"{path.name}.lock")
+    lock = FileLock(lock_file, blocking=False)
     try:
         lock.acquire()
     except Timeout:
@@ -27,5 +27,5 @@ def only_writer(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        beside.unlink(missing_ok=True)  # filelock gives no lock on a file that has gone meanwhile
+        lock_file.unlink(missing_ok=True)  # filelock gives no lock on a file that has gone meanwhile
         lock.release()

@@ -37,7 +37,7 @@ _BEGINNINGS = (b'{"key":', b'{"trace":', b'{"schema":')
 
 
 def conditions(row: Row) -> dict[str, Any]:
-    """What tells a row from others that must not be compared with it in one plot, as far as it is set."""
+    """What sets a row apart from others that must not be compared with it in one plot, as far as it is set."""
     fields = [field.name for field in config_fields() if field.name not in _COMPARED]
     values = {name: row[name] for name in (*_STUDIES, *fields) if row.get(name) not in (None, False)}
     if values.get("latency_model") != "roofline":
@@ -46,7 +46,7 @@ def conditions(row: Row) -> dict[str, Any]:
 
 
 def run_file(rows: Path) -> Path:
-    """The file beside a file of rows that says what run computed them last, and of which commit their code is."""
+    """The file next to a file of rows that says what run computed them last, and of which commit their code is."""
     return rows.with_name(rows.name.removesuffix(".jsonl") + ".run.json")
 
 
@@ -60,10 +60,10 @@ def check_commit(rows: Path, maker: str) -> None:
     Raises:
         ValueError: it is of a tree with changes that were not committed, or nothing says of which.
     """
-    beside = run_file(rows)
-    commit = json.loads(beside.read_text(encoding="utf-8")).get("commit") if beside.is_file() else None
+    info = run_file(rows)
+    commit = json.loads(info.read_text(encoding="utf-8")).get("commit") if info.is_file() else None
     if commit is None or commit.endswith("-dirty"):
-        found = f"no commit is in {beside}" if commit is None else f"{beside} names {commit}"
+        found = f"no commit is in {info}" if commit is None else f"{info} names {commit}"
         raise ValueError(
             f"{rows}: {found}; allowed: rows of committed code. Commit the sources, then run `{maker}`, which keeps "
             "the rows that the same code gave"

@@ -3,7 +3,7 @@
 A row has the `key` of its run and the `code` that made it. A run that was stopped, however, goes on where it was: a
 line that a kill has cut is cut off, and a row that other code made is dropped and computed again. When all rows are
 there each file has those of other grids first and then the plan's, in its order, so that two runs give the same bytes.
-NAME.run.json beside a file says what computed rows last, and names the commit whose code gave them all.
+NAME.run.json next to a file says what computed rows last, and names the commit whose code gave them all.
 """
 
 import json

@@ -42,7 +42,7 @@ def prefix_names(units: NDArray[np.int64], offsets: NDArray[np.int64]) -> NDArra
     """The name of the prefix that ends in each unit.
 
     Args:
-        units: Tokens or hash ids of all rows, one behind the other.
+        units: Tokens or hash ids of all rows, one after the other.
         offsets: [rows + 1].
 
     Returns:

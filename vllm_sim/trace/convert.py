@@ -84,8 +84,8 @@ def write_report(path: Path, done: Converted) -> None:
 def _convert(source: Path, out: Path, format: str, options: Options | None, workload: str | None) -> Converted:
     result = Converted(Report(strict=options is not None and options.strict))
     with byte_bar(source.name, source) as on_bytes:
-        told = replace(options or Options(), on_bytes=on_bytes)
-        records = CONVERTERS[format](source, told, result.report)
+        chosen = replace(options or Options(), on_bytes=on_bytes)
+        records = CONVERTERS[format](source, chosen, result.report)
         try:
             write_records(out, _counted(records, result, source, workload))
         except Dropped as dropped:
@@ -100,6 +100,6 @@ def _counted(records: Iterator[Record], result: Converted, source: Path, workloa
             result.sessions.add(record.session_id)
         yield record if workload is None else structs.replace(record, workload=workload)
     if not result.requests:
-        # Raised here, within the writer, so that no empty trace is left behind.
+        # Raised here, within the writer, so that no empty trace stays.
         reasons = "; ".join(result.report.lines())
         raise ValueError(f"{source}: no request in it{f' ({reasons})' if reasons else ''}")

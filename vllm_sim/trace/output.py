@@ -1,7 +1,7 @@
-"""Writing a file: under a temporary name beside its place, renamed when it is whole.
+"""Writing a file: under a temporary name next to its place, renamed when it is whole.
 
-A killed writer leaves its temporary file behind; the next one that writes the same file removes it. A writer holds a
-lock on its own, by which it is told from an abandoned one.
+A killed writer leaves its temporary file; the next one that writes the same file removes it. A writer holds a
+lock on its own, which an abandoned one has not.
 """
 
 import errno
@@ -60,7 +60,7 @@ def open_output(path: Path) -> Iterator[IO[str]]:
 
 
 def _make_temporary(path: Path) -> tuple[int, Path]:
-    """A locked file beside another: (its handle, its path)."""
+    """A locked file next to another: (its handle, its path)."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_TEMPORARY)
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -70,7 +70,7 @@ def _make_temporary(path: Path) -> tuple[int, Path]:
 
 
 def _remove_abandoned(path: Path) -> None:
-    """Removes what writers of this file left behind when they were killed: what none of them has locked."""
+    """Removes what writers of this file left when they were killed: what none of them has locked."""
     pattern = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}{re.escape(_TEMPORARY)}")
     for other in path.parent.iterdir():
         if not pattern.fullmatch(other.name):

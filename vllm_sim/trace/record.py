@@ -30,7 +30,7 @@ MAX_LENGTH_TOKENS = 2**24
 """More than any model's context: a larger length is a mistake, and would be made of tokens all the same."""
 MAX_NUMBER = 2**63 - 1
 MAX_MS = 2**53
-"""Up to here a float tells milliseconds apart."""
+"""Up to here a float holds whole milliseconds."""
 
 
 class TraceError(ValueError):

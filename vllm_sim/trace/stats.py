@@ -172,7 +172,7 @@ def _token_block_maker(rows: _Rows, trace: TokenisedTrace) -> Callable[[int], Pr
 
 
 def _interleaved(trace: TokenisedTrace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Prompt and response of each row, one row behind the other; and the offsets of the rows."""
+    """Prompt and response of each row, one row after the other; and the offsets of the rows."""
     offsets = np.concatenate([[0], np.cumsum(trace.prompt_lengths + trace.response_lengths)]).astype(np.int64)
     tokens = np.empty(int(offsets[-1]), dtype=np.int64)
     for row, begin in enumerate(offsets[:-1].tolist()):

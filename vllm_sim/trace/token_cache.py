@@ -1,8 +1,8 @@
 """Folders of arrays that every process maps into its memory: written once, and trusted only as they were written.
 
-Beside the arrays lies a SHA-256 of each. A folder is flushed to the disk and renamed when it is whole, so that several
+Next to the arrays lies a SHA-256 of each. A folder is flushed to the disk and renamed when it is whole, so that several
 processes may build it at the same time; one that does not fit its digests - cut, overwritten, of a disk that lost power
-- is built again. What a killed process left behind is removed by the next one that builds.
+- is built again. What a killed process left is removed by the next one that builds.
 """
 
 import fcntl
@@ -35,7 +35,7 @@ def load_arrays(folder: Path, kinds: Mapping[str, Any], write: Write, about: Map
         folder: Where they lie.
         kinds: Their types, by name.
         write: Fills a file for each where they are not there as they were written.
-        about: Kept beside them, for whoever looks into the folder.
+        about: Kept next to them, for readers of the folder.
 
     Raises:
         OSError: the disk is full, or does not give back what was written.
@@ -102,7 +102,7 @@ def _flush(file: IO[Any]) -> None:
 
 @contextmanager
 def _temporary_folder(folder: Path) -> Iterator[Path]:
-    """A locked folder beside another; removed at the end if it is still there."""
+    """A locked folder next to another; removed at the end if it is still there."""
     while True:
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         handle = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)

@@ -1,5 +1,5 @@
 """The tokens of a trace: those of its texts and lists, computed once and kept (token_cache.py), and those that it gives
-as hash ids and lengths only, made when they are asked for.
+as hash ids and lengths only, made when they are needed.
 
 A trace's folder lies under $XDG_CACHE_HOME/vllm-sim (else ~/.cache/vllm-sim), named by a hash over the trace, the
 tokenizer's files and the code of this layer. Memory while it is built: one chunk of records, and 100 bytes a distinct
@@ -24,7 +24,7 @@ from vllm_sim.trace.token_cache import load_arrays
 from vllm_sim.trace.vocabulary import Vocabulary
 
 DIGEST_BYTES = 16
-# Where the response's part of a row's stream of fresh tokens begins, far behind any prompt's tail.
+# Where the response's part of a row's stream of fresh tokens begins, far after any prompt's tail.
 _RESPONSE_START = 2**32
 _CHUNK_RECORDS = 2000
 _CHUNK_CHARACTERS = 20_000_000
@@ -56,19 +56,19 @@ class TokenisedTrace:
     """The rows of a trace as tokens. All arrays are read-only and mapped from the cache; n is the number of rows."""
 
     folder: Path
-    """Where the arrays lie; whoever derives something from them may keep it here, under a name of its own."""
+    """Where the arrays lie; what is derived from them may be kept here, under a name of its own."""
     sha256: str
     """Of the trace's file."""
     vocabulary: Vocabulary
     """Makes the tokens that the trace does not have."""
     prompt_tokens: NDArray[np.int32]
-    """Prompts of the rows that have no hash ids, one behind the other."""
+    """Prompts of the rows that have no hash ids, one after the other."""
     prompt_offsets: NDArray[np.int64]
     """[n + 1], into prompt_tokens."""
     prompt_lengths: NDArray[np.int64]
     """[n], tokens."""
     hash_ids: NDArray[np.int64]
-    """Hash ids of all rows, one behind the other, as numbers in the order of first appearance."""
+    """Hash ids of all rows, one after the other, as numbers in the order of first appearance."""
     hash_offsets: NDArray[np.int64]
     """[n + 1], into hash_ids."""
     hash_block_sizes: NDArray[np.int64]
@@ -285,12 +285,12 @@ def _responses(records: Sequence[Record], vocabulary: Vocabulary) -> list[NDArra
         assert ids is not None
         ends = [i for i, token in enumerate(ids) if token in vocabulary.end_token_ids]
         if ends and ends[0] != len(ids) - 1:
-            raise _Fault(place, f"response_token_ids goes on behind end token {ids[ends[0]]} at place {ends[0]}")
+            raise _Fault(place, f"response_token_ids goes on after end token {ids[ends[0]]} at place {ends[0]}")
         tokens = np.asarray(ids, dtype=np.int32)
         # Without a model no end token is known: the list is taken as whole.
         if not ends and not (record.finish_reason == "length" and len(ids)) and vocabulary.model is not None:
             if vocabulary.eos_token_id is None:
-                raise _Fault(place, f"{vocabulary.model} names no end token to put behind the response")
+                raise _Fault(place, f"{vocabulary.model} names no end token to put after the response")
             tokens = np.append(tokens, np.int32(vocabulary.eos_token_id))
         result.append(tokens)
     return result

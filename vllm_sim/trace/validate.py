@@ -19,7 +19,7 @@ def find_faults(
 ) -> Iterator[TraceError | None]:
     """Yields for every line that is not blank None if it can be replayed, else what is wrong with it.
 
-    A record that its recorder has not finished is neither; a warning tells it.
+    A record that its recorder has not finished is neither; a warning says so.
 
     Args:
         path: The trace.

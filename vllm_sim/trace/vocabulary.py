@@ -94,7 +94,7 @@ class Vocabulary:
 
     @cached_property
     def eos_token_id(self) -> int | None:
-        """The end token that a replay puts behind a response: the tokenizer's own, else the first of the model's."""
+        """The end token that a replay puts after a response: the tokenizer's own, else the first of the model's."""
         if self._files["tokenizer.json"] is not None and "eos_token" in self.special_tokens:
             found = self._for_prompts.token_to_id(self.special_tokens["eos_token"])
             if found is not None:

@@ -82,7 +82,7 @@ class Thinking:
 
 
 def times_ms(session: Session, start_ms: float, gaps_ms: list[float], recorded_from_ms: float | None) -> list[float]:
-    """Arrival of each request; no turn comes earlier than the gap behind the one before it.
+    """Arrival of each request; no turn comes earlier than the gap after the one before it.
 
     Args:
         session: The requests.

@@ -1,7 +1,7 @@
 """Composes the sources of a configuration into one trace, sorted by arrival.
 
-The same configuration and sources give the same bytes (with one version of numpy). A source's rows hang on the seed,
-its name and its own table only: another source may come, go or change. (Hash ids hang on which other files there are
+The same configuration and sources give the same bytes (with one version of numpy). A source's rows depend on the seed,
+its name and its own table only: another source may come, go or change. (Hash ids depend on which other files there are
 too, see _hash_id_shift.)
 Held in memory: all rows of the trace.
 """

@@ -1,6 +1,6 @@
 """The configuration of a workload, a TOML file:
 
-    seed = 0                       every random number hangs on it
+    seed = 0                       every random number depends on it
     sessions = 500                 what a source's share is a share of; needed where one has a share
 
     [sources.NAME]                 NAME: tag of the requests, prefix of their ids, seed of the source

@@ -19,7 +19,7 @@ class Session(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """Random numbers of one source: they hang on the workload's seed and the source's name, and on nothing else."""
+    """Random numbers of one source: they depend on the workload's seed and the source's name, and on nothing else."""
 
     seed: int
     source: str
@@ -43,7 +43,7 @@ class Source(Protocol):
 
 def too_few(what: object, count: int, available: int) -> ValueError:
     """The error for more sessions than a source has."""
-    return ValueError(f"{what}: {count} sessions are asked for; allowed: 1 to {available}")
+    return ValueError(f"{what}: {count} sessions are configured; allowed: 1 to {available}")
 
 
 def popular(generator: np.random.Generator, count: int, exponent: float) -> int:

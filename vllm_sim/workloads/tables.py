@@ -65,7 +65,7 @@ def texts(*names: str) -> Rule:
 
 
 class TomlTable:
-    """One table of a file. Keys that nobody asked for are refused by `close`."""
+    """One table of a file. Keys that no caller has read are refused by `close`."""
 
     def __init__(self, values: dict[str, Any], path: Path, name: str):
         self.path, self.name = path, name
@@ -146,7 +146,7 @@ class TomlTable:
         """To be called when all was read.
 
         Raises:
-            ConfigError: the table has a key that nobody asked for.
+            ConfigError: the table has a key that no caller has read.
         """
         for key in self._values:
             if key not in self._asked:

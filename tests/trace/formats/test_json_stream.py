@@ -57,7 +57,7 @@ def test_objects_one_a_line_are_read_too(tmp_path):
     ("text", "reason"),
     [
         ('[{"a": 1},\n{"a": oops' + " " * 100 + "}]", "line 2: not JSON"),
-        ("[1]\n x", "line 2: text behind the end"),
+        ("[1]\n x", "line 2: text after the end"),
         ("[" * 100_000 + " " * 100, "nested too deeply"),
     ],
 )

@@ -61,7 +61,7 @@ def test_a_conversation_that_comes_twice_is_kept_once(tmp_path):
         (["s:0", "h:1", "g:2"], ["s:0", "u:1", "a:2"], None),
         (["h:1", "g:2", "s:3", "h:4", "g:5"], ["u:1", "a:2", "u:4", "a:5"], "turn: system, not at the beginning"),
         (["g:0", "h:1", "g:2"], ["u:1", "a:2"], "turn: an answer without a question"),
-        (["h:1", "g:2", "g:3", "h:4", "g:5"], ["u:1", "a:2"], "turns: behind two answers in a row"),
+        (["h:1", "g:2", "g:3", "h:4", "g:5"], ["u:1", "a:2"], "turns: after two answers in a row"),
         (["h:1", "g:2", "h:3"], ["u:1", "a:2"], "turn: not answered"),
         (["h:1", "g:2", "h:\ud83d", "h:3", "g:4"], ["u:1", "a:2", "u:3", "a:4"], "turn: holds half a character"),
         (["h:1", "x:2", "g:3"], ["u:1", "a:3"], "turn: from 'x'"),

@@ -1,5 +1,5 @@
 """Adaptive replacement for chains: nodes used once and nodes used again are two LRU queues, and the share of the first
-adapts to which of them evicts too early, as told by hits among the ghosts.
+adapts to which of them evicts too early, as hits among the ghosts.
 
 Source: Megiddo, Modha, "ARC: a self-tuning, low overhead replacement cache", FAST 2003. Not as there: the target moves
 once per request and not once per block; only leaves are evicted; both kinds of ghosts share one list of as many nodes

@@ -3,7 +3,7 @@
 
 A session is a root and all that descend from it; it is named by the root's chat_id, and a request's turn is its depth
 (two answers to the same request have the same turn). `type` becomes the workload; other keys are kept, the recorded
-turn as `recorded_turn`. A child is put behind its parent where the file has it in front, and its time is then not
+turn as `recorded_turn`. A child is put after its parent where the file has it in front, and its time is then not
 before the parent's. A request whose parent is not in the file begins a session.
 
 The file is read twice. Held in memory: about 300 bytes a request, and the children that wait for their parents.
@@ -51,7 +51,7 @@ def convert(path: Path, options: Options, report: Report) -> Iterator[Record]:
             report.repair("a request whose parent is not in the file begins a session", f"line {line}")
             parent = None
         if parent is not None and parent not in places:
-            report.repair("a request was put behind its parent", f"line {line}")
+            report.repair("a request was put after its parent", f"line {line}")
             waiting[parent].append((chat, record))
             continue
         yield from _placed(chat, record, places.get(parent) if parent is not None else None, places, waiting)

@@ -1,7 +1,7 @@
-"""Reads the elements of a big JSON array, or of objects one behind the other, as a stream.
+"""Reads the elements of a big JSON array, or of objects one after the other, as a stream.
 
 Held in memory: one element and CHUNK_CHARACTERS. A file that ends in the middle of an element gives all the elements
-before it; the caller is told what was cut off.
+before it; the caller gets what was cut off.
 
 Why not ijson (3.6.0 with yajl was tried): it names no line of an error; it puts `?` in place of half a character, which
 a converter has to see to drop the turn; it refuses integers of more than 64 bits when it is to give floats; and its
@@ -28,7 +28,7 @@ _BETWEEN = re.compile(r"[\s,]*")
 
 
 def iter_elements(path: Path, on_cut: Callable[[str], None], on_bytes: OnBytes | None = None) -> Iterator[Any]:
-    """Yields the elements of the array that a file holds, or its values one behind the other if it holds no array.
+    """Yields the elements of the array that a file holds, or its values one after the other if it holds no array.
 
     Args:
         path: The file; .gz and .zst are unpacked.
@@ -57,7 +57,7 @@ def _elements(
         if is_array and begin == "]":
             buffer.place += 1
             if buffer.skip_between():
-                raise TraceError(buffer.path, buffer.line(), "text behind the end of the array; allowed: nothing")
+                raise TraceError(buffer.path, buffer.line(), "text after the end of the array; allowed: nothing")
             return
         decoded, value = buffer.decode()
         if not decoded:
@@ -111,7 +111,7 @@ class _Buffer:
                 return ""
 
     def decode(self) -> tuple[bool, Any]:
-        """The value at `place`, which moves behind it; (False, None) if the file ends within it."""
+        """The value at `place`, which moves after it; (False, None) if the file ends within it."""
         size = CHUNK_CHARACTERS
         while True:
             try:
@@ -121,7 +121,7 @@ class _Buffer:
             except RecursionError:
                 raise TraceError(self.path, self.line(), "nested too deeply") from None
             else:
-                # A number may go on behind the buffer's end: "-0" of "-0.5".
+                # A number may go on after the buffer's end: "-0" of "-0.5".
                 if (
                     not isinstance(value, int | float)
                     or end < len(self.text) - _UNFINISHED_TAIL

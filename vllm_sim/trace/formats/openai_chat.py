@@ -1,7 +1,7 @@
 """OpenAI chats, one object a line: `messages`, optionally `tools` and an answer.
 
 Two shapes are read. A conversation (as for fine-tuning) ends in an assistant message, and each of its assistant
-messages becomes a request with the messages before it. A logged request has its answer beside the messages, in
+messages becomes a request with the messages before it. A logged request has its answer next to the messages, in
 `response`: a text, an assistant message or a whole chat completion (its finish reason is kept).
 Request and answer may also lie in `body` and `response.body`, as in the files of the batch API. `custom_id` or `id`
 names the conversation, else its line does. Tool calls are written into the response's text as the exported model's
@@ -50,7 +50,7 @@ def _records(row: dict[str, Any], line: int, options: Options, report: Report) -
         return
     answered = max((place for place, message in enumerate(messages) if message["role"] == "assistant"), default=0)
     if not answered:
-        raise ValueError("no answer; allowed: an assistant message behind another one, or a response field")
+        raise ValueError("no answer; allowed: an assistant message after another one, or a response field")
     if answered + 1 < len(messages):
         report.drop("turn: not answered", f"line {line}", len(messages) - answered - 1)
     for record in requests_of(Conversation(name, messages[: answered + 1], tools), options.turns):

@@ -1,4 +1,4 @@
-"""What every converter is told, and what it reports."""
+"""The options of every converter, and what it reports."""
 
 from collections import Counter
 from collections.abc import Callable

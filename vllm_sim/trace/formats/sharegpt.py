@@ -1,7 +1,7 @@
 """ShareGPT dumps: entries of `id` and `conversations` (`from`, `value`), as one JSON array or one entry a line.
 
 A long conversation is split into entries `ID_0`, `ID_N`, ... In the cleaned dump (V3) N is the number of messages
-before the part, and a part begins with the last message of the one before it, or right behind it; in other dumps N
+before the part, and a part begins with the last message of the one before it, or right after it; in other dumps N
 counts the parts. Both are joined again, if the parts follow each other in the file.
 
 Held in memory: one conversation, and the ids of those that were read (to find one that comes twice).
@@ -105,7 +105,7 @@ def _joined(path: Path, options: Options, report: Report) -> Iterator[tuple[str,
 
 
 def _first_new(held: list[Any], messages: list[Any], part: int, previous: int) -> int | None:
-    """The index of a part's first message that is not held yet; None if the part does not fit behind what is held."""
+    """The index of a part's first message that is not held yet; None if the part does not fit after what is held."""
     if not held or not messages:
         return 0
     if part == previous:
@@ -129,8 +129,8 @@ def _repair(name: str, messages: list[Any], report: Report) -> list[Message]:
         elif role == "assistant" and last in (None, "system"):
             report.drop("turn: an answer without a question", where)
         elif role == "assistant" and last == "assistant":
-            # What was asked in between is lost, so the history of all that follows is.
-            report.drop("turns: behind two answers in a row", where, len(messages) - place)
+            # The question in between is lost, so the history of all that follows is.
+            report.drop("turns: after two answers in a row", where, len(messages) - place)
             break
         elif role == last == "user":
             report.repair("two questions in a row were joined by a blank line", where)

@@ -64,7 +64,7 @@ class Bfcl:
             package: The wheel, or the folder that holds `bfcl_eval/`; None for the installed package.
 
         Raises:
-            ValueError: they are not there; the message tells how to get them.
+            ValueError: they are not there; the message says how to get them.
         """
         self._data = _find_data(package)
         self._tools = cache(self._read_tools)

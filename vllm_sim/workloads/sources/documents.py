@@ -1,7 +1,7 @@
-"""Questions to long documents: the .md and .txt files of a folder, asked about their own headings.
+"""Questions to long documents: the .md and .txt files of a folder, about their own headings.
 
 A session is a reader with one document and several questions; popular documents (the order is drawn once a workload)
-get more readers. With `history` the questions are one chat; without it each is asked of the document alone. An answer
+get more readers. With `history` the questions are one chat; without it each follows the document alone. An answer
 is the text below the heading, cut at a number of words.
 
     folder            searched with its subfolders
@@ -105,8 +105,8 @@ class Documents:
     def _session(self, reader: int, documents: list[Document], order: Any, seeds: Seeds) -> Session:
         generator = seeds.generator("questions", reader)
         document = documents[order[popular(generator, len(documents), self.popularity)]]
-        asked = [self._question(document, generator) for _ in range(int(self.questions.draw(generator, 1)[0]))]
-        return Session(reader, list(self._requests(reader, document, asked)))
+        questions = [self._question(document, generator) for _ in range(int(self.questions.draw(generator, 1)[0]))]
+        return Session(reader, list(self._requests(reader, document, questions)))
 
     def _question(self, document: Document, generator: np.random.Generator) -> tuple[str, str]:
         heading, below = document.sections[int(generator.integers(len(document.sections)))]
@@ -114,10 +114,10 @@ class Documents:
         words = below.split(" ")[: int(self.answer_words.draw(generator, 1)[0])]
         return question, " ".join(words)
 
-    def _requests(self, reader: int, document: Document, asked: list[tuple[str, str]]) -> Iterator[Record]:
+    def _requests(self, reader: int, document: Document, questions: list[tuple[str, str]]) -> Iterator[Record]:
         system = {"role": "system", "content": SYSTEM}
         messages: list[dict[str, Any]] = [system]
-        for turn, (question, answer) in enumerate(asked):
+        for turn, (question, answer) in enumerate(questions):
             with_document = f"{document.text}\n\n---\n\n{question}"
             is_first = turn == 0 or not self.has_history
             user = {"role": "user", "content": with_document if is_first else question}

@@ -42,7 +42,7 @@ class View(NamedTuple):
     raw_blocks: bool = False
 
 
-class Asked(NamedTuple):
+class ViewRequests(NamedTuple):
     """Requests in the order they are served."""
 
     requests: Requests
@@ -58,7 +58,7 @@ class Asked(NamedTuple):
 
 
 @lru_cache(maxsize=6)
-def asked(view: View) -> Asked:
+def requests_of(view: View) -> ViewRequests:
     """Makes a view.
 
     Raises:
@@ -74,7 +74,7 @@ def asked(view: View) -> Asked:
         records = [records[row] for row in order]
         requests = _tagged(reorder(requests, order), view, records)
         chains = link(requests, view.block_size, raw=view.raw_blocks)
-    return Asked(requests, chains, records, session_numbers(records))
+    return ViewRequests(requests, chains, records, session_numbers(records))
 
 
 def _order(view: View, records: Sequence[Record]) -> npt.NDArray[np.intp]:
@@ -134,7 +134,7 @@ def capacity_of(text: str, view: View) -> int | None:
 
     Raw blocks and capacities in blocks are taken as they are.
     """
-    chains = asked(view).chains
+    chains = requests_of(view).chains
     largest = int(chains.need.max())
     if text == "largest":
         return largest
@@ -143,19 +143,19 @@ def capacity_of(text: str, view: View) -> int | None:
 
 
 @lru_cache(maxsize=256)
-def served(view: View, policy: str, params: Params, capacity: int | None) -> Run:
+def run_of(view: View, policy: str, params: Params, capacity: int | None) -> Run:
     """What the fast backend makes of a view."""
-    return simulate(asked(view).chains, policy, capacity, dict(params))
+    return simulate(requests_of(view).chains, policy, capacity, dict(params))
 
 
 def hit_tokens(view: View, policy: str, capacity: int | None, params: Params = ()) -> Array:
     """Of each request."""
-    tokens: Any = served(view, policy, params, capacity).hit * view.block_size
-    return np.minimum(tokens, asked(view).requests.prompt_tokens)
+    tokens: Any = run_of(view, policy, params, capacity).hit * view.block_size
+    return np.minimum(tokens, requests_of(view).requests.prompt_tokens)
 
 
 @lru_cache(maxsize=2)
 def curve(view: View) -> MissRatioCurve:
     """LRU at every capacity that rejects no request."""
-    found = asked(view)
-    return lru_curve(found.chains, found.requests.prompt_tokens, view.block_size)
+    shown = requests_of(view)
+    return lru_curve(shown.chains, shown.requests.prompt_tokens, view.block_size)
