@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from vllm_sim.trace.record import FIELDS, parse_record
+from vllm_sim.trace.files import parse_bytes, parse_line
+from vllm_sim.trace.record import FIELDS, decode_record, parse_record
 
 TEXT = {"prompt": "a", "response": "b"}
 IDS = {"prompt_token_ids": [1], "response": "b"}
@@ -71,3 +72,46 @@ def test_a_number_stays_what_it_was(time):
     written = parse_record(values).to_json()
     del values["turn"]
     assert json.dumps(written, sort_keys=True) == json.dumps(values, sort_keys=True)
+
+
+LENGTH = b'"output_length":3}'
+PLAIN = [
+    b'{"hash_ids":[1],"hash_ids":[2],"input_length":512,' + LENGTH,
+    b'{"hash_ids":[99999999999999999999999999],"input_length":9,' + LENGTH,
+    b'{"prompt":"\\ud83d\\ude00 \\u00e9","timestamp":100,"id":null,' + LENGTH,
+    b' {"prompt":"a","timestamp":1e2,"turn":-0,' + LENGTH + b" \r\n",
+    b'{"prompt":"a","timestamp":2.2250738585072011e-308,"tenant":"b",' + LENGTH,
+    '{"prompt":"a\x7f\u20ac","timestamp":9007199254740992.0,"output_length":-0}'.encode(),
+]
+OTHER = [
+    b'{"prompt":"a","extra":{"b":1},' + LENGTH,
+    b'{"prompt":"a","unknown":1,' + LENGTH,
+    b'{"messages":[{"role":"user","content":99999999999999999999999}],' + LENGTH,
+    b'{"prompt":"a","tools":[{"a":99999999999999999999999}],' + LENGTH,
+]
+BAD = [
+    b'{"hash_ids":[1.0],"input_length":512,' + LENGTH,
+    b'{"hash_ids":[1,2],"input_length":512,' + LENGTH,
+    b'{"prompt":"a","hash_ids":[1],"input_length":512,' + LENGTH,
+    b'{"prompt":"a","response":"b",' + LENGTH,
+    b'{"prompt":"a\tb",' + LENGTH,
+    b'{"prompt":"\\ud800",' + LENGTH,
+    b'{"prompt":"\xed\xa0\x80",' + LENGTH,
+    b'{"prompt":"a","output_length":03}',
+    b'{"prompt":"a","output_length":true}',
+    b'{"prompt":"a","cache_salt":"",' + LENGTH,
+    b'\xef\xbb\xbf{"prompt":"a",' + LENGTH,
+    b'{"prompt":"a","output_length":3,}',
+    b"[]",
+]
+
+
+@pytest.mark.parametrize("line", PLAIN + OTHER + BAD, ids=repr)
+def test_a_line_that_is_decoded_by_its_type_at_once_is_the_record_that_it_is_otherwise(line: bytes) -> None:
+    assert (decode_record(line) is not None) == (line in PLAIN)
+    if line in BAD:
+        with pytest.raises(ValueError, match=r"allowed|not JSON|not UTF-8|half a character|a record (has|is)"):
+            parse_bytes(line)
+    else:
+        found, expected = parse_bytes(line), parse_line(line.decode())
+        assert repr(found) == repr(expected)  # 1 is no 1.0

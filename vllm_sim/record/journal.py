@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_sim.trace.files import UNFINISHED, decode_text, format_record, is_unfinished, iter_raw_lines, parse_line
+from vllm_sim.trace.files import UNFINISHED, format_record, is_unfinished, iter_raw_lines, parse_bytes
 from vllm_sim.trace.output import name_errors
 from vllm_sim.trace.record import Record, TraceError
 
@@ -56,7 +56,7 @@ class Journal:
         for number, line in iter_raw_lines(self.path):
             whole = line.endswith(b"\n")
             try:
-                record = parse_line(decode_text(line))
+                record = parse_bytes(line)
             except ValueError as error:
                 start = self._size() - len(line)
                 is_last = os.pread(self._handle, len(line), start) == line

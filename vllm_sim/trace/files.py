@@ -19,7 +19,7 @@ from typing import IO, Any, BinaryIO, cast
 import zstandard
 
 from vllm_sim.trace.output import open_output as open_output
-from vllm_sim.trace.record import Record, TraceError, check_encodable, parse_record
+from vllm_sim.trace.record import Record, TraceError, check_encodable, decode_record, parse_record
 
 logger = logging.getLogger(__name__)
 
@@ -216,6 +216,15 @@ def parse_line(line: str) -> Record:
     return parse_record(parse_json(line))
 
 
+def parse_bytes(line: bytes) -> Record:
+    """A record from the bytes of a line.
+
+    Raises:
+        ValueError: not UTF-8, not JSON, or not a record; with the reason.
+    """
+    return decode_record(line) or parse_line(decode_text(line))
+
+
 def iter_objects(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line number, object) of a file with one JSON object a line, of whatever format.
 
@@ -238,14 +247,17 @@ def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
     Raises:
         TraceError: at the first line that is not a record; or the file holds none.
     """
-    number = 0
-    for number, line in iter_lines(path, on_bytes):
+    is_empty = True
+    for number, line in iter_raw_lines(path, on_bytes):
+        if pass_over_unfinished(path, number, line):
+            continue
         try:
-            record = parse_line(line)
+            record = parse_bytes(line)
         except ValueError as error:
             raise TraceError(path, number, str(error)) from None
+        is_empty = False
         yield number, record
-    if not number:
+    if is_empty:
         raise TraceError(path, 0, "the file holds no record")
 
 

@@ -11,8 +11,8 @@ The native format is one JSON object a line. A record has one prompt field and o
 
 Optional fields are the attributes of Record; keys that are not known are kept in `extra` and otherwise ignored.
 
-A field's type says what is allowed, and msgspec checks it; unknown keys are why a line is not decoded into the type at
-once.
+A field's type says what is allowed, and msgspec checks it. A line of known keys alone, as long traces have them, is
+decoded into the type at once; any other is decoded first and looked at then.
 """
 
 import json
@@ -66,7 +66,7 @@ Tools = Annotated[list[dict[str, Any]], Meta(description="a list of tools")]
 Object = Annotated[dict[str, Any], Meta(description="an object")]
 
 
-class Record(msgspec.Struct, frozen=True, kw_only=True):
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A request and its recorded response. Exactly one prompt field and one response field are not None."""
 
     prompt: Text | None = None
@@ -109,6 +109,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
         return known | self.extra
 
 
+_DECODER = msgspec.json.Decoder(Record)
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "extra")
 _ALLOWED = {
     name: get_args(hint)[0].__metadata__[-1].description
@@ -156,6 +157,32 @@ def parse_record(values: Any) -> Record:
         if name in known:
             check_encodable(name, known[name])
     return record
+
+
+def decode_record(line: bytes) -> Record | None:
+    """A record from a line of JSON, if it is a plain one: for the others, good or bad, there is parse_record."""
+    if b'"messages"' in line or b'"extra"' in line:
+        return None
+    try:
+        record = _DECODER.decode(line)
+        if record.tools is not None or record.chat_template_kwargs is not None:  # they may hold numbers of any size
+            return None
+        if _count(record.prompt, record.prompt_token_ids, record.hash_ids) != 1:
+            return None
+        if _count(record.response, record.response_token_ids, record.output_length) != 1:
+            return None
+        if record.hash_ids is not None:
+            if record.hash_block_size is None:
+                msgspec.structs.force_setattr(record, "hash_block_size", HASH_BLOCK_SIZE)
+            _check_hash_ids(record)
+    except (msgspec.DecodeError, ValueError, RecursionError):
+        return None
+    return record
+
+
+def _count(*values: object) -> int:
+    """How many of these are there."""
+    return len(values) - values.count(None)
 
 
 def _refusal(known: dict[str, Any], message: str) -> ValueError:

@@ -7,7 +7,7 @@ model's own template takes a chat, and its tokenizer a response, is found where 
 from collections.abc import Iterator
 from pathlib import Path
 
-from vllm_sim.trace.files import OnBytes, decode_text, iter_raw_lines, parse_line, pass_over_unfinished
+from vllm_sim.trace.files import OnBytes, iter_raw_lines, parse_bytes, pass_over_unfinished
 from vllm_sim.trace.messages import check_template_options, normalise
 from vllm_sim.trace.record import TraceError
 from vllm_sim.trace.tokens import check_tokens
@@ -35,7 +35,7 @@ def find_faults(
                 continue
             lines += 1
             try:
-                record = parse_line(decode_text(line))
+                record = parse_bytes(line)
                 normalise(record.messages or [])
                 check_template_options(record.chat_template_kwargs)
                 if vocabulary is not None:
