@@ -74,7 +74,10 @@ def test_a_row_turned_into_its_configuration_and_run_gives_the_row_again(
 def test_rows_of_the_engine_alone_hold_what_it_alone_heeds() -> None:
     fast, engine = settings().values(), settings(backend="engine", engine_args={"watermark": 0.1}).values()
     own = set(engine) - set(fast)
-    assert own == {field.name for field in config_fields() if field.about.scope == "engine"}
+    assert own == {field.name for field in config_fields() if field.about.scope != "all"}
+    pool = settings(backend="blockpool", model="m", engine_args={"watermark": 0.1}, max_num_batched_tokens=64).values()
+    assert set(pool) - set(fast) == {field.name for field in config_fields() if field.about.scope == "groups"}
+    assert set(settings(backend="blockpool").values()) == set(fast)
     with pytest.raises(ValueError, match="the row has no concurrency"):
         config_of({name: value for name, value in engine.items() if name != "concurrency"}, "model")
 

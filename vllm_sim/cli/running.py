@@ -32,7 +32,7 @@ def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: b
     for field in config_fields():
         if field.name in _OWN:
             continue
-        group = engine if field.about.scope == "engine" else cache
+        group = cache if field.about.scope == "all" else engine
         default = backend if field.name == "backend" else _default(field.name)
         if is_grid and field.about.grid:
             _add_list(group, field, default)

@@ -34,7 +34,8 @@ class About(msgspec.Struct, frozen=True):
     Attributes:
         text: What it means; the command's help.
         unit: Of its value.
-        scope: `engine` where no other backend heeds it; rows of others leave it out.
+        scope: `engine` where no other backend heeds it; `groups` where blockpool does too, for a model whose layers do
+            not all keep the same. Rows of others leave it out.
         at_least: The smallest value allowed.
         choices: The values allowed.
         grid: The plural under which a sweep takes a list of it.
@@ -43,7 +44,7 @@ class About(msgspec.Struct, frozen=True):
 
     text: str
     unit: str = ""
-    scope: Literal["all", "engine"] = "all"
+    scope: Literal["all", "engine", "groups"] = "all"
     at_least: int | None = None
     choices: tuple[str, ...] = ()
     grid: str = ""
@@ -88,7 +89,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     max_num_seqs: Annotated[int, About("requests in a step, as vLLM has it", "requests", "engine", at_least=1)] = 256
     max_num_batched_tokens: Annotated[
-        int, About("tokens in a step, as vLLM has it", "tokens", "engine", at_least=1)
+        int, About("tokens in a step, as vLLM has it", "tokens", "groups", at_least=1)
     ] = 8192
     max_model_len: Annotated[
         int | None, About("longest request that is served; default: of the trace", "tokens", "engine", at_least=1)
@@ -100,7 +101,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
     engine_args: Annotated[
         dict[str, Any],
-        About("further arguments of vLLM's engine, an object", scope="engine", metavar="JSON"),
+        About("further arguments of vLLM's engine, an object", scope="groups", metavar="JSON"),
     ] = {}
 
     def __post_init__(self) -> None:
@@ -151,16 +152,26 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def values(self) -> dict[str, Any]:
         """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
-        chosen = [field.name for field in config_fields() if self.backend == "engine" or field.about.scope == "all"]
-        values = msgspec.to_builtins(self)
-        chosen = [name for name in chosen if name not in _OPTIONAL or values[name] != _OPTIONAL[name]]
+        values, optional = msgspec.to_builtins(self), optional_fields(self.backend)
+        heeded = heeded_fields(self.backend)
+        chosen = [name for name in heeded if name not in optional or values[name] != optional[name]]
         return {name: values[name] for name in chosen} | {
             "model": None if self.model is None else Path(self.model).name
         }
 
 
-_OPTIONAL: dict[str, Any] = {"engine_args": {}}
-"""The fields that are left out of rows where they have this default."""
+def heeded_fields(backend: str) -> list[str]:
+    """The fields that a backend may heed."""
+    scopes = {"engine": ("all", "groups", "engine"), "blockpool": ("all", "groups")}.get(backend, ("all",))
+    return [field.name for field in config_fields() if field.about.scope in scopes]
+
+
+def optional_fields(backend: str) -> dict[str, Any]:
+    """The fields that are left out of a backend's rows where they have this default."""
+    if backend == "engine":
+        return {"engine_args": {}}
+    defaults = msgspec.structs.asdict(RunConfig(backend="fast"))
+    return {field.name: defaults[field.name] for field in config_fields() if field.about.scope == "groups"}
 
 
 class Field(NamedTuple):
@@ -198,8 +209,8 @@ def config_of(row: dict[str, Any], model: str | None) -> RunConfig:
     Raises:
         ValueError: the row lacks a field, or a value is not allowed.
     """
-    wanted = [field.name for field in config_fields() if row.get("backend") == "engine" or field.about.scope == "all"]
-    wanted = [name for name in wanted if name in row or name not in _OPTIONAL]
+    backend = row.get("backend", "")
+    wanted = [name for name in heeded_fields(backend) if name in row or name not in optional_fields(backend)]
     missing = [name for name in wanted if name not in row]
     if missing:
         raise ValueError(f"the row has no {', '.join(missing)}; allowed: rows of replay or sweep")

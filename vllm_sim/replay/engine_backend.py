@@ -100,9 +100,7 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
     from vllm_sim.engine.backends import driver as engine
     from vllm_sim.engine.backends.sequence import SequentialCache
 
-    longest = int(trace.prompt_lengths.max())
-    whole = msgspec.structs.replace(config, max_num_batched_tokens=max(config.max_num_batched_tokens, longest))
-    setup = _setup(engine, trace, whole, model_config(config.model))
+    setup = _setup(engine, trace, config, model_config(config.model))
     core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
     with ExitStack() as stack:
         stack.callback(core.shutdown)

@@ -1,9 +1,9 @@
 """vLLM's own KVCacheManager of any model, one request after the other: the `blockpool` backend for cache groups.
 
 Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py, v1/core/sched/scheduler.py, read): lookup, allocation, caching,
-eviction and release are upstream's code, called in the scheduler's order: the whole prompt at once, then one slot for
-each generated token but the last. Not faithful: no batch, no chunks, no preemption. Refused: layers with a state, which
-is kept where a chunk ends; the scheduler alone makes chunks.
+eviction and release are upstream's code, called in the scheduler's order: the prompt in the chunks that the scheduler
+would make of it if it served nothing else, then one slot for each generated token but the last. Where a chunk must end
+so that a state is kept says the scheduler's own method. Not faithful: no batch, no preemption.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,18 +31,16 @@ class SequentialCache:
         asked: What the requests ask for, by row.
         unit_tokens: Tokens in which hits and misses are counted.
 
-    Raises:
-        ValueError: a group keeps states.
     """
 
     def __init__(self, core: EngineCore, trace: TokenisedTrace, asked: Sequence[Asked], unit_tokens: int):
-        scheduler = scheduler_of(core)
+        self.scheduler = scheduler = scheduler_of(core)
         self.manager, self.max_model_len = scheduler.kv_cache_manager, scheduler.max_model_len
+        most, threshold = scheduler.max_num_scheduled_tokens, scheduler.scheduler_config.long_prefill_token_threshold
+        self.chunk_tokens = min(most, threshold) if threshold > 0 else most
         self.trace, self.asked, self.block_hasher = trace, asked, core.request_block_hasher
         tokens = core.vllm_config.cache_config.kv_cache_size_tokens or 0
         self.groups: GroupFacts | None = group_facts(self.manager, unit_tokens, tokens)
-        if self.groups is not None and any(group.kind == "mamba" for group in self.groups.groups):
-            raise ValueError("backend blockpool makes no chunks, at whose ends states are kept; allowed: engine")
         self.ledger: Ledger | GroupLedger = make_ledger(self.manager, unit_tokens)
 
     def run(self, progress: Callable[[int], None]) -> list[Served]:
@@ -75,21 +73,27 @@ class SequentialCache:
         manager.new_step_starts()
         blocks, hit_tokens, boundary = manager.get_computed_blocks(request)
         request.share(boundary)
-        self._take(request, request.num_tokens - hit_tokens, hit_tokens, blocks)
-        request.compute(request.num_tokens)
+        self._take(request, hit_tokens, blocks)
+        while request.num_computed_tokens < request.num_tokens:
+            manager.new_step_starts()
+            self._take(request)
         for token in self.trace.response(row)[:-1].tolist():
             manager.new_step_starts()
             request.append_output_token_ids(token)
-            self._take(request, 1)
-            request.compute(1)
+            self._take(request)
         manager.free(request)
         return self.ledger.forget(request.request_id)
 
-    def _take(
-        self, request: "_SequentialRow", tokens: int, hit_tokens: int = 0, blocks: KVCacheBlocks | None = None
-    ) -> None:
+    def _take(self, request: "_SequentialRow", hit_tokens: int = 0, blocks: KVCacheBlocks | None = None) -> None:
+        """Computes what a step of the engine would: a chunk of the prompt, which ends where a state is to be kept."""
+        tokens = min(request.num_tokens - request.num_computed_tokens - hit_tokens, self.chunk_tokens)
+        if self.scheduler.need_mamba_block_aligned_split:
+            tokens = self.scheduler._mamba_block_aligned_split(request, tokens, hit_tokens)
         if self.manager.allocate_slots(request, tokens, hit_tokens, blocks) is None:
             raise ValueError(f"row {request.request_id} has no room, though vLLM's estimate says that it has")
+        _, retained = self.manager.take_kv_cache_block_copies()
+        self.manager.block_pool.free_blocks(retained)  # what is copied is held until the step has ended
+        request.compute(hit_tokens + tokens)
 
 
 class _SequentialRow(Request):
