@@ -6,6 +6,7 @@ The package itself needs neither vLLM nor torch; its `fast` backend, traces, wor
 EXTRAS = {
     "engine": ("vllm", "torch", "psutil"),
     "model": ("llama_models", "tiktoken", "transformers"),
+    "parquet": ("pyarrow",),
     "ray": ("ray",),
     "record": ("httpx", "uvicorn"),
     "report": ("typst",),

@@ -111,7 +111,6 @@ def configure(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pyte
             "speculative decoding",
         ),
         ({"pipeline_parallel_size": 2}, "pipeline parallelism"),
-        ({"tensor_parallel_size": 2}, "tensor parallelism"),
         ({"prefill_context_parallel_size": 2}, "context parallelism"),
         ({"runner": "pooling"}, "a pooling model"),
         ({"hf_overrides": {"is_encoder_decoder": True}}, "an encoder-decoder model"),

@@ -72,7 +72,10 @@ def test_a_row_turned_into_its_configuration_and_run_gives_the_row_again(
 
 
 def test_rows_of_the_engine_alone_hold_what_it_alone_heeds() -> None:
-    fast, engine = settings().values(), settings(backend="engine", engine_args={"watermark": 0.1}).values()
+    fast, engine = (
+        settings().values(),
+        settings(backend="engine", engine_args={"watermark": 0.1}, tensor_parallel=2, host_overhead_ms=1.0).values(),
+    )
     own = set(engine) - set(fast)
     assert own == {field.name for field in config_fields() if field.about.scope != "all"}
     pool = settings(backend="blockpool", model="m", engine_args={"watermark": 0.1}, max_num_batched_tokens=64).values()

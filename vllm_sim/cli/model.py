@@ -1,4 +1,4 @@
-"""`vllm-sim model export`, `list` and `config`."""
+"""`vllm-sim model export`, `list`, `config` and `cache`."""
 
 import argparse
 import json
@@ -34,6 +34,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     config.add_argument("name", metavar="NAME", help="one of `vllm-sim model list`")
     config.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model's folder")
     config.set_defaults(run=run_config)
+    from vllm_sim.cli.model_cache import add_cache_parser
+
+    add_cache_parser(actions)
 
 
 def run_export(options: argparse.Namespace) -> None:

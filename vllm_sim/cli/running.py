@@ -140,7 +140,7 @@ def _add_list(group: Any, field: Field, default: Any) -> None:
         f"--{field.about.grid}",
         _flag(field.name),
         dest=field.about.grid.replace("-", "_"),
-        type=_numbers if is_number else _texts,
+        type=numbers if is_number else texts,
         default=default,
         metavar=f"{field.about.metavar},{field.about.metavar}",
         help=f"{text}; a list (default: {','.join(map(str, default)).replace('%', '%%')})",
@@ -156,12 +156,14 @@ def _capacity(text: str) -> int | None:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of blocks; allowed: 1 or more, unlimited") from None
 
 
-def _texts(text: str) -> list[str]:
+def texts(text: str) -> list[str]:
+    """An argument that is a list, separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _numbers(text: str) -> list[int]:
+def numbers(text: str) -> list[int]:
+    """An argument that is a list of whole numbers."""
     try:
-        return [int(part) for part in _texts(text)]
+        return [int(part) for part in texts(text)]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers, as in 16,64") from None

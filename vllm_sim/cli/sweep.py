@@ -3,10 +3,13 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm_sim.cli.running import add_config_options, config_from, quieten_vllm
 from vllm_sim.terminal import progress_bar, say, show_table
+
+if TYPE_CHECKING:
+    from vllm_sim.sweep.units import Traffic
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -41,7 +44,7 @@ def run_sweep(options: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        _print_tables(rows, options.policies, options.out)
+        _print_tables(rows, options.policies, options.out, _traffics(options.traces, base.model), base.model)
     return 0
 
 
@@ -49,16 +52,37 @@ def _say(text: str) -> None:
     say(text, to_stderr=True)
 
 
-def _print_tables(rows: list[dict[str, Any]], order: list[str], out: Path) -> None:
+def _traffics(traces: list[Path], model: str | None) -> dict[str, "Traffic"]:
+    """What each trace brings, by its SHA-256."""
+    from vllm_sim.sweep.runs import load
+    from vllm_sim.sweep.units import traffic_of
+
+    found = {}
+    for path in traces:
+        loaded = load(path, model)
+        tokens = int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum())
+        found[loaded.trace.sha256] = traffic_of(loaded.records, tokens)
+    return found
+
+
+def _print_tables(
+    rows: list[dict[str, Any]], order: list[str], out: Path, traffics: dict[str, "Traffic"], model: str | None
+) -> None:
     """Token hit rates, a table for each trace, a column for each policy; of several seeds the mean."""
-    for (trace, _), found in _grouped(rows, "trace", "trace_sha256").items():
+    from vllm_sim.sweep.units import HEADS, units_of
+
+    for (trace, sha256), found in _grouped(rows, "trace", "trace_sha256").items():
         policies = sorted(_grouped(found, "policy"), key=order.index)
         lines = []
         for (size, capacity), same in _grouped(found, "block_size", "capacity_blocks").items():
             rates = _grouped(same, "policy")
             shown = "unlimited" if capacity is None else f"{capacity:,}" if isinstance(capacity, int) else capacity
-            lines.append((size, shown, *(_rate(rates.get(policy, [])) for policy in policies)))
-        show_table(f"token hit rate: {trace}", ("B", "capacity", *policies), lines)
+            units = ("",) * len(HEADS)
+            if isinstance(capacity, int):
+                working_set = same[0].get("working_set_blocks")
+                units = units_of(capacity, size, working_set, model, traffics.get(sha256)).texts()
+            lines.append((size, shown, *units, *(_rate(rates.get(policy, [])) for policy in policies)))
+        show_table(f"token hit rate: {trace}", ("B", "capacity", *HEADS, *policies), lines)
     rejected = sum(row.get("rejected_requests", 0) > 0 for row in rows)
     if rejected:
         print(f"{rejected:,} runs had requests that need more blocks than there are")

@@ -6,7 +6,10 @@ from pathlib import Path
 from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
 
 # The names of vllm_sim.trace.formats.CONVERTERS, which would have to be imported to be read; a test compares them.
-FORMATS = ("sharegpt", "openai", "mooncake", "bailian", "vllm-custom", "native")
+FORMATS = (
+    "sharegpt", "openai", "mooncake", "bailian", "vllm-custom", "weka", "tracelab", "mooncake-agentic", "lmcache",
+    "claude-code", "codex", "otel", "kv-events", "native",
+)  # fmt: skip
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,10 +47,11 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
         "convert",
         help="make a native trace of another format, or an anonymous one",
         epilog="examples: vllm-sim trace convert --from sharegpt dump.json trace.jsonl.zst | "
-        "vllm-sim trace convert --from native trace.jsonl shared.jsonl --anonymise --block-size 16",
+        "vllm-sim trace convert --from native trace.jsonl shared.jsonl --anonymise --block-size 16 | "
+        "vllm-sim trace convert --from claude-code ~/.claude/projects mine.jsonl.zst --hash-only",
     )
-    convert.add_argument("--from", dest="format", choices=FORMATS, required=True, help="format of IN")
-    convert.add_argument("source", type=Path, metavar="IN", help="file to read; .gz and .zst are unpacked")
+    convert.add_argument("--from", dest="format", choices=FORMATS, help="format of IN (default: it is guessed)")
+    convert.add_argument("source", type=Path, metavar="IN", help="file or folder to read; .gz and .zst are unpacked")
     convert.add_argument("out", type=Path, metavar="OUT", help="trace to write; packed if it ends in .gz or .zst")
     convert.add_argument("--workload", metavar="TAG", help="tag for every request")
     convert.add_argument(
@@ -57,7 +61,12 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
         help="assistant turns that become requests; sharegpt and openai (default: %(default)s)",
     )
     convert.add_argument(
-        "--output-tokens", type=int, metavar="N", help="vllm-custom: generated tokens where a row names none"
+        "--output-tokens", type=int, metavar="N", help="vllm-custom, lmcache: generated tokens where a row names none"
+    )
+    convert.add_argument(
+        "--hash-only",
+        action="store_true",
+        help="claude-code, codex, otel: no texts, but hash ids as long as the provider counted",
     )
     convert.add_argument(
         "--skip-chat-template", action="store_true", help="vllm-custom: a prompt is plain text, not a user's turn"
@@ -137,6 +146,7 @@ def run_convert(options: argparse.Namespace) -> None:
         output_tokens=options.output_tokens,
         chat_template=not options.skip_chat_template,
         strict=options.strict,
+        hash_only=options.hash_only,
     )
     done = convert(options.source, options.out, options.format, settings, options.workload, anonymity)
     for line in done.report.lines():

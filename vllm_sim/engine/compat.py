@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
 
-from vllm_sim.engine.contact import Contact, Entry, Override, Promotion, Rebinding, Value
+from vllm_sim.engine.contact import Contact, Entry, Members, Override, Promotion, Rebinding, Value
 from vllm_sim.vllm_version import VersionError
 
 __all__ = ["TABLE", "VersionError", "apply", "revert"]
@@ -23,7 +23,7 @@ __all__ = ["TABLE", "VersionError", "apply", "revert"]
 class Admitting(Protocol):
     """An executor that sees each request as it arrives."""
 
-    def admit(self, request: Any) -> None: ...
+    def admit(self, request: Any, fail: Callable[[], None]) -> None: ...
 
 
 def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -31,7 +31,8 @@ def _admitting(original: Callable[..., Any]) -> Callable[..., Any]:
     def preprocess_add_request(self: Any, request: Any) -> Any:
         result = original(self, request)
         if isinstance(self.model_executor, Admitting):
-            self.model_executor.admit(result[0])
+            request_id, scheduler = result[0].request_id, self.scheduler
+            self.model_executor.admit(result[0], lambda: ERRORS.put(scheduler, request_id))
         return result
 
     return preprocess_add_request
@@ -82,6 +83,13 @@ LENGTH = Value(
     upstream="vllm/v1/core/sched/utils.py, check_stop",
     delete_when="see finish",
     type=int,
+)
+ERRORS = Members(
+    name="errors",
+    target="vllm.v1.core.sched.scheduler:Scheduler.grammar_compile_error_reqs",
+    why="the option failures ends a request with an error within its answer, as upstream does those in this set",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.update_from_output",
+    delete_when="a step's output can say that a request has failed",
 )
 EVICTION = Rebinding(
     name="eviction",
@@ -231,6 +239,15 @@ COMPUTED = Value(
     delete_when=_SPARSE_END,
     type=int,
 )
+RANKS = Value(
+    name="ranks",
+    target="vllm.distributed.parallel_state:GroupCoordinator.world_size",
+    why="a model is built as the first of several devices has it, to see its share of the cache, in one process that "
+    "never communicates; set back once it is built",
+    upstream="vllm/distributed/parallel_state.py, get_tensor_model_parallel_world_size, which layers call",
+    delete_when="a model can be built for a number of ranks that are not there",
+    type=int,
+)
 VARIABLE = Entry(
     name="variable",
     target="vllm.envs:environment_variables",
@@ -248,8 +265,8 @@ MODULE = Entry(
 )
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, CHAT_LOG,
-    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, VARIABLE, MODULE,
+    FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, CHAT_LOG,
+    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE,
 )  # fmt: skip
 
 

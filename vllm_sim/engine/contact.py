@@ -152,6 +152,23 @@ class Entry(Contact):
         found.setdefault(key, value)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Members(Contact):
+    """A set of one object that gets a member; the target's class makes it in its constructor."""
+
+    def check(self) -> None:
+        owner, name = _split(self.target)
+        if name not in owner.__init__.__code__.co_names:
+            raise _missing(self.target, "its constructor does not set it")
+
+    def put(self, instance: object, member: str) -> None:
+        """Adds a member."""
+        found = getattr(instance, self._owner(instance), None)
+        if not isinstance(found, set):
+            raise _missing(self.target, f"as a set: it is {found!r}")
+        found.add(member)
+
+
 class Absent(NamedTuple):
     """A field that some of the supported versions of vLLM do not have."""
 

@@ -2,7 +2,8 @@
 
 Faithful to vLLM 0.32 (v1/executor/abstract.py, v1/worker/gpu_worker.py): what is scheduled, computed, cached, evicted
 and preempted is upstream's own; the token of a request at a position does not depend on how it was scheduled. Not
-modelled: the time of a step (a step is answered at once), sampling, and everything a request can ask of logits.
+modelled: sampling, and everything a request can ask of logits. A step is answered at once, or at the pace of a latency
+model (pace.py).
 """
 
 import logging
@@ -22,8 +23,11 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
+from vllm_sim.engine.failures import Failures, Kind
 from vllm_sim.engine.kv_cache import Layers, available_bytes, is_plain, plain_layers
 from vllm_sim.engine.options import parse_options
+from vllm_sim.engine.pace import PacedResult, make_pacer
+from vllm_sim.step_load import load_of
 from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
 
 logger = init_logger("vllm.vllm_sim.executor")
@@ -40,6 +44,10 @@ class _Answer:
     goes_on: bool
     """Whether deterministic tokens follow the last one; else nothing behind it is ever used."""
     stream: int
+    failure: Kind | None = None
+    """What it meets on purpose (failures.py)."""
+    fail: Callable[[], None] | None = None
+    """Ends the request with an error."""
 
 
 class ReplayExecutor(Executor):
@@ -52,6 +60,9 @@ class ReplayExecutor(Executor):
         self._layers = self._load_layers()
         self._running: dict[str, _Answer] = {}
         self._sampled: ModelRunnerOutput | None = None
+        self._failures = Failures(self._options.failures)
+        self._pacer = make_pacer(self._options, self.vllm_config)
+        self._end_s = 0.0
 
     def _load_layers(self) -> Layers:
         """What workers would report once they have loaded the model."""
@@ -71,8 +82,10 @@ class ReplayExecutor(Executor):
 
     # What a request is answered with
 
-    def admit(self, request: Request) -> None:
+    def admit(self, request: Request, fail: Callable[[], None]) -> None:
         """Chooses the row of a request when it arrives; called by the rebinding in compat.py.
+
+        `fail` ends the request with an error, if that is what it is to meet.
 
         A recorded response that was cut by its length ends this one by its length too: upstream then stops at
         request.max_tokens, which is lowered here.
@@ -84,6 +97,10 @@ class ReplayExecutor(Executor):
         if row is not None and self._answers.trace.cut[row] and not params.ignore_eos:
             recorded = max(int(self._answers.trace.response_lengths[row]), params.min_tokens)
             compat.LENGTH.put(request, min(request.max_tokens, recorded))
+        if self._options.failures:
+            answer: _Answer = self._running[request.request_id]
+            answer.failure = self._failures.draw(prompt_digest(np.asarray(request.prompt_token_ids, dtype=np.int32)))
+            answer.fail = fail
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
         """Chooses and notes the answer of a request; returns its row, or None for a prompt that has none."""
@@ -171,7 +188,10 @@ class ReplayExecutor(Executor):
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
         result, self._sampled = self._sampled, None
         assert result is not None
-        return _done(result) if non_block else result
+        if self._pacer is None:
+            return _done(result) if non_block else result
+        paced = PacedResult(result, self._pacer, self._end_s)
+        return paced if non_block else paced.result()
 
     def _step(self, output: SchedulerOutput) -> ModelRunnerOutput | None:
         """The tokens of a step.
@@ -214,11 +234,37 @@ class ReplayExecutor(Executor):
                 sampled.append([answer.tokens[position]])
             except IndexError:
                 sampled.append([self._token_behind(answer, position)])
+        if self._pacer is not None or self._options.failures:
+            self._keep_time(output, request_ids, computed, sampled)
         return ModelRunnerOutput(
             req_ids=request_ids,
             req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
             sampled_token_ids=sampled,
         )
+
+    def _keep_time(
+        self, output: SchedulerOutput, request_ids: list[str], computed: list[int], sampled: list[list[int]]
+    ) -> None:
+        """Says when a step ends, and lets requests fail that are to.
+
+        Args:
+            output: What is scheduled.
+            request_ids: [n]
+            computed: Tokens of each request that are computed already, [n].
+            sampled: Its tokens of this step, [n].
+        """
+        scheduled, delay_ms = output.num_scheduled_tokens, 0.0
+        for request_id, start, tokens in zip(request_ids, computed, sampled, strict=True):
+            answer = self._running[request_id]
+            position = start + scheduled[request_id] - answer.prompt_tokens
+            if answer.failure == "delay" and tokens and position == 0:
+                delay_ms = self._failures.delay_ms
+            if answer.failure == "abort" and tokens and position >= len(answer.tokens) // 2 and answer.fail is not None:
+                answer.fail()
+        if self._pacer is not None:
+            parts = zip(request_ids, computed, sampled, strict=True)
+            load = load_of((scheduled[name], start, bool(tokens)) for name, start, tokens in parts)
+            self._end_s = self._pacer.begin(load, bool(output.scheduled_cached_reqs.req_ids), delay_ms)
 
     def execute_dummy_batch(self) -> None:
         pass
@@ -273,6 +319,8 @@ class ReplayExecutor(Executor):
 
     def shutdown(self) -> None:
         self._running = {}
+        if self._pacer is not None:
+            self._pacer.report()
 
 
 _REPLIES: dict[Any, Any] = {

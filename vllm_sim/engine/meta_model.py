@@ -13,6 +13,8 @@ import torch
 from vllm.config import VllmConfig, set_current_vllm_config
 from vllm.distributed.kv_transfer.kv_connector.utils import get_current_attn_backends
 from vllm.distributed.parallel_state import (
+    GroupCoordinator,
+    get_tp_group,
     init_distributed_environment,
     initialize_model_parallel,
     model_parallel_is_initialized,
@@ -24,6 +26,7 @@ from vllm.utils.torch_utils import set_default_torch_dtype
 from vllm.v1.attention.backends.utils import get_supported_kv_cache_layouts
 from vllm.v1.worker.gpu.attn_utils import get_kv_cache_spec
 
+from vllm_sim.engine import compat
 from vllm_sim.engine.attention import BackendError
 from vllm_sim.engine.contact import configure
 from vllm_sim.engine.kv_cache import Layers
@@ -43,31 +46,61 @@ def build_layers(config: VllmConfig) -> Layers:
     weights: Any = config.quant_config
     if dtype == "auto" and hasattr(weights, "kv_cache_scheme") and weights.kv_cache_scheme is not None:
         raise ValueError("the model's kv_cache_scheme quantises its cache; allowed: kv cache dtype bfloat16 or float16")
-    _join_alone()
-    unquantised = copy.copy(config)
-    configure(unquantised, quant_config=None)
     try:
-        with (
-            set_current_vllm_config(unquantised),
-            set_default_torch_dtype(config.model_config.dtype),
-            torch.device("meta"),
-        ):
-            initialize_model(unquantised)
+        _build(config)
         current_platform.update_block_size_for_backend(config)
         specs = get_kv_cache_spec(config)
         layouts = get_supported_kv_cache_layouts(get_current_attn_backends(config))
     except BackendError:
         raise
     except Exception as error:  # a class may need any kernel, device or package
-        names = ", ".join(config.model_config.architectures)
-        raise ValueError(f"{names} cannot be built without kernels: {type(error).__name__}: {error}") from error
+        raise _refusal(config, error) from error
     return Layers(specs, [layout.name for layout in layouts])
 
 
-def _join_alone() -> None:
-    """Makes the groups of ranks that layers ask for, of one rank; under no model, so that all kinds are made."""
-    if model_parallel_is_initialized():
-        return
-    with set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, get_file_store_init_method(), 0, backend="gloo")
-        initialize_model_parallel(1, 1)
+def build_weights(config: VllmConfig) -> int:
+    """Builds the model of a configuration and counts the bytes of its parameters on one of its devices.
+
+    Raises:
+        ValueError: the model's class cannot be built without kernels.
+    """
+    try:
+        model = _build(copy.deepcopy(config))  # its layers register themselves with the configuration, once
+    except Exception as error:
+        raise _refusal(config, error) from error
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def _build(config: VllmConfig) -> torch.nn.Module:
+    """The model on the device `meta`, as the first of the devices that share its layers has it."""
+    group, devices = _group_of_one(), config.parallel_config.tensor_parallel_size
+    unquantised = copy.copy(config)
+    configure(unquantised, quant_config=None)
+    with (
+        set_current_vllm_config(unquantised),
+        set_default_torch_dtype(config.model_config.dtype),
+        torch.device("meta"),
+    ):
+        compat.RANKS.put(group, devices)
+        try:
+            return initialize_model(unquantised)
+        finally:
+            compat.RANKS.put(group, 1)
+
+
+def _refusal(config: VllmConfig, error: Exception) -> ValueError:
+    names = ", ".join(config.model_config.architectures)
+    return ValueError(f"{names} cannot be built without kernels: {type(error).__name__}: {error}")
+
+
+def _group_of_one() -> GroupCoordinator:
+    """Makes the groups of ranks that layers ask for, of one rank; under no model, so that all kinds are made.
+
+    Returns:
+        The group of tensor parallelism.
+    """
+    if not model_parallel_is_initialized():
+        with set_current_vllm_config(VllmConfig()):
+            init_distributed_environment(1, 0, get_file_store_init_method(), 0, backend="gloo")
+            initialize_model_parallel(1, 1)
+    return get_tp_group()

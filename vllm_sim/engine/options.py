@@ -4,10 +4,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from vllm_sim.engine.contact import configure
+from vllm_sim.engine.failures import check_failures
 
 KEY = "vllm_sim"
 SCHEDULER = "vllm_sim.engine.scheduler.PolicyScheduler"
-_ALLOWED = {"on_miss": ("error", "synthesize"), "on_inexact": ("error", "warn")}
+_ALLOWED = {
+    "on_miss": ("error", "synthesize"),
+    "on_inexact": ("error", "warn"),
+    "latency_model": ("roofline", "table"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +27,18 @@ class PluginOptions:
     """The policy that evicts cached blocks: a registered name but `belady`, or `module:Class`; `lru` is vLLM's own."""
     eviction_params: dict[str, Any] = field(default_factory=dict)
     """The policy's parameters."""
+    pace: float = 0.0
+    """Wall time of a step over that of the latency model: 1 keeps time, 2 takes twice as long, 0 answers at once."""
+    latency_model: str = "roofline"
+    """For pace: `roofline`, or `table` with latency_file."""
+    device: str = "h100"
+    """For pace and roofline."""
+    latency_file: str | None = None
+    """For pace and table: what `vllm-sim calibrate` wrote."""
+    host_overhead_ms: float = 0.0
+    """For pace and roofline: added to each step."""
+    failures: dict[str, Any] = field(default_factory=dict)
+    """Shares of requests that are rejected, aborted or delayed (failures.py)."""
     scheduler_cls: str | None = None
     """The scheduler that the policy is put under, `module.Class`; None: the one that vLLM would use."""
 
@@ -97,5 +114,17 @@ def _check_types(options: PluginOptions) -> None:
         raise ValueError(f"option eviction of {KEY} is {options.eviction!r}; allowed: the name of a policy")
     if not isinstance(options.eviction_params, dict):
         raise ValueError(f"option eviction_params of {KEY} is {options.eviction_params!r}; allowed: an object")
+    for name in ("pace", "host_overhead_ms"):
+        value = getattr(options, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < float("inf"):
+            raise ValueError(f"option {name} of {KEY} is {value!r}; allowed: a number, 0 or more")
+    for name in ("latency_model", "device"):
+        if not isinstance(getattr(options, name), str):
+            raise ValueError(f"option {name} of {KEY} is {getattr(options, name)!r}; allowed: a name")
+    if not isinstance(options.latency_file, str | None):
+        raise ValueError(f"option latency_file of {KEY} is {options.latency_file!r}; allowed: the name of a file")
+    if not isinstance(options.failures, dict):
+        raise ValueError(f"option failures of {KEY} is {options.failures!r}; allowed: an object")
+    check_failures(options.failures)
     if not isinstance(options.scheduler_cls, str | None) or options.scheduler_cls == SCHEDULER:
         raise ValueError(f"option scheduler_cls of {KEY} is {options.scheduler_cls!r}; allowed: another module.Class")

@@ -39,8 +39,8 @@ class ReplayPlatform(Platform):
     device_type = "cpu"
     dispatch_key = "CPU"
     dist_backend = "gloo"
-    _state: "tuple[Any, Any, int] | None" = None
-    """(PluginOptions, Answers, size of the vocabulary), once this process has seen a configuration with a model."""
+    _state: "tuple[Any, Any, int, Any] | None" = None
+    """(PluginOptions, Answers, size of the vocabulary, Failures), once this process has a model's configuration."""
 
     def is_cpu(self) -> bool:
         return True
@@ -134,11 +134,12 @@ class ReplayPlatform(Platform):
     def _load(cls, vllm_config: "VllmConfig", options: Any) -> None:
         from vllm_sim.engine.answers import load_answers
         from vllm_sim.engine.exactness import check_exact
+        from vllm_sim.engine.failures import Failures
 
         model = vllm_config.model_config
         answers = load_answers(model.tokenizer)
         check_exact(answers, model, options.on_inexact)
-        cls._state = (options, answers, model.get_vocab_size())
+        cls._state = (options, answers, model.get_vocab_size(), Failures(options.failures))
 
     @classmethod
     def validate_request(cls, processed_inputs: Any, params: Any) -> None:
@@ -147,14 +148,16 @@ class ReplayPlatform(Platform):
         Raises:
             VLLMValidationError: it asks for what a simulator cannot honour (400).
             VLLMNotFoundError: its prompt is not in the trace (404).
+            QueueOverflowError: it is one of those that are rejected on purpose (503).
         """
-        from vllm_sim.engine.requests import check_parameters, check_prompt
+        from vllm_sim.engine.requests import check_parameters, check_prompt, refuse_on_purpose
 
         assert cls._state is not None
-        options, answers, vocabulary_size = cls._state
+        options, answers, vocabulary_size, failures = cls._state
         try:
             check_parameters(params)
             check_prompt(processed_inputs, answers, options, vocabulary_size)
+            refuse_on_purpose(processed_inputs, failures)
         except VLLMClientError:
             compat.apply_where_imported("chat_log", "completion_log")
             raise

@@ -55,7 +55,6 @@ REFUSALS = (
     Refusal("LoRA", "lora_config", _is_set),
     Refusal("speculative decoding", "speculative_config", _is_set),
     Refusal("pipeline parallelism", "parallel_config.pipeline_parallel_size", _is_several),
-    Refusal("tensor parallelism", "parallel_config.tensor_parallel_size", _is_several),
     Refusal("context parallelism", "parallel_config.decode_context_parallel_size", _is_several),
     Refusal("context parallelism", "parallel_config.prefill_context_parallel_size", _is_several),
     Refusal("a pooling model", "model_config.runner_type", lambda runner: runner == "pooling"),

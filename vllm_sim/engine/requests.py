@@ -3,12 +3,14 @@
 from typing import Any
 
 import numpy as np
-from vllm.exceptions import VLLMNotFoundError, VLLMValidationError
+from vllm.exceptions import QueueOverflowError, VLLMNotFoundError, VLLMValidationError
 from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 
 from vllm_sim.engine.answers import Answers
 from vllm_sim.engine.contact import field
+from vllm_sim.engine.failures import Failures
 from vllm_sim.engine.options import KEY, PluginOptions
+from vllm_sim.trace.tokens import prompt_digest
 
 _SHOWN_TOKENS = 24
 _SHOWN_CHARACTERS = 80
@@ -77,6 +79,17 @@ def check_prompt(engine_input: Any, answers: Answers, options: PluginOptions, vo
         )
     if not answers.has(np.asarray(token_ids, dtype=np.int32)):
         raise VLLMNotFoundError(_miss_message(token_ids, answers))
+
+
+def refuse_on_purpose(engine_input: Any, failures: Failures) -> None:
+    """Refuses a request that the option failures rejects.
+
+    Raises:
+        QueueOverflowError: upstream's own for a full queue (the server answers 503).
+    """
+    prompt = np.asarray(engine_input["prompt_token_ids"], dtype=np.int32)
+    if failures.draw(prompt_digest(prompt)) == "reject":
+        raise QueueOverflowError
 
 
 def _miss_message(token_ids: list[int], answers: Answers) -> str:

@@ -175,6 +175,12 @@ def _over_capacity(
     axes.set_xlabel(f"capacity (blocks of {size:,} tokens)")
     _finish(axes, rate)
     working_set = max((row.get("working_set_blocks", 0) for row in rows), default=0)
+    if working_set:
+        above = axes.secondary_xaxis("top", functions=(lambda at: at / working_set, lambda share: share * working_set))
+        above.set_xlabel("share of the working set", fontsize=8)
+        above.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
+        above.xaxis.set_minor_formatter(NullFormatter())
+        above.tick_params(labelsize=7)
     return save(figure, out, name, [*_caption(group, workload), f"Working set: {working_set:,} blocks.{_seeds(rows)}"])
 
 

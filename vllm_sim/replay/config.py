@@ -84,6 +84,13 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     speedup: Annotated[float, About("divides timestamps and think times", scope="engine", metavar="X")] = 1.0
     latency_model: Annotated[str, About("how long a step takes", scope="engine", choices=MODELS)] = "roofline"
     device: Annotated[str, About("for roofline", scope="engine", choices=tuple(DEVICES))] = "h100"
+    tensor_parallel: Annotated[
+        int,
+        About("devices that share each layer; blocks are those of one", "devices", "engine", at_least=1, metavar="T"),
+    ] = 1
+    host_overhead_ms: Annotated[
+        float, About("for roofline: what the host takes for each step", "ms", "engine", metavar="MS")
+    ] = 0.0
     latency_table: Annotated[
         LatencyTable | None, About("for table: what vllm-sim calibrate fitted", scope="engine")
     ] = None
@@ -123,6 +130,8 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
         if not 0 < self.speedup < float("inf"):
             raise ValueError(f"speedup is {self.speedup}; allowed: more than 0")
+        if not 0 <= self.host_overhead_ms < float("inf"):
+            raise ValueError(f"host_overhead_ms is {self.host_overhead_ms}; allowed: milliseconds, 0 or more")
         if self.raw_blocks and self.backend != "fast":
             raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")
         if self.capacity_blocks == ALL and (self.policy, self.backend) != ("lru", "fast"):
@@ -166,12 +175,16 @@ def heeded_fields(backend: str) -> list[str]:
     return [field.name for field in config_fields() if field.about.scope in scopes]
 
 
+_OPTIONAL: dict[str, Any] = {"engine_args": {}, "tensor_parallel": 1, "host_overhead_ms": 0.0}
+"""The fields that are left out of all rows where they have this default."""
+
+
 def optional_fields(backend: str) -> dict[str, Any]:
     """The fields that are left out of a backend's rows where they have this default."""
     if backend == "engine":
-        return {"engine_args": {}}
+        return _OPTIONAL
     defaults = msgspec.structs.asdict(RunConfig(backend="fast"))
-    return {field.name: defaults[field.name] for field in config_fields() if field.about.scope == "groups"}
+    return _OPTIONAL | {field.name: defaults[field.name] for field in config_fields() if field.about.scope == "groups"}
 
 
 class Field(NamedTuple):

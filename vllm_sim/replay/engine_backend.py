@@ -37,7 +37,14 @@ def run_engine(
     """vLLM's EngineCore in virtual time; arguments as those of `run.run`."""
     path, trace, records = loaded.path, loaded.trace, loaded.records
     assert config.model is not None  # RunConfig refuses an engine without one
-    latency = make_latency(config.latency_model, model_config(config.model), config.device, config.latency_table)
+    latency = make_latency(
+        config.latency_model,
+        model_config(config.model),
+        config.device,
+        config.latency_table,
+        config.tensor_parallel,
+        config.host_overhead_ms,
+    )
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
@@ -230,5 +237,6 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[st
         policy_params=config.policy_params,
         seed=config.seed,
         is_unlimited=config.blocks is None,
-        upstream=config.engine_args,
+        upstream=config.engine_args
+        | ({} if config.tensor_parallel == 1 else {"tensor_parallel_size": config.tensor_parallel}),
     )

@@ -49,7 +49,7 @@ def differences(expected: Path, stored: Row, summary: RunSummary) -> list[str]:
     """
     row = summary.to_row()
     config = {name: value for name, value in summary.config.values().items() if name not in ("model", "warmup")}
-    for name in ("trace_sha256", "warmup_requests", "engine_args", *config):
+    for name in ("trace_sha256", "warmup_requests", "engine_args", "tensor_parallel", "host_overhead_ms", *config):
         if stored.get(name) != row.get(name):
             raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {row.get(name)!r}")
     for found, where in ((stored, str(expected)), (row, "this run")):

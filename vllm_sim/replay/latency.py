@@ -2,8 +2,9 @@
 
 `zero` takes no time. `table` is a plane through steps that a real vLLM timed (calibrate.py). `roofline` is the larger
 of the time to compute and the time to move bytes, for one device and a decoder with grouped-query attention and a gated
-MLP, out of the model's config.json. Not modelled there: launch and host overhead, kernels that use only part of the
-device, communication, quantisation of weights, and the overlap of computing with moving beyond their maximum.
+MLP, out of the model's config.json; then the time of tensor parallelism's all-reduces, and what the host takes for a
+step. Not modelled there: kernels that use only part of the device, the latency of starting kernels and all-reduces,
+quantisation of weights, and the overlap of computing with moving or communicating beyond their maximum.
 """
 
 import json
@@ -29,29 +30,62 @@ class Device:
     Attributes:
         tflops: Dense BF16 matrix operations, 10^12 floating-point operations a second.
         gb_per_s: Memory bandwidth, 10^9 bytes a second.
+        link_gb_per_s: To other devices, in one direction, 10^9 bytes a second. None: it has no link.
+        memory_gib: Memory, in GiB, the vendor's number. None: it depends on the machine.
         source: The document.
     """
 
     tflops: float
     gb_per_s: float
+    link_gb_per_s: float | None
+    memory_gib: int | None
     source: str
 
 
 DEVICES = {
     "h100": Device(
-        989.4, 3350, "NVIDIA H100 Tensor Core GPU datasheet, SXM: BF16 1,979 TFLOPS with sparsity, 3.35 TB/s"
+        989.4,
+        3350,
+        450,
+        80,
+        "NVIDIA H100 Tensor Core GPU datasheet, SXM: BF16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900",
     ),
-    "a100": Device(312, 2039, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM: BF16 312 TFLOPS, 2,039 GB/s"),
-    "l4": Device(121, 300, "NVIDIA L4 Tensor Core GPU datasheet: BF16 242 TFLOPS with sparsity, 300 GB/s"),
+    "a100": Device(
+        312, 2039, 300, 80, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM: BF16 312 TFLOPS, 2,039 GB/s, NVLink 600"
+    ),
+    "l4": Device(
+        121,
+        300,
+        32,
+        24,
+        "NVIDIA L4 Tensor Core GPU datasheet: BF16 242 TFLOPS with sparsity, 300 GB/s, PCIe Gen4 x16 64",
+    ),
     "laptop": Device(
         0.92,
         119.5,
+        None,
+        None,
         "Intel Core Ultra 7 155H, product specifications: LPDDR5x-7467 on 128 bits; 6 performance cores at 4.8 GHz "
         "with 32 FP32 operations a cycle (AVX2, two FMA units)",
     ),
 }
 
+
+def device_bytes(name: str) -> int:
+    """Memory of a device.
+
+    Raises:
+        ValueError: the device is not known, or it has no memory of its own.
+    """
+    known = {name: device.memory_gib for name, device in DEVICES.items() if device.memory_gib is not None}
+    if name not in known:
+        raise ValueError(f"device is {name!r}; allowed where memory is needed: {', '.join(known)}")
+    return known[name] * 2**30
+
+
 MODELS = ("zero", "roofline", "table")
+BOUNDS = ("compute", "bandwidth", "links", "host")
+"""What a step's time is made of; bandwidth is that of the device's memory."""
 COMPUTE_EFFICIENCY = 0.6
 MEMORY_EFFICIENCY = 0.8
 _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
@@ -67,9 +101,13 @@ class Roofline:
     every weight once; keys and values of all positions attended to read once a request, those of new tokens written.
     The efficiencies are assumptions, the same for every device: a large matrix product reaches about 0.6 of the peak,
     a stream through memory about 0.8.
+
+    T devices that share each layer have 1 / T of operations and bytes each, but no less than one key-value head. Two
+    all-reduces a layer then carry hidden size x tokens x 2 bytes, of which a ring sends 2 (T - 1) / T over each link;
+    links are taken to reach 0.8 of their bandwidth too. The host's time for a step is added as it is given.
     """
 
-    def __init__(self, config: dict[str, Any], device: str):
+    def __init__(self, config: dict[str, Any], device: str, tensor_parallel: int = 1, host_overhead_ms: float = 0.0):
         if device not in DEVICES:
             raise ValueError(f"device is {device!r}; allowed: {', '.join(DEVICES)}")
         missing = [name for name in _FIELDS if name not in config]
@@ -79,20 +117,46 @@ class Roofline:
         size = config.get("head_dim") or hidden // heads
         kv_heads = config.get("num_key_value_heads") or heads
         attention = hidden * size * (2 * heads + 2 * kv_heads)
-        self.layer_weights = layers * (attention + 3 * hidden * config["intermediate_size"])
-        self.output_weights = hidden * config["vocab_size"]
-        self.operations_a_pair = 4 * heads * size * layers
-        self.kv_bytes_a_token = 2 * kv_heads * size * layers * _BYTES_A_VALUE
+        shares = tensor_parallel
+        self.layer_weights = layers * (attention + 3 * hidden * config["intermediate_size"]) / shares
+        self.output_weights = hidden * config["vocab_size"] / shares
+        self.operations_a_pair = 4 * heads * size * layers / shares
+        self.kv_bytes_a_token = 2 * max(1, kv_heads / shares) * size * layers * _BYTES_A_VALUE
+        self.host_overhead_ms = host_overhead_ms
+        self.link_ms_a_token = 0.0
+        if shares > 1:
+            link = DEVICES[device].link_gb_per_s
+            if link is None:
+                raise ValueError(
+                    f"device {device} has no link to others; allowed: tensor parallel 1, or another device"
+                )
+            sent = 2 * (shares - 1) / shares * hidden * _BYTES_A_VALUE
+            self.link_ms_a_token = 2 * layers * sent / (link * 1e6 * MEMORY_EFFICIENCY)
         self.operations_per_ms = DEVICES[device].tflops * 1e9 * COMPUTE_EFFICIENCY
         self.bytes_per_ms = DEVICES[device].gb_per_s * 1e6 * MEMORY_EFFICIENCY
 
     def step_ms(self, load: StepLoad) -> float:
         if not load.requests:
             return 0.0
+        compute, bandwidth, links, host = self._parts(load)
+        return max(compute, bandwidth) + links + host
+
+    def bound_by(self, load: StepLoad) -> str:
+        """What takes most of a step: a name of BOUNDS."""
+        parts = dict(zip(BOUNDS, self._parts(load), strict=True))
+        return max(parts, key=lambda name: parts[name])
+
+    def _parts(self, load: StepLoad) -> tuple[float, float, float, float]:
+        """Milliseconds of BOUNDS."""
         weights = self.layer_weights * load.tokens + self.output_weights * load.sampled
         operations = 2 * weights + self.operations_a_pair * load.pairs
         moved = (self.layer_weights + self.output_weights) * _BYTES_A_VALUE + self.kv_bytes_a_token * load.positions
-        return max(operations / self.operations_per_ms, moved / self.bytes_per_ms)
+        return (
+            operations / self.operations_per_ms,
+            moved / self.bytes_per_ms,
+            self.link_ms_a_token * load.tokens,
+            self.host_overhead_ms,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +201,12 @@ def load_table(path: Path) -> LatencyTable:
 
 
 def make_latency(
-    name: str, config: dict[str, Any], device: str, table: LatencyTable | None = None
+    name: str,
+    config: dict[str, Any],
+    device: str,
+    table: LatencyTable | None = None,
+    tensor_parallel: int = 1,
+    host_overhead_ms: float = 0.0,
 ) -> LatencyModel | None:
     """A latency model by its name; None for `zero`, where steps take no time and their load need not be known.
 
@@ -146,6 +215,8 @@ def make_latency(
         config: The model's config.json, for `roofline`.
         device: A name of DEVICES, for `roofline`.
         table: For `table`.
+        tensor_parallel: Devices that share each layer, for `roofline`.
+        host_overhead_ms: What the host takes for each step, for `roofline`.
 
     Raises:
         ValueError: the name or the device is not known, or there is no table.
@@ -153,7 +224,7 @@ def make_latency(
     if name == "zero":
         return None
     if name == "roofline":
-        return Roofline(config, device)
+        return Roofline(config, device, tensor_parallel, host_overhead_ms)
     if name == "table" and table is not None:
         return table
     raise ValueError(f"latency model is {name!r}; allowed: {', '.join(MODELS)}, table with a table")

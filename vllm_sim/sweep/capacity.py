@@ -48,6 +48,18 @@ def capacity_blocks(text: str, block_size: int, working_set_blocks: int, model: 
     return max(1, whole)
 
 
+def size_bytes(text: str) -> int:
+    """Bytes of a size such as 40GiB.
+
+    Raises:
+        ValueError: it is none.
+    """
+    match = _NUMBER.fullmatch(text)
+    if match is None or match[2] not in _BYTES or float(match[1]) == 0:
+        raise ValueError(f"size is {text!r}; allowed: bytes as in 512MiB, 40GiB, 1.5TiB")
+    return int(float(match[1]) * _BYTES[match[2]])
+
+
 def kv_bytes_a_token(model: str | None) -> int:
     """Bytes of a token in the cache: keys and values x layers x key-value heads x head size x bytes a value.
 

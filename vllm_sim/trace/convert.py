@@ -12,6 +12,7 @@ from vllm_sim.terminal import byte_bar
 from vllm_sim.trace.anonymise import anonymise
 from vllm_sim.trace.files import open_output, write_records
 from vllm_sim.trace.formats import CONVERTERS, Dropped, Options, Report
+from vllm_sim.trace.formats.guess import guess_format
 from vllm_sim.trace.record import Record
 
 
@@ -40,7 +41,7 @@ class Anonymity:
 def convert(
     source: Path,
     out: Path,
-    format: str,
+    format: str | None = None,
     options: Options | None = None,
     workload: str | None = None,
     anonymity: Anonymity | None = None,
@@ -48,18 +49,20 @@ def convert(
     """Writes a native trace; it appears under its name only when it is whole.
 
     Args:
-        source: The file to read.
+        source: The file to read, of some formats a folder.
         out: The trace to write; packed if its suffix is .gz or .zst.
-        format: A name of CONVERTERS.
+        format: A name of CONVERTERS; None: it is guessed.
         options: Settings for the converter; the progress bar replaces its on_bytes.
         workload: A tag for every request, in place of its own.
         anonymity: Set for hash ids in place of texts. What is written between the two steps lies in the folder for
             temporary files, and is deleted.
 
     Raises:
-        ValueError: the format is not known, `out` is `source`, or there is nothing to write.
+        ValueError: the format is not known or cannot be guessed, `out` is `source`, or there is nothing to write.
         TraceError: the source breaks its format.
     """
+    if format is None:
+        format = guess_format(source)
     if format not in CONVERTERS:
         raise ValueError(f"format {format!r}; allowed: {', '.join(CONVERTERS)}")
     if out.exists() and source.exists() and out.samefile(source):

@@ -6,6 +6,7 @@
               vllm/benchmarks/serve.py of 0.32 was read)
     recorded  the timestamps of the trace, counted from the source's start
     at_once   all at the source's start
+    file      the i-th session at the i-th time of a public trace (arrival_files.py), divided by speedup
 
 A turn arrives the think time after the turn before it. How long an answer takes is not known before it is served, so
 timestamps leave it out; a replay that waits for answers uses `think_time_ms`. Times that are drawn are whole
@@ -14,15 +15,17 @@ milliseconds.
 
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from vllm_sim.trace.record import Record
+from vllm_sim.workloads.arrival_files import read_arrivals
 from vllm_sim.workloads.distribution import Distribution
 from vllm_sim.workloads.session import Session
 
-Kind = Literal["poisson", "gamma", "recorded", "at_once"]
+Kind = Literal["poisson", "gamma", "recorded", "at_once", "file"]
 Think = Distribution | Literal["recorded"]
 
 
@@ -35,13 +38,24 @@ class Arrivals:
     requests_per_s: float | None = None
     """In place of sessions_per_s: the sessions' rate times their mean number of requests."""
     burstiness: float = 1.0
+    path: Path | None = None
+    """For file."""
+    speedup: float = 1.0
+    """For file."""
 
     def starts_ms(self, sessions: list[Session], generator: np.random.Generator) -> list[float]:
         """When each session begins, from the source's start.
 
         Raises:
-            ValueError: a session that has no recorded time.
+            ValueError: a session that has no recorded time, or a file with fewer times than there are sessions.
         """
+        if self.path is not None:
+            times = read_arrivals(self.path)
+            if len(times) < len(sessions):
+                raise ValueError(
+                    f"{self.path} has {len(times):,} arrivals; allowed: {len(sessions):,} or more, one a session"
+                )
+            return [round(time / self.speedup) for time in times[: len(sessions)]]
         if self.kind == "recorded":
             return [_recorded_ms(session.records[0]) for session in sessions]
         if self.kind == "at_once":

@@ -9,8 +9,8 @@
     workload = "chat"              the tag (default: the trace's own, else NAME)
     tenant, cache_salt             for every request (default: the trace's own)
     start_s, end_s                 nothing arrives before the one (default: 0), or at or after the other
-    arrivals = {kind = "gamma", sessions_per_s = 2.0, burstiness = 0.5}     poisson | gamma | recorded | at_once;
-                                   a rate may be requests_per_s
+    arrivals = {kind = "gamma", sessions_per_s = 2.0, burstiness = 0.5}     poisson | gamma | recorded | at_once | file;
+                                   a rate may be requests_per_s; file has path (a CSV of Azure or BurstGPT) and speedup
     think_ms = {kind = "lognormal", median = 8000, sigma = 1.0}             a distribution, or {kind = "recorded"}
     tool_ms = {kind = "fixed", value = 300}      before a turn that brings a tool's result (default: think_ms)
     get = "COMMAND"                shown where the source's file is missing
@@ -129,8 +129,13 @@ def _read_arrivals(table: TomlTable) -> Arrivals:
         rates[key] = table.need(key, RATES[key])
     if kind == "gamma":
         burstiness = table.need("burstiness", number(1e-3, 1e6))
+    path, speedup = None, 1.0
+    if kind == "file":
+        path, speedup = table.file("path"), table.get("speedup", number(1e-6, 1e6), 1.0)
+        if not path.is_file():
+            raise table.refuse("path", "a CSV of arrivals that is there")
     table.close()
-    return Arrivals(kind=kind, burstiness=burstiness, **rates)
+    return Arrivals(kind=kind, burstiness=burstiness, path=path, speedup=speedup, **rates)
 
 
 def _read_think(table: TomlTable, key: str, default: Think) -> Think:

@@ -38,7 +38,12 @@ def group_facts(manager: KVCacheManager, unit_tokens: int, capacity_tokens: int)
     """What a manager's cache is made of; None where it has one group of full attention."""
     if keeps_everything(manager):
         return None
-    groups = [
+    return GroupFacts(group_shapes(manager), unit_of(manager, unit_tokens), hit_alignment(manager), capacity_tokens)
+
+
+def group_shapes(manager: KVCacheManager) -> list[GroupShape]:
+    """The groups of a manager's cache."""
+    return [
         GroupShape(
             kind, len(group.layer_names), group.kv_cache_spec.block_size, group.kv_cache_spec.page_size_bytes, window
         )
@@ -46,7 +51,6 @@ def group_facts(manager: KVCacheManager, unit_tokens: int, capacity_tokens: int)
             manager.kv_cache_config.kv_cache_groups, manager.kv_cache_event_metadata, strict=True
         )
     ]
-    return GroupFacts(groups, unit_of(manager, unit_tokens), hit_alignment(manager), capacity_tokens)
 
 
 def unit_of(manager: KVCacheManager, unit_tokens: int) -> int:

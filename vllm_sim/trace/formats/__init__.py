@@ -4,7 +4,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from vllm_sim.trace.files import iter_records
-from vllm_sim.trace.formats import bailian, bench_custom, mooncake, openai_chat, sharegpt
+from vllm_sim.trace.formats import (
+    agentic_mooncake,
+    bailian,
+    bench_custom,
+    claude_code,
+    codex,
+    kv_events,
+    lmcache,
+    mooncake,
+    openai_chat,
+    otel,
+    sharegpt,
+    tracelab,
+    weka,
+)
 from vllm_sim.trace.formats.options import Dropped, Options, Report
 from vllm_sim.trace.record import Record
 
@@ -22,6 +36,14 @@ CONVERTERS: dict[str, Converter] = {
     "mooncake": mooncake.convert,
     "bailian": bailian.convert,
     "vllm-custom": bench_custom.convert,
+    "weka": weka.convert,
+    "tracelab": tracelab.convert,
+    "mooncake-agentic": agentic_mooncake.convert,
+    "lmcache": lmcache.convert,
+    "claude-code": claude_code.convert,
+    "codex": codex.convert,
+    "otel": otel.convert,
+    "kv-events": kv_events.convert,
     "native": _native,
 }
 

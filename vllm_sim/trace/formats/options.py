@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Turns = Literal["all", "first", "last"]
@@ -16,13 +16,19 @@ class Options:
     turns: Turns = "all"
     """Which assistant turns of a conversation become requests (ShareGPT, OpenAI)."""
     output_tokens: int | None = None
-    """Generated tokens of a row that does not say how many it has (vllm-custom)."""
+    """Generated tokens of a row that does not say how many it has (vllm-custom, lmcache)."""
+    hash_only: bool = False
+    """Whether texts are left out: hash ids as long as the provider counted (claude-code, codex, otel)."""
     chat_template: bool = True
     """Whether a prompt is the user's turn of a chat, as `vllm bench serve` sends it, or plain text (vllm-custom)."""
     on_bytes: Callable[[int], None] | None = None
     """Called with the number of bytes of the file that were read."""
     strict: bool = False
     """Whether the first thing that would be left out stops the conversion."""
+
+    def as_lengths(self) -> "Options":
+        """The same, without texts."""
+        return replace(self, hash_only=True)
 
 
 class Dropped(ValueError):

@@ -1,0 +1,79 @@
+"""`vllm-sim plan`: its answer meets the level, a smaller one does not, and nothing runs twice."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands import vllm_sim
+from tests.engine.conftest import MODEL
+
+GIB = 2**30
+
+
+@pytest.fixture
+def trace(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Six sessions of three turns that come back every second: their prefixes are hit where the cache keeps them."""
+    rows, size = [], 256
+    for turn in range(3):
+        for session in range(6):
+            ids = [session * 100 + place for place in range(10 + 4 * turn)]
+            own = {"session_id": session, "turn": turn, "timestamp": 1000 * turn + 150 * session, "output_length": 4}
+            rows.append({"hash_ids": ids, "hash_block_size": size, "input_length": size * len(ids), **own})
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def plan(trace: Path, level: str, *options: object) -> tuple[int, list[dict[str, Any]], str]:
+    out = trace.parent / "plan"
+    fixed = ("--model", MODEL, "--device", "l4", "--reserve", "18GiB", "--max-replicas", "2")
+    done = vllm_sim("plan", trace, "--slo", level, "--out", out, *fixed, "--json", *options)
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_the_plan_meets_the_level_and_what_is_smaller_does_not(trace: Path) -> None:
+    code, (row,), said = plan(trace, "ttft_p90<=150ms", "--price-per-hour", "0.5")
+    assert code == 0, said
+    assert (row["met"], row["replicas"], row["cost_per_hour"]) == (True, 1, 0.5)
+    assert row["ttft_ms"]["p90"] <= 150
+    assert row["capacity_gib"] == pytest.approx(row["capacity_blocks"] * 16 * 32768 / GIB, abs=0.001)
+    assert 0 < row["capacity_share"] < 1
+    assert sum(row["bound_by"][name] for name in ("compute", "bandwidth", "links", "host")) == pytest.approx(
+        1, abs=0.001
+    )
+    runs = (trace.parent / "plan" / "runs.jsonl").read_text()
+    tried = {run["capacity_blocks"]: run for run in map(json.loads, runs.splitlines())}
+    failed = [blocks for blocks, run in tried.items() if run["rejected_requests"] or run["ttft_ms_p90"] > 150]
+    assert max(failed) < row["capacity_blocks"] <= max(failed) * 1.05 + 1
+    assert (trace.parent / "plan" / "plan-1-lru-16.png").is_file()
+    again = plan(trace, "ttft_p90<=150ms", "--price-per-hour", "0.5")[1]
+    assert again == [row]
+    assert (trace.parent / "plan" / "runs.jsonl").read_text() == runs
+
+
+def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None:
+    code, (row,), _ = plan(trace, "ttft_p50<=1ms")
+    assert (code, row["met"]) == (1, False)
+    assert row["what_it_would_take"].startswith("a device ")
+    assert "times as fast, or more of them for each layer: a request alone" in row["what_it_would_take"]
+
+
+@pytest.mark.parametrize(
+    ("level", "options", "reason"),
+    [
+        ("ttft<=1s", (), "service level has 'ttft<=1s'; allowed: ttft, tpot, e2e"),
+        ("ttft_p99<=1s", ("--device", "tpu"), "device is 'tpu'; allowed where memory is needed: h100, a100, l4"),
+        ("ttft_p99<=1s", ("--load", "0"), "'0' is not a list of loads above 0"),
+        ("ttft_p99<=1s", ("--max-replicas", "0"), "--max-replicas is 0; allowed: 1 or more"),
+        ("ttft_p99<=1s", ("--weights", "9GiB"), "leave nothing for the cache; allowed: more devices"),
+        ("ttft_p99<=1s", ("--price-per-hour", "-1"), "--price-per-hour is -1.0; allowed: 0 or more"),
+    ],
+)
+def test_bad_use_is_one_clear_error(trace: Path, level: str, options: tuple[str, ...], reason: str) -> None:
+    code, rows, said = plan(trace, level, *options)
+    assert code in (1, 2)
+    assert rows == []
+    assert reason in said
+    assert "Traceback" not in said

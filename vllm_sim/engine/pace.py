@@ -1,0 +1,118 @@
+"""A server that keeps time: the result of a step is there when the latency model says so, in wall time.
+
+The steps follow one another as on a device: one begins when it is given, but not before the one before it has ended. A
+step that goes on with requests of the step before it begins with that one's end, however long Python took in between:
+what scheduling and answering take is part of the model's time and not added to it. Where Python needs more than that
+for long, steps end late; by more than MOST_BEHIND_S they are not made up for, and the log says so.
+
+The latency model is one of `vllm_sim.replay.latency`, a layer above: it is named here and imported when it is used.
+"""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.logger import init_logger
+
+from vllm_sim.engine.options import PluginOptions
+from vllm_sim.provenance import load_entry
+from vllm_sim.step_load import StepLoad
+
+logger = init_logger("vllm.vllm_sim.pace")
+
+MOST_BEHIND_S = 0.25
+_LATENCY = "vllm_sim.replay.latency:make_latency"
+_TABLE = "vllm_sim.replay.latency:load_table"
+
+
+class Pacer:
+    """The clock of a device.
+
+    Attributes:
+        steps: How many were begun.
+        model_s: What they take by the latency model, pace and delays included.
+        python_s: What passed between the end of a step and the beginning of the next one that goes on with it.
+        late_s: How much of that the steps could not make up for.
+    """
+
+    def __init__(
+        self,
+        step_ms: Callable[[StepLoad], float],
+        pace: float,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ):
+        self._step_ms, self._pace, self._clock, self._sleep = step_ms, pace, clock, sleep
+        self._end_s = float("-inf")
+        self.steps, self.model_s, self.python_s, self.late_s = 0, 0.0, 0.0, 0.0
+
+    def begin(self, load: StepLoad, goes_on: bool, delay_ms: float = 0.0) -> float:
+        """Begins a step; returns when it ends, by the clock.
+
+        Args:
+            load: What it computes.
+            goes_on: Whether it has a request of an earlier step.
+            delay_ms: What is added to it.
+        """
+        now, took_s = self._clock(), (self._step_ms(load) * self._pace + delay_ms) / 1000
+        start = max(now, self._end_s)
+        if goes_on and now > self._end_s:
+            self.python_s += now - self._end_s
+            start = max(self._end_s, now - MOST_BEHIND_S)
+        self._end_s = start + took_s
+        self.steps, self.model_s = self.steps + 1, self.model_s + took_s
+        self.late_s += max(0.0, now - self._end_s)
+        return self._end_s
+
+    def wait(self, end_s: float) -> None:
+        """Returns at a time of the clock, or at once where it has passed."""
+        left = end_s - self._clock()
+        if left > 0:
+            self._sleep(left)
+
+    def report(self) -> None:
+        """Logs how well time was kept."""
+        if self.steps:
+            logger.info(
+                "Pace: %d steps of %.2f s by the latency model; Python took %.2f s between them, %.2f s too late.",
+                self.steps,
+                self.model_s,
+                self.python_s,
+                self.late_s,
+            )
+
+
+class PacedResult(Future[Any]):
+    """A result that is there at a time: upstream waits for it by `result`."""
+
+    def __init__(self, value: Any, pacer: Pacer, end_s: float):
+        super().__init__()
+        self.set_result(value)
+        self._pacer, self._end_s = pacer, end_s
+
+    def result(self, timeout: float | None = None) -> Any:
+        self._pacer.wait(self._end_s)
+        return super().result(timeout)
+
+
+def make_pacer(options: PluginOptions, config: VllmConfig) -> Pacer | None:
+    """The clock that the options ask for; None where steps are answered at once.
+
+    Args:
+        options: of the plugin.
+        config: vLLM's, whose model and devices the roofline is of.
+
+    Raises:
+        ValueError: the latency model does not go with the device, the model or the file.
+    """
+    if not options.pace:
+        return Pacer(lambda load: 0.0, 1.0) if options.failures.get("delay") else None
+    table = None if options.latency_file is None else load_entry(_TABLE)(Path(options.latency_file))
+    model, devices = config.model_config.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size
+    latency = load_entry(_LATENCY)(
+        options.latency_model, model, options.device, table, devices, options.host_overhead_ms
+    )
+    return Pacer(latency.step_ms, options.pace)

@@ -1,0 +1,188 @@
+"""What a plan comes to: a row for each load, policy and block size.
+
+Goodput counts requests whose own TTFT, TPOT and end-to-end time are within the bounds of the level, whatever percentile
+each is for. What binds a step is asked of the roofline, weighted by the step's time; a step under `table` has no parts.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+import numpy as np
+
+from vllm_sim.replay.config import About, RunConfig
+from vllm_sim.replay.engine_backend import model_config
+from vllm_sim.replay.latency import BOUNDS, Roofline
+from vllm_sim.replay.outcome import Outcome
+from vllm_sim.replay.run import run
+from vllm_sim.sweep.planning import Planned, Wanted
+from vllm_sim.sweep.replicas import ROUTER, split_sessions
+from vllm_sim.sweep.runs import load
+from vllm_sim.sweep.service_level import Bound
+
+SCHEMA = 1
+
+
+class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
+    """A deployment; numbers of several replicas are sums, the worst percentile, or the mean over requests."""
+
+    schema: int = SCHEMA
+    trace: Annotated[str, About("the trace's file name")]
+    trace_sha256: str
+    model: str | None
+    device: str
+    tensor_parallel: int
+    service_level: str
+    load: Annotated[float, About("arrivals and think times divided by it")]
+    met: bool
+    what_it_would_take: Annotated[str | None, About("where the level is not met")] = None
+    replicas: int
+    router: str = ROUTER
+    policy: str
+    policy_params: dict[str, Any]
+    block_size: Annotated[int, About("as given", "tokens")]
+    capacity_blocks: Annotated[int, About("of a replica", "blocks")]
+    capacity_tokens: Annotated[int, About("of a replica, by vLLM's estimate", "tokens")]
+    capacity_gib: Annotated[float, About("of each device", "GiB")]
+    capacity_share: Annotated[float, About("of what a device holds")]
+    token_hit_rate: float
+    ttft_ms: Annotated[dict[str, float | None], About("percentiles", "ms")]
+    tpot_ms: Annotated[dict[str, float | None], About("percentiles", "ms")]
+    e2e_ms: Annotated[dict[str, float | None], About("percentiles", "ms")]
+    preemptions: int
+    output_tokens_per_s: float
+    goodput_requests_per_s: Annotated[float, About("within all bounds", "requests/s")]
+    bound_by: Annotated[dict[str, float], About("shares of the time of steps; memory: share of requests preempted")]
+    cost_per_hour: float | None = None
+    cost_per_million_output_tokens: float | None = None
+
+
+class Explained(NamedTuple):
+    """What the runs of a deployment say beyond their rows."""
+
+    outcomes: list[Outcome]
+    shares: dict[str, float]
+    """Of the time of steps, by a name of BOUNDS; empty where the latency model has no parts."""
+
+
+class _Loads:
+    """Follows a run: how long each of BOUNDS bound its steps, in milliseconds."""
+
+    def __init__(self, roofline: Roofline | None):
+        self.ms = dict.fromkeys(BOUNDS, 0.0)
+        self._roofline = roofline
+
+    def step(self, step: Any) -> None:
+        """A step that has ended."""
+        if self._roofline is not None and step.load.requests:
+            self.ms[self._roofline.bound_by(step.load)] += step.end_ms - step.start_ms
+
+    def request(self, result: Any) -> None:
+        """A request that has ended: nothing to note."""
+
+
+def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out: Path) -> PlanRow:
+    """The row of what was found; runs its deployment once more, to see what binds it."""
+    probe, level = planned.probe, wanted.level
+    explained = _explain(wanted, planned, out)
+    rows = probe.rows
+    tokens_per_s = sum(row["output_tokens_per_s"] or 0.0 for row in rows)
+    cost = None if price_per_hour is None else price_per_hour * probe.replicas * probe.config.tensor_parallel
+    blocks = probe.config.blocks
+    assert blocks is not None
+    requests = sum(row["requests"] for row in rows)
+    preempted = sum(int((one.schedule.preemptions > 0).sum()) for one in explained.outcomes if one.schedule is not None)
+    return PlanRow(
+        trace=wanted.trace.name,
+        trace_sha256=load(wanted.trace, wanted.config.model).trace.sha256,
+        model=None if wanted.config.model is None else Path(wanted.config.model).name,
+        device=probe.config.device,
+        tensor_parallel=probe.config.tensor_parallel,
+        service_level=",".join(map(str, level)),
+        load=probe.load,
+        met=planned.met,
+        what_it_would_take=None if planned.met else _what_it_would_take(wanted, planned),
+        replicas=probe.replicas,
+        policy=probe.config.policy,
+        policy_params=probe.config.policy_params,
+        block_size=probe.config.block_size,
+        capacity_blocks=blocks,
+        capacity_tokens=int(probe.room.tokens * blocks / probe.room.blocks),
+        capacity_gib=round(blocks * probe.room.bytes_per_block / 2**30, 3),
+        capacity_share=round(blocks / probe.room.blocks, 4),
+        token_hit_rate=round(
+            sum(row["hit_tokens"] for row in rows) / max(1, sum(row["prompt_tokens"] for row in rows)), 6
+        ),
+        ttft_ms=_percentiles(rows, "ttft"),
+        tpot_ms=_percentiles(rows, "tpot"),
+        e2e_ms=_percentiles(rows, "e2e"),
+        preemptions=sum(row["preemptions"] for row in rows),
+        output_tokens_per_s=round(tokens_per_s, 3),
+        goodput_requests_per_s=round(sum(_goodput(level, one) for one in explained.outcomes), 4),
+        bound_by=explained.shares | {"memory": round(preempted / max(1, requests), 4)},
+        cost_per_hour=cost,
+        cost_per_million_output_tokens=None
+        if cost is None or not tokens_per_s
+        else round(cost / 3600 / tokens_per_s * 1e6, 4),
+    )
+
+
+def _explain(wanted: Wanted, planned: Planned, out: Path) -> Explained:
+    probe = planned.probe
+    config: RunConfig = probe.config
+    roofline = None
+    if config.latency_model == "roofline":
+        assert config.model is not None
+        settings = config.tensor_parallel, config.host_overhead_ms
+        roofline = Roofline(model_config(config.model), config.device, *settings)
+    loads, outcomes = _Loads(roofline), []
+    for share in split_sessions(wanted.trace, probe.replicas, out / "replicas"):
+        outcomes.append(run(load(share, config.model), config, watcher=loads).outcome)
+    total = sum(loads.ms.values())
+    return Explained(outcomes, {name: round(ms / total, 4) for name, ms in loads.ms.items()} if total else {})
+
+
+def _percentiles(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float | None]:
+    found: dict[str, float | None] = {}
+    for share in (50, 90, 99):
+        values = [row.get(f"{metric}_ms_p{share}") for row in rows]
+        found[f"p{share}"] = max((value for value in values if value is not None), default=None)
+    return found
+
+
+def _goodput(level: Iterable[Bound], outcome: Outcome) -> float:
+    schedule = outcome.schedule
+    assert schedule is not None  # the engine has one
+    tokens = outcome.output_tokens
+    spans = {
+        "ttft": schedule.first_token_ms - schedule.arrival_ms,
+        "tpot": (schedule.end_ms - schedule.first_token_ms) / np.maximum(tokens - 1, 1),
+        "e2e": schedule.end_ms - schedule.arrival_ms,
+    }
+    within = ~outcome.rejected
+    for bound in level:
+        within &= spans[bound.metric] <= bound.most_ms
+    served = ~outcome.rejected
+    if not served.any():
+        return 0.0
+    seconds = float(schedule.end_ms[served].max() - schedule.arrival_ms[served].min()) / 1000
+    return float(within.sum()) / seconds if seconds > 0 else 0.0
+
+
+def _what_it_would_take(wanted: Wanted, planned: Planned) -> str:
+    """Why the level is not met, and by how much."""
+    probe, alone = planned.probe, planned.alone
+    assert alone is not None
+    found = "; ".join(dict.fromkeys(probe.misses(wanted.level)))
+    excess = max((alone[bound.field] or 0.0) / bound.most_ms for bound in wanted.level)
+    if excess > 1:
+        return (
+            f"a device {excess:.2f} times as fast, or more of them for each layer: a request alone, with nothing ever "
+            f"evicted, is not within the level ({found})"
+        )
+    first = planned.tried[0].excess(wanted.level)
+    return (
+        f"more than {probe.replicas} replicas: with 1 the level is missed by a factor of {first:.2f}, with "
+        f"{probe.replicas} by {probe.excess(wanted.level):.2f} ({found}); a request alone is within it"
+    )

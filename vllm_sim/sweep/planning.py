@@ -1,0 +1,208 @@
+"""The smallest deployment that meets a service level: replicas, then KV cache, by runs of the engine in virtual time.
+
+For each load (speedup of the trace), policy and block size:
+
+1. How many blocks a device holds: vLLM's own start of an engine (engine/model_cache.py).
+2. Replicas: with all of that memory, 1, 2, 4 ... until the level is met, then bisection. A replica serves the sessions
+   that are dealt to it (replicas.py); the level must hold for each.
+3. Cache: bisection of the capacity until the smallest that meets the level is known to PRECISION. Where LRU's curve of
+   the `fast` backend has all its hits well below the device's capacity, the search begins there.
+
+Assumed: more replicas or more blocks never make a level fail that was met. Every run is a row of OUT/runs.jsonl, which
+the runner of sweeps keeps, so a plan that is asked again computes nothing again.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec.structs import replace
+
+from vllm_sim.models.layers import keeps_less
+from vllm_sim.replay.cache_facts import cache_facts
+from vllm_sim.replay.config import ALL, RunConfig
+from vllm_sim.replay.latency import device_bytes
+from vllm_sim.replay.rows import Row
+from vllm_sim.sweep.grid import sweep
+from vllm_sim.sweep.replicas import split_sessions
+from vllm_sim.sweep.runs import GridRun, curve_summary, load
+from vllm_sim.sweep.service_level import Bound, failures, worst
+
+PRECISION = 1.05
+"""Between a capacity that meets the level and one that does not."""
+MOST_REPLICAS = 8
+_NEAR = 0.001
+"""A hit rate that is so near another counts as the same, where the search begins."""
+
+
+class Wanted(NamedTuple):
+    """What a plan is made for."""
+
+    trace: Path
+    config: RunConfig
+    """Model, device and all that the runs have in common."""
+    level: tuple[Bound, ...]
+    loads: tuple[float, ...] = (1.0,)
+    policies: tuple[str, ...] = ("lru",)
+    block_sizes: tuple[int, ...] = (16,)
+    most_replicas: int = MOST_REPLICAS
+    memory: dict[str, Any] | None = None
+    """What `engine.model_cache.Memory` has besides the total."""
+
+
+class Room(NamedTuple):
+    """What a device holds."""
+
+    blocks: int
+    least_blocks: int
+    """That the longest request needs."""
+    bytes_per_block: int
+    tokens: int
+
+
+class Probe(NamedTuple):
+    """A deployment that was tried."""
+
+    load: float
+    replicas: int
+    config: RunConfig
+    rows: list[Row]
+    """Of each replica."""
+    room: Room
+
+    def misses(self, level: tuple[Bound, ...]) -> list[str]:
+        """What does not meet the level."""
+        return [text for row in self.rows for text in failures(level, row)]
+
+    def excess(self, level: tuple[Bound, ...]) -> float:
+        """The largest of value / bound over the replicas."""
+        return max(worst(level, row) for row in self.rows)
+
+
+class Planned(NamedTuple):
+    """What was found for a load, a policy and a block size."""
+
+    probe: Probe
+    """The smallest that meets the level; else the largest that was tried."""
+    met: bool
+    tried: list[Probe]
+    alone: Row | None
+    """Where the level was not met: a request at a time, nothing ever evicted."""
+
+
+def plan(wanted: Wanted, out: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[Planned]:
+    """Searches, for each load, policy and block size.
+
+    Args:
+        wanted: what for.
+        out: folder for the rows of the runs, and for the replicas' shares of the trace.
+        say: called with lines that say what happens.
+
+    Raises:
+        ValueError: the model does not fit the device, or a value does not go with another.
+    """
+    for load_ in wanted.loads:
+        for size in wanted.block_sizes:
+            room = _room(wanted, size)
+            for policy in wanted.policies:
+                config = replace(wanted.config, policy=policy, block_size=size, speedup=load_)
+                yield _Search(wanted, config, room, out, say).run()
+
+
+def _room(wanted: Wanted, block_size: int) -> Room:
+    config = wanted.config
+    assert config.model is not None  # the engine needs one
+    trace = load(wanted.trace, config.model).trace
+    longest = int((trace.prompt_lengths + trace.response_lengths).max()) + 1
+    memory = {"total": device_bytes(config.device)} | (wanted.memory or {})
+    facts = cache_facts(config.model, memory, config.tensor_parallel, longest, {"block_size": block_size})
+    assert facts.blocks is not None
+    assert facts.kv_cache_size_tokens is not None
+    least = -(-facts.longest_request_bytes // facts.bytes_per_block)
+    return Room(facts.blocks, least, facts.bytes_per_block, facts.kv_cache_size_tokens)
+
+
+class _Search:
+    """The search for one load, policy and block size."""
+
+    def __init__(self, wanted: Wanted, config: RunConfig, room: Room, out: Path, say: Callable[[str], None]):
+        self.wanted, self.config, self.room, self.out, self.say = wanted, config, room, out, say
+        self.tried: list[Probe] = []
+
+    def run(self) -> Planned:
+        """The smallest number of replicas, then the smallest cache."""
+        found = self._replicas()
+        if found is None:
+            return Planned(self.tried[-1], False, self.tried, self._alone())
+        return Planned(self._capacity(found), True, self.tried, None)
+
+    def _try(self, replicas: int, blocks: int) -> Probe:
+        config = replace(self.config, capacity_blocks=blocks)
+        shares = split_sessions(self.wanted.trace, replicas, self.out / "replicas")
+        rows = sweep([GridRun(share, config) for share in shares], self.out / "runs.jsonl", jobs=1)
+        probe = Probe(config.speedup, replicas, config, rows, self.room)
+        self.tried.append(probe)
+        verdict = "meets the level" if probe.excess(self.wanted.level) <= 1 else "does not"
+        self.say(f"load {config.speedup:g}, {config.policy}: {replicas} replicas of {blocks:,} blocks: {verdict}")
+        return probe
+
+    def _meets(self, probe: Probe) -> bool:
+        return not probe.misses(self.wanted.level)
+
+    def _replicas(self) -> Probe | None:
+        """With all the memory of each device; None where too many would be needed."""
+        failed, replicas = 0, 1
+        while not self._meets(probe := self._try(replicas, self.room.blocks)):
+            failed = replicas
+            if replicas == self.wanted.most_replicas:
+                return None
+            replicas = min(2 * replicas, self.wanted.most_replicas)
+        while replicas - failed > 1:
+            middle = (replicas + failed) // 2
+            tried = self._try(middle, self.room.blocks)
+            if self._meets(tried):
+                replicas, probe = middle, tried
+            else:
+                failed = middle
+        return probe
+
+    def _capacity(self, best: Probe) -> Probe:
+        """The smallest cache of a replica, from a deployment with all the memory."""
+        low, high = self.room.least_blocks - 1, self.room.blocks
+        guess = self._enough(best.replicas)
+        if guess < high:
+            probe = self._try(best.replicas, guess)
+            if self._meets(probe):
+                best, high = probe, guess
+            else:
+                low = guess
+        while high - low > 1 and high > low * PRECISION:
+            middle = max(low + 1, int((max(low, 1) * high) ** 0.5))
+            probe = self._try(best.replicas, middle)
+            if self._meets(probe):
+                best, high = probe, middle
+            else:
+                low = middle
+        return best
+
+    def _enough(self, replicas: int) -> int:
+        """Where LRU has all its hits, with room for the longest request; the whole device if that is unknown."""
+        config = replace(self.config, backend="fast", policy="lru", policy_params={}, capacity_blocks=ALL)
+        if config.model is None or keeps_less(config.model):
+            return self.room.blocks
+        enough = 0
+        for share in split_sessions(self.wanted.trace, replicas, self.out / "replicas"):
+            curve = curve_summary(share, config).curve
+            assert curve is not msgspec.UNSET  # capacity all has one
+            rates = curve.token_hit_rate
+            within = [at for at in range(len(rates)) if curve.capacity_blocks[at] <= self.room.blocks]
+            most = rates[within[-1]] if within else 0.0
+            place = next((at for at in within if rates[at] >= most - _NEAR), 0)
+            enough = max(enough, curve.capacity_blocks[place])
+        return min(self.room.blocks, enough + self.room.least_blocks)
+
+    def _alone(self) -> Row:
+        """A request at a time, with a cache that never evicts: no deployment of this device is faster."""
+        config = replace(self.config, policy="lru", policy_params={}, capacity_blocks=None, concurrency=1)
+        return sweep([GridRun(self.wanted.trace, config)], self.out / "runs.jsonl", jobs=1)[0]
