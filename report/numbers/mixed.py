@@ -154,8 +154,8 @@ def _isolation(rows: Rows) -> Numbers:
             rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=capacity, tenants=kind)
             for capacity in capacities
         ]
-        costs = [f"{signed(row['cost'] * 100)} ({between(row['cost_ci95'], digits=2)})" for row in cells]
-        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *costs])
+        shown = [f"{signed(row['cost'] * 100)} ({between(row['cost_ci95'], digits=2)})" for row in cells]
+        table.append([KINDS.get(kind, f"{kind} tenants"), number(cells[0]["salts"]), *shown])
     dealt = [kind for kind in kinds if kind not in KINDS]
     costs = {kind: {row["capacity"]: row["cost"] for row in chosen if row["tenants"] == kind} for kind in dealt}
     last = rows.one("isolation", mix=MATRIX_MIX, policy="lru", block_size=BLOCK, capacity=MAIN, tenants=kinds[-1])
