@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import vllm_sim
+from vllm_sim.engine.contact import first_of
+from vllm_sim.vllm_version import VersionError
 
 PACKAGE = Path(vllm_sim.__file__).parent
 ALLOWED = {"contact.py"}
@@ -201,3 +203,9 @@ def test_a_change_of_what_may_be_vllms_is_found(text: str) -> None:
 )
 def test_a_change_of_what_is_ours_is_none(text: str) -> None:
     assert changes(text) == []
+
+
+def test_a_name_that_upstream_has_moved_is_found_where_it_is() -> None:
+    assert first_of("vllm.nowhere:one", "vllm.v1.core.block_pool:BlockPool").__name__ == "BlockPool"
+    with pytest.raises(VersionError, match=r"has no vllm\.nowhere:one or vllm\.config:Nothing that vllm_sim can use"):
+        first_of("vllm.nowhere:one", "vllm.config:Nothing")

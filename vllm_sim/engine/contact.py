@@ -214,6 +214,21 @@ def configure(config: object, **values: Any) -> None:
         setattr(config, name, value)
 
 
+def first_of(*targets: str) -> Any:
+    """What the first of these module:attribute paths names that this vLLM has: upstream moves names between versions.
+
+    Raises:
+        VersionError: it has none of them.
+    """
+    for target in targets:
+        try:
+            owner, name = _resolve(target)
+        except VersionError:
+            continue
+        return getattr(owner, name)
+    raise _missing(" or ".join(targets), "neither is there")
+
+
 def _split(target: str) -> tuple[Any, str]:
     """What has a target, and the target's name there."""
     module, _, path = target.partition(":")

@@ -10,12 +10,9 @@ from typing import Any, NamedTuple
 
 from vllm.config import VllmConfig
 from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
-from vllm.v1.core.kv_cache_utils import (
-    _max_memory_usage_bytes_from_groups,
-    _pool_bytes_per_block,
-    get_kv_cache_groups,
-)
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec
+
+from vllm_sim.engine.cache_plan import block_bytes, groups_of, request_bytes
 
 DEFAULT_BYTES = 4 * 2**30
 """KV cache without --num-gpu-blocks-override and --kv-cache-memory-bytes: 131,072 tokens of Llama 3.2 1B in bfloat16;
@@ -66,23 +63,21 @@ def plain_layers(config: VllmConfig) -> Layers:
 
 
 def available_bytes(config: VllmConfig, specs: Mapping[str, KVCacheSpec]) -> int:
-    """Memory for the KV cache: what was asked for, else DEFAULT_BYTES or the longest request, whichever is more.
+    """Memory for the KV cache: what is configured, else DEFAULT_BYTES or the longest request, whichever is more.
 
     Args:
         config: whose layout upstream has resolved.
         specs: of the layers.
     """
-    asked = config.cache_config.kv_cache_memory_bytes
-    if asked:
-        return asked
-    groups = get_kv_cache_groups(config, dict(specs))
-    one_block = _pool_bytes_per_block(config, groups)
-    return max(DEFAULT_BYTES, _max_memory_usage_bytes_from_groups(config, groups) + one_block)
+    configured = config.cache_config.kv_cache_memory_bytes
+    if configured:
+        return configured
+    groups = groups_of(config, specs)
+    return max(DEFAULT_BYTES, request_bytes(config, groups) + block_bytes(config, groups))
 
 
 def ample_bytes(config: VllmConfig, specs: Mapping[str, KVCacheSpec], lengths: Sequence[int]) -> int:
     """Memory in which requests of these lengths, in tokens, have room at once, so that nothing is ever evicted."""
-    groups = get_kv_cache_groups(config, dict(specs))
+    groups = groups_of(config, specs)
     blocks = sum(length // group.kv_cache_spec.block_size + 2 for group in groups for length in lengths)
-    least = _max_memory_usage_bytes_from_groups(config, groups)
-    return (blocks + 1) * _pool_bytes_per_block(config, groups) + least
+    return (blocks + 1) * block_bytes(config, groups) + request_bytes(config, groups)

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
-from vllm.v1.core.kv_cache_utils import _max_memory_usage_bytes_from_groups, _pool_bytes_per_block
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.engine.backends.cache_groups import GroupShape, group_shapes, hit_alignment
+from vllm_sim.engine.cache_plan import block_bytes, request_bytes
 from vllm_sim.engine.contact import configure, field
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -148,14 +148,14 @@ def _read(core: EngineCore, memory: int | None, weights: int | None) -> CacheFac
     longest = config.model_config.max_model_len
     alignment = hit_alignment(manager)
     groups = manager.kv_cache_config.kv_cache_groups
-    needed = _max_memory_usage_bytes_from_groups(config, groups)
+    needed = request_bytes(config, groups)
     facts = CacheFacts(
         tensor_parallel=config.parallel_config.tensor_parallel_size,
         max_model_len=longest,
         groups=group_shapes(manager),
         block_size=manager.coordinator.scheduler_block_size,
         hash_block_size=manager.block_pool.hash_block_size,
-        bytes_per_block=_pool_bytes_per_block(config, groups),
+        bytes_per_block=block_bytes(config, groups),
         longest_request_bytes=needed,
         bytes_per_token=needed / longest,
         hit_alignment_tokens=alignment,
