@@ -14,7 +14,7 @@ from vllm.v1.core.kv_cache_utils import BlockHash, KVCacheBlock, make_block_hash
 
 from benchmarks.rows import Measured, Measurement
 from vllm_sim.engine.backends.blockpool import make_manager
-from vllm_sim.engine.pool import adopt
+from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.compiled import native
@@ -164,7 +164,7 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     """
     manager = make_manager(CAPACITY)
     if policy is not None:
-        adopt(manager, OnlineCache(policy, online_context(policy, CAPACITY)), lambda request: (0, 0))
+        adopt(manager, OnlineCache(policy, online_context(policy, CAPACITY)), lambda request: Description(0))
     pool: Any = manager.block_pool
     pool.enable_kv_cache_events = False
     rounds = 3 * CAPACITY // chain

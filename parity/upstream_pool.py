@@ -76,15 +76,15 @@ def _put_pool() -> None:
     from vllm.v1.core import block_pool
     from vllm.v1.core.kv_cache_manager import KVCacheManager
 
-    from vllm_sim.engine.pool import PolicyBlockPool, adopt, check_supported
+    from vllm_sim.engine.pool import Description, PolicyBlockPool, adopt, check_supported
     from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
     def online(pool: Any) -> OnlineCache:
         return OnlineCache("lru", online_context("lru", pool.num_gpu_blocks - 1))
 
-    def describe() -> Callable[[Any], tuple[int, int]]:
+    def describe() -> Callable[[Any], Description]:
         numbers = itertools.count()
-        return lambda request: (next(numbers), 0)
+        return lambda request: Description(next(numbers))
 
     upstream = KVCacheManager.__init__
 

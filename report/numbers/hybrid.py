@@ -9,7 +9,8 @@ import numpy as np
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, signed, spaced
-from vllm_sim.eviction.policies.hybrid import AGES, USES, Hybrid
+from vllm_sim.eviction.hazard_classes import AGES, MOST_ROWS
+from vllm_sim.eviction.policies.hybrid import USES, Hybrid
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.bootstrap import ratio_intervals
@@ -33,9 +34,9 @@ def policy_numbers() -> Numbers:
     return values_of | {
         "uses": str(USES),
         "ages": str(AGES),
-        "classes": str(USES * USES),
+        "classes": number(MOST_ROWS),
         "buckets": _buckets(small),
-        "refresh": f"{large.refresh_blocks / large.blocks:g}",
+        "refresh": f"{large.refresh_blocks / 2**20:g}",
         "refresh_least": number(small.refresh_blocks),
     }
 

@@ -7,7 +7,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 
 from tests.eviction.test_policies import random_requests
 from vllm_sim.engine.backends.blockpool import run
-from vllm_sim.engine.pool import adopt
+from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.simulate import simulate
@@ -30,7 +30,7 @@ def test_a_second_cache_group_is_refused() -> None:
     config = KVCacheConfig(CAPACITY + 1, kv_cache_tensors=[], kv_cache_groups=groups)
     manager = KVCacheManager(config, max_model_len=64, scheduler_block_size=2, hash_block_size=2)
     with pytest.raises(ValueError, match="2 cache groups"):
-        adopt(manager, OnlineCache("arc", online_context("arc", CAPACITY)), lambda request: (0, 0))
+        adopt(manager, OnlineCache("arc", online_context("arc", CAPACITY)), lambda request: Description(0))
 
 
 @pytest.mark.parametrize("category", [-1, 2])

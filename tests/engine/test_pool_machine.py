@@ -13,8 +13,9 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.request import Request, RequestStatus
 
 from vllm_sim.engine.backends.blockpool import make_manager
-from vllm_sim.engine.pool import adopt
+from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.policy import RequestFacts
 from vllm_sim.eviction.registry import POLICIES
 
 # The name `lru` means upstream's own queue.
@@ -58,12 +59,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.told: list[int] = []
         tell = self.online.serve
 
-        def serve(category: int, request: int, hittable: int) -> None:
+        def serve(category: int, request: int, hittable: int, facts: RequestFacts) -> None:
             self.told += [request] if request >= 0 else []
-            tell(category, request, hittable)
+            tell(category, request, hittable, facts)
 
         self.online.serve = serve  # type: ignore[method-assign]
-        adopt(self.manager, self.online, lambda request: (int(request.request_id), 0))
+        adopt(self.manager, self.online, lambda request: Description(int(request.request_id)))
         self.running: list[Request] = []
         self.tables: dict[str, list[int]] = {}
         self.name: dict[int, Name] = {}

@@ -14,6 +14,7 @@ import pytest
 
 from tests.engine.conftest import MODEL
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.eviction.names import LITERATURE
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, Roofline
@@ -23,6 +24,7 @@ from vllm_sim.trace.record import TraceError
 
 BLOCK = 8
 SHARED_FIELDS = ("status", "prompt_tokens", "output_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
+BY_FACTS = [f"tests.eviction.user_policies:{name}" for name in ("Attentive", "Matching")]
 ROW_FILES = ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl", "sessions.jsonl")
 SHARED_FIELDS += ("evicted_by", "blocks_allocated")
 
@@ -31,6 +33,7 @@ def conversations(sessions: int, turns: int, seed: int) -> list[dict[str, Any]]:
     """Sessions of growing histories that take turns at random, as token ids; all share a first part."""
     draw = random.Random(seed)
     system = [128000, *draw.choices(range(1000), k=19)]
+    retention = {"action_type": "session", "payload": {"retention_priority": 60, "retention_ms": 100}}
     histories = {session: list(system) for session in range(sessions)}
     turn_of = dict.fromkeys(histories, 0)
     rows = []
@@ -47,6 +50,8 @@ def conversations(sessions: int, turns: int, seed: int) -> list[dict[str, Any]]:
                 "turn": turn_of[session],
                 "workload": "even" if session % 2 == 0 else "odd",
                 "timestamp": 10.0 * len(rows),
+                "session_end": turn_of[session] == turns - 1,
+                **({"next_turn_ms": 7 * session} if session % 2 else {"kv_hints": {"actions": [retention]}}),
                 **think,
             }
         )
@@ -79,7 +84,16 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("policy", "capacity"),
-    [("lru", 60), ("lru", 25), ("arc", 60), ("belady", 40), ("workload_aware", 40), ("hybrid", 40)],
+    [
+        ("lru", 60),
+        ("lru", 25),
+        ("arc", 60),
+        ("belady", 40),
+        ("workload_aware", 40),
+        ("hybrid", 40),
+        *((name, 40) for name in BY_FACTS),
+        *(pytest.param(name, 40, marks=pytest.mark.slow) for name in LITERATURE),
+    ],
 )
 def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
     trace: Path, tmp_path: Path, policy: str, capacity: int

@@ -1,4 +1,4 @@
-"""The hybrid policy: its table by hand, its count of LRU's hits, scans, and traffic that turns against it."""
+"""The hybrid policy: its classes, its count of LRU's hits, scans, hints, and traffic that turns against it."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ import pytest
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.online_cache import _drop, _Pair
-from vllm_sim.eviction.policies.hybrid import AGES, Hybrid
-from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.policies.hybrid import END, KIND, ORIGIN, OUTPUT, PACE, PACES, USE, Hybrid
+from vllm_sim.eviction.policy import PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_context, simulate
@@ -68,12 +68,115 @@ def test_part_of_a_loop_that_is_longer_than_the_cache_is_kept():
     assert oldest < 0.1
 
 
+NAN = float("nan")
+
+
+def begin(policy: Hybrid, arrival_ms: float = NAN, prompt_blocks: int = 9, matched: int = 0, **hints: float) -> None:
+    """A request starts."""
+    names = ("session_end", "next_turn_ms", "retention_priority", "retention_ms")
+    policy.serves(RequestFacts(arrival_ms, prompt_blocks, matched, *(hints.get(name, NAN) for name in names)))
+    policy.started(0, prompt_blocks)
+
+
+NUMBERS = {"use": USE, "origin": ORIGIN, "kind": KIND, "output": OUTPUT, "pace": PACE, "end": END}
+
+
+def class_of(policy: Hybrid, node: int) -> dict[str, int]:
+    policy.describe(node)
+    return {name: int(policy.values[place]) for name, place in NUMBERS.items()}
+
+
+def one_node(**params: Any) -> Hybrid:
+    """A policy whose node 0 was used three times, 8 seconds apart, by requests that continue each other."""
+    policy = Hybrid(PolicyContext(10, 10), **params)
+    begin(policy, 1000.0, 1)
+    policy.cached(0, -1)
+    policy.released(0)
+    for turn in (1, 2):
+        begin(policy, 1000.0 + 8000 * turn, 1, 1, session_end=float(turn - 1), next_turn_ms=3000.0)
+        policy.hit(0)
+        policy.released(0)
+    return policy
+
+
+SEEN = {"use": 2, "origin": 0, "kind": 2, "output": 0, "pace": PACES + 2, "end": 2}
+
+
+def test_a_class_says_uses_origin_kind_output_next_turn_and_end():
+    assert class_of(one_node(), 0) == SEEN
+
+
 @pytest.mark.parametrize(
-    ("part", "told_apart"), [("", (3, 25, 22)), ("uses", (0, 25, 22)), ("origins", (3, 5, 22)), ("ages", (3, 25, 0))]
+    ("part", "changed"),
+    [("uses", {"use": 0}), ("kinds", {"kind": 0}), ("paces", {}), ("hints", {"pace": 3, "end": 0})],
 )
-def test_a_part_that_is_off_tells_nothing_apart(part: str, told_apart: tuple[int, int, int]):
-    policy = Hybrid(PolicyContext(4, 4), **{name: 0 for name in [part] if name})
-    assert (policy.bucket(9), policy.queues, policy.bin(2**11)) == told_apart
+def test_a_part_that_is_off_tells_nothing_apart(part: str, changed: dict[str, int]):
+    assert class_of(one_node(**{part: 0}), 0) == SEEN | changed
+
+
+def test_a_chain_without_a_pace_or_a_hint_is_of_the_first_pace():
+    assert class_of(one_node(paces=0, hints=0), 0)["pace"] == 0
+    assert one_node(ages=0).bin(2**11) == 0
+
+
+def test_generated_blocks_and_the_chain_that_a_node_continues_are_in_its_class():
+    policy = Hybrid(PolicyContext(20, 20))
+    begin(policy, prompt_blocks=2)
+    for node in range(5):
+        policy.cached(node, node - 1)
+    for node in (4, 3, 2, 1, 0):
+        policy.released(node)
+    assert [class_of(policy, node)["output"] for node in (0, 4)] == [2, 2]  # three blocks
+    begin(policy, prompt_blocks=6, matched=5)
+    for node in range(5):
+        policy.hit(node)
+    policy.cached(5, 4)
+    policy.cached(6, 5)
+    for node in (6, 5, 4, 3, 2, 1, 0):
+        policy.released(node)
+    expected = {"kind": 2, "output": 1, "pace": 1, "end": 0}
+    assert class_of(policy, 0) == expected | {"use": 1, "origin": 0}
+    assert class_of(policy, 6) == expected | {"use": 0, "origin": 1}
+
+
+def test_what_several_sessions_share_is_described_without_their_hints():
+    policy = Hybrid(PolicyContext(20, 20))
+    begin(policy, 0.0, 3, session_end=1.0)
+    for node in range(3):
+        policy.cached(node, node - 1)
+    for node in (2, 1, 0):
+        policy.released(node)
+    assert class_of(policy, 0)["end"] == 2
+    begin(policy, 5000.0, 4, 1, session_end=1.0)  # a new session under the same first block
+    policy.hit(0)
+    for node, parent in ((3, 0), (4, 3), (5, 4)):
+        policy.cached(node, parent)
+    for node in (5, 4, 3, 0):
+        policy.released(node)
+    assert [class_of(policy, node)["end"] for node in (5, 0)] == [2, 0]
+
+
+def test_hints_that_are_right_are_worth_much_and_hints_that_lie_are_not_believed():
+    """Sessions of two turns among calls that never come again; whoever lies says that every session is over."""
+    draw = np.random.default_rng(4)
+    events = []
+    for session in range(300):
+        time = draw.uniform(0, 600_000)
+        events += [(time, session, 0), (time + draw.exponential(40_000), session, draw.integers(0, 2))]
+    events.sort()
+    rows = [[100 * session + i for i in range(8)] for _, session, _ in events]
+    chains = raw_chains(rows)
+    chains = chains._replace(arrival_ms=np.array([time for time, _, _ in events]))
+    last = {session: row for row, (_, session, _) in enumerate(events)}
+    truth = np.array([float(last[session] == row) for row, (_, session, _) in enumerate(events)])
+    hits = {}
+    for name, said in (("none", np.full(truth.size, NAN)), ("right", truth), ("lies", np.ones(truth.size))):
+        hints = np.full((truth.size, 4), NAN)
+        hints[:, 0] = said
+        hits[name] = simulate(chains._replace(hints=hints), "hybrid", 160).hit.sum()
+    asked = chains.need.sum()
+    assert hits["right"] > hits["none"] + 0.05 * asked
+    assert hits["lies"] >= hits["none"] - 0.01 * asked
 
 
 def test_hits_that_lru_would_have_had_are_counted():
@@ -81,15 +184,15 @@ def test_hits_that_lru_would_have_had_are_counted():
     rows = [[int(chain) * 10 + i for i in range(1 + int(chain) % 5)] for chain in random.zipf(1.3, 800) % 90]
     chains = raw_chains(rows)
     policy, hit = served(chains, 60)
-    assert policy.lru_hits == simulate(chains, "lru", 60).hit.sum()
-    assert policy.won == hit.sum() - policy.lru_hits
-    assert policy.asked == policy.used == chains.need.sum()
+    assert policy.guard.lru_hits == simulate(chains, "lru", 60).hit.sum()
+    assert policy.guard.won <= hit.sum() - policy.guard.lru_hits
+    assert policy.guard.hittable == policy.guard.used == chains.need.sum()
 
 
 def test_what_lru_holds_and_the_cache_does_not_is_counted():
-    policy, _ = served(raw_chains(scans(12)), 120)
-    missing = [node for node in range(policy.count.size) if policy.in_lru.holds(node) and policy.gone[node]]
-    assert policy.missing == len(missing) > 0
+    guard = served(raw_chains(scans(12)), 120)[0].guard
+    missing = [node for node in range(guard.gone.size) if guard.held.holds(node) and guard.gone[node]]
+    assert guard.missing == len(missing) > 0
 
 
 @pytest.mark.parametrize("before", [scans(12), scans(30)], ids=["short", "long"])
@@ -100,6 +203,14 @@ def test_traffic_that_turns_costs_little_against_lru(before):
     assert hybrid >= lru - 0.005 * chains.need.sum()
 
 
+def test_hits_are_never_more_below_those_of_lru_than_the_guard_proves():
+    """Requests come in the order that is worst for what was learned: after a scan what was thrown away comes again."""
+    rows = scans(20) + [row for turn in range(6) for row in scans(1)[20 * (turn % 2) :] * 2]
+    chains = raw_chains(rows)
+    lru, hybrid = (simulate(chains, name, 120).hit.cumsum() for name in ("lru", "hybrid"))
+    assert (lru - hybrid <= 0.002 * chains.need.cumsum() + 120).all()
+
+
 def test_without_slack_and_without_gains_it_is_lru():
     chains = raw_chains([[int(block)] for block in np.random.default_rng(5).integers(0, 300, 3000)])
     _, hit = served(chains, 100, slack=0.0)
@@ -107,56 +218,17 @@ def test_without_slack_and_without_gains_it_is_lru():
     assert (hit == simulate(chains, "lru", 100).hit).all()
 
 
-def test_the_worth_of_a_class_is_its_best_ratio_of_use_to_room():
-    policy = Hybrid(PolicyContext(100, 10))
-    chance = np.zeros(7)
-    chance[0], chance[5] = 0.2, 0.5
-    policy.write_worth(7, chance)
-    # Bins are 1, 1, 1, 1, 2, 2 wide. From 0: give up after bin 0, or wait for bin 5: more use for more room.
-    assert policy.worth[7, 0] == pytest.approx(0.2 / 0.9)
-    # From bin 1: through 1 + 1 + 1 + 2 blocks of time without a use, then half a chance within 2 (1.5 on average).
-    assert policy.worth[7, 1] == pytest.approx(0.5 / (1 + 1 + 1 + 2 + 2 * 0.75))
-    assert policy.worth[7, 5] == pytest.approx(0.5 / 1.5)
-    assert policy.worth[7, 6] == 0
-
-
-def test_the_worth_is_that_of_the_best_time_to_give_up():
-    random = np.random.default_rng(11)
-    policy = Hybrid(PolicyContext(100, 10))
-    for _ in range(200):
-        chance = random.random(9) ** random.integers(1, 9) * (random.random(9) < 0.6)
-        policy.write_worth(3, chance)
-        for begin in range(9):
-            alive, used, room, best = 1.0, 0.0, 0.0, 0.0
-            for age in range(begin, 9):
-                used += alive * chance[age]
-                room += alive * (1.0 if age < 2 else 2.0 ** (age // 2 - 1)) * (1 - chance[age] / 2)
-                alive *= 1 - chance[age]
-                best = max(best, used / room)
-            assert policy.worth[3, begin] == pytest.approx(best)
-
-
-@pytest.mark.parametrize("age", [0, 1, 2, 3, 4, 6, 8, 12, 16, 1000, 10**9])
-def test_bins_are_half_octaves(age: int):
-    policy = Hybrid(PolicyContext(4, 4))
-    low = 2 ** int(np.log2(max(age, 1)))
-    width = 1 if age < 2 else max(low // 2, 1)
-    begin = age - (age - low) % width if age >= 2 else age
-    assert policy.bin(begin) == policy.bin(age) == policy.bin(begin + width - 1)
-    assert policy.bin(begin + width) == policy.bin(age) + 1
-
-
 def test_an_eviction_hides_no_use():
     """A wait goes on when its node is evicted, and ends when the ghost is used."""
     policy = Hybrid(PolicyContext(4, 10))
     policy.cached(0, -1)
     policy.released(0)
-    policy.now = policy.time = 9
+    policy.time = 9
     policy.evicted(0)
-    policy.now = policy.time = 33
+    policy.time = 32
     policy.cached(0, -1)
-    assert policy.reused[0, policy.bin(32)] == policy.reused.sum() == 1
-    assert policy.lost.sum() == policy.waiting.sum() == 0
+    assert policy.classes.reused[policy.kind[0], policy.bin(32)] == policy.classes.reused.sum() == 1
+    assert policy.classes.lost.sum() == policy.classes.waiting.sum() == 0
 
 
 def test_a_forgotten_node_was_not_used_until_then():
@@ -164,67 +236,64 @@ def test_a_forgotten_node_was_not_used_until_then():
     policy.cached(0, -1)
     policy.released(0)
     policy.evicted(0)
-    policy.now = policy.time = 21
+    policy.time = 20
     policy.forgotten(0)
-    assert policy.lost[0, policy.bin(20)] == policy.lost.sum() == 1
-    assert policy.reused.sum() == policy.waiting.sum() == 0
-
-
-def test_who_still_waits_counts_for_as_long_as_it_has_waited():
-    """Of four nodes one is used at once; without the three that wait on, a use would look certain."""
-    policy = Hybrid(PolicyContext(1000, 10), prior=0.0)
-    for node in range(4):
-        policy.cached(node, -1)
-        policy.released(node)
-    policy.hit(0)
-    policy.now = 1000
-    policy.refresh()
-    assert policy.worth[0, 0] == pytest.approx(0.25 / (1 - 0.25 / 2))
+    assert policy.classes.lost[policy.kind[0], policy.bin(20)] == policy.classes.lost.sum() == 1
+    assert policy.classes.reused.sum() == policy.classes.waiting.sum() == 0
 
 
 def test_all_waits_are_counted_once():
     policy, _ = served(raw_chains(scans(12)), 120)
-    waits = [(policy.kind[node], policy.place(policy.left[node])) for node in np.flatnonzero(policy.left >= 0)]
-    counted = np.zeros_like(policy.waiting)
-    for kind, place in waits:
-        counted[kind, place] += 1
-    assert waits
-    assert (policy.waiting == counted).all()
+    counted = np.zeros_like(policy.classes.waiting)
+    for node in np.flatnonzero(policy.left >= 0):
+        counted[policy.kind[node], policy.left_place[node]] += 1
+    assert counted.sum() > 0
+    assert (policy.classes.waiting == counted).all()
 
 
-def test_a_later_turn_is_of_another_class_than_a_call_that_begins_anew():
-    policy = Hybrid(PolicyContext(10, 10))
-    for node, parent in ((0, -1), (1, 0)):
-        policy.cached(node, parent)
-    for node in (1, 0):
-        policy.released(node)
-    assert policy.kind[0] == policy.kind[1] == 0
-    policy.hit(0)
-    policy.hit(1)
-    policy.cached(2, 1)
-    policy.cached(3, 2)
-    for node in (3, 2, 1, 0):
-        policy.released(node)
-    assert policy.kind[:4].tolist() == [1, 1, 5, 5]
+def test_time_is_that_of_arrivals_where_there_are_any():
+    for arrivals, waited in (((0.0, 7000.0), 7000), ((NAN, NAN), 1)):
+        policy = Hybrid(PolicyContext(4, 10))
+        begin(policy, arrivals[0])
+        policy.cached(0, -1)
+        policy.released(0)
+        begin(policy, arrivals[1])
+        assert policy.time - policy.left[0] == waited
+    policy = Hybrid(PolicyContext(4, 10), clock=0)
+    begin(policy, 5000.0)
+    assert policy.time == 0
 
 
 @pytest.mark.parametrize(
     ("params", "message"),
     [
         ({"slack": -0.1}, "slack is -0.1"),
-        ({"slack": float("nan")}, "slack is nan"),
+        ({"slack": NAN}, "slack is nan"),
         ({"margin": 1.5}, "allowed: 0 to 1"),
         ({"ghosts": float("inf")}, "ghosts is inf"),
         ({"origins": 2}, "allowed: 0, 1"),
         ({"uses": -1}, "uses is -1; allowed: 0, 1"),
         ({"ages": 2}, "ages is 2; allowed: 0, 1"),
         ({"ends": 2}, "ends is 2; allowed: 0, 1"),
+        ({"hints": 2}, "hints is 2; allowed: 0, 1"),
         ({"memory": 0}, "memory is 0"),
     ],
 )
 def test_a_parameter_out_of_range_is_refused(params, message):
     with pytest.raises(ValueError, match=message):
         make_policy("hybrid", PolicyContext(10, 10), params)
+
+
+def two_blocks(policy: Hybrid) -> PrefixIndex:
+    """Two nodes that were left alone, 0 before 1; the older of the two is of a better class."""
+    index = PrefixIndex(4, 4, policy, recycle=False)
+    begin(policy)
+    for number in (0, 1):
+        index.cache(policy, number, number, -1, False)
+    policy.hit(0)
+    for number in (0, 1):
+        index.release(policy, number)
+    return index
 
 
 @pytest.mark.parametrize(
@@ -234,35 +303,20 @@ def test_a_parameter_out_of_range_is_refused(params, message):
 )
 def test_the_classes_decide_only_while_the_risk_is_below_what_was_won(won: int, missing: int, block: int) -> None:
     policy = Hybrid(PolicyContext(4, 4), slack=0.1)
-    index = PrefixIndex(4, 4, policy, recycle=False)
-    for number in (0, 1):
-        index.cache(policy, number, number, -1, False)
-    policy.hit(0)  # the older of the two is of a better class
-    for number in (0, 1):
-        index.release(policy, number)
-    policy.worth[1, :] = 1.0
-    policy.lru_hits, policy.used, policy.asked, policy.won, policy.missing = 4, 9, 9, won, missing
+    index = two_blocks(policy)
+    policy.classes.worth[policy.kind[0], :] = 1.0
+    policy.classes.worth[policy.kind[1], :] = 0.0
+    guard = policy.guard
+    guard.lru_hits, guard.used, guard.hittable, guard.won, guard.missing = 4, 9, 9, won, missing
+    guard.start(0)
     assert policy.victim(index) == block
-
-
-def test_who_was_lost_in_a_bin_was_at_risk_for_half_of_it() -> None:
-    lost, reused = np.zeros(AGES), np.zeros(AGES)
-    lost[2], reused[2], reused[5] = 4, 2, 4
-    chance = Hybrid(PolicyContext(100, 10)).chances(reused, lost, np.full(AGES, 0.5), 2.0)
-    assert chance[[1, 2, 5]] == pytest.approx([1 / 12, (2 + 1) / (10 - 2 + 2), (4 + 1) / (4 + 2)])
 
 
 @pytest.mark.parametrize(("worth", "block"), [(0.9, 1), (0.98, 0)], ids=["clearly less", "about the same"])
 def test_the_oldest_goes_unless_another_is_worth_clearly_less(worth: float, block: int) -> None:
     policy = Hybrid(PolicyContext(4, 4), slack=1.0)
-    index = PrefixIndex(4, 4, policy, recycle=False)
-    for number in (0, 1):
-        index.cache(policy, number, number, -1, False)
-    policy.hit(0)
-    for number in (0, 1):
-        index.release(policy, number)
-    policy.worth[0, :], policy.worth[1, :] = worth, 1.0
-    policy.asked = 9
+    index = two_blocks(policy)
+    policy.classes.worth[policy.kind[0], :], policy.classes.worth[policy.kind[1], :] = 1.0, worth
     assert policy.victim(index) == block
 
 
@@ -277,7 +331,7 @@ def test_a_reset_costs_no_hits_against_lru() -> None:
             index.release(policy, number)
         for number in (0, 1):
             _drop.py_func(_Pair(index, policy), number)
-    assert (policy.lru_hits, policy.won, policy.missing) == (0, 0, 0)
+    assert (policy.guard.lru_hits, policy.guard.won, policy.guard.missing) == (0, 0, 0)
 
 
 def test_use_counts_fall_into_five_classes() -> None:
@@ -288,20 +342,7 @@ def test_use_counts_fall_into_five_classes() -> None:
 
 def test_observations_count_half_after_memory_times_the_cache() -> None:
     policy = Hybrid(PolicyContext(4096, 4), memory=2.0)
-    policy.reused[3, 0] = policy.lost[3, 2] = 8.0
-    for _ in range(2 * 4096 // policy.refresh_blocks):
-        policy.refresh()
-    assert policy.reused[3, 0] == pytest.approx(4.0)
-    assert policy.lost[3, 2] == pytest.approx(4.0)
-
-
-def test_a_class_that_was_not_seen_takes_the_wider_estimate_and_a_larger_cache_asks_for_more_to_leave_it() -> None:
-    worth = []
-    for blocks in (100, 10_000):
-        policy = Hybrid(PolicyContext(blocks, 4))
-        policy.reused[0, 0] = policy.lost[0, 0] = 1000.0  # of the use count 1: half come again at once
-        policy.lost[5, 0] = 50.0  # of a class with the same use count: none of them
-        policy.refresh()
-        assert policy.worth[10, 0] == pytest.approx(policy.worth[15, 0])
-        worth.append(policy.worth[5, 0] / policy.worth[10, 0])
-    assert worth[0] < 0.2 < 0.8 < worth[1]
+    policy.classes.reused[0, 0] = 8.0
+    policy.computed = 2 * 4096
+    begin(policy)
+    assert policy.classes.reused[0, 0] == pytest.approx(4.0)

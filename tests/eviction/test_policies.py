@@ -5,12 +5,18 @@ import pytest
 
 from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.check import Check, checks_of, random_requests
-from vllm_sim.eviction.names import POLICIES
+from vllm_sim.eviction.names import LITERATURE, POLICIES
 from vllm_sim.eviction.simulate import simulate
 
 
 @pytest.mark.parametrize(("policy", "check"), [(policy, check) for policy in POLICIES for check in checks_of(policy)])
 def test_every_policy_passes_the_shared_checks(policy: str, check: Check) -> None:
+    check(policy, {})
+
+
+@pytest.mark.slow  # compiles each of them
+@pytest.mark.parametrize(("policy", "check"), [(name, check) for name in LITERATURE for check in checks_of(name)])
+def test_every_policy_of_the_literature_passes_the_shared_checks(policy: str, check: Check) -> None:
     check(policy, {})
 
 

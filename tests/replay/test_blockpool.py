@@ -14,8 +14,10 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine.backends.blockpool import run
 from vllm_sim.eviction.chains import Requests, link
-from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.eviction.names import LITERATURE, POLICIES
 from vllm_sim.eviction.simulate import simulate
+
+BY_FACTS = [f"tests.eviction.user_policies:{name}" for name in ("Attentive", "Matching")]
 
 
 class Call(NamedTuple):
@@ -66,6 +68,8 @@ def to_requests(block_size: int, calls: list[Call]) -> Requests:
         np.array([len(call.output) for call in calls]),
         np.array([call.category for call in calls]),
         np.array([call.salt for call in calls]),
+        1000.0 * np.arange(len(calls)) ** 2,
+        np.array([[call.salt, np.nan, 9 * call.category, 2000.0 * len(call.output)] for call in calls]),
     )
 
 
@@ -75,7 +79,9 @@ def assert_equal_runs(fast: Any, real: Any) -> None:
         assert np.array_equal(left, right), f"{field.name}: fast {left}, vLLM {right}"
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(
+    "policy", [*POLICIES, *BY_FACTS, *(pytest.param(name, marks=pytest.mark.slow) for name in LITERATURE)]
+)
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), spare=st.integers(-2, 8))
 def test_the_fast_cache_equals_vllm(policy: str, workload: tuple[int, list[Call]], spare: int) -> None:

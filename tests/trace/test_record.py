@@ -44,6 +44,11 @@ BROKEN: list[tuple[dict[str, Any], str, Any, str]] = [
     (TEXT, "finish_reason", 1, "a text"),
     (TEXT, "cache_salt", "", "a text that is not empty"),
     (TEXT, "priority", 0.5, WHOLE),
+    (TEXT, "session_end", 1, "true or false"),
+    (TEXT, "next_turn_ms", -1, TIME),
+    (TEXT, "retention_priority", 101, "a whole number (0 to 100)"),
+    (TEXT, "retention_ms", -1, TIME),
+    (TEXT, "kv_hints", [], "an object"),
 ]
 
 

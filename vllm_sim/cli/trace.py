@@ -1,4 +1,4 @@
-"""`vllm-sim trace validate`, `trace stats`, `trace convert`."""
+"""`vllm-sim trace validate`, `trace stats`, `trace convert`, `trace hints`."""
 
 import argparse
 from pathlib import Path
@@ -27,6 +27,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     validate.set_defaults(run=run_validate)
     _add_stats(actions)
     _add_convert(actions)
+    _add_hints(actions)
 
 
 def _add_stats(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -80,6 +81,24 @@ def _add_convert(actions: "argparse._SubParsersAction[argparse.ArgumentParser]")
     convert.add_argument("--salt", help="secret of the hashes (default: a random one that nobody keeps)")
     _add_model(convert)
     convert.set_defaults(run=run_convert)
+
+
+def _add_hints(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    hints = actions.add_parser(
+        "hints",
+        help="add what clients could have said of their sessions: when they end, when they go on",
+        epilog="example: vllm-sim trace hints trace.jsonl hinted.jsonl --share 0.5 --noise 1 --lies 0.1",
+    )
+    hints.add_argument("source", type=Path, metavar="IN", help="native trace (.jsonl, .gz, .zst)")
+    hints.add_argument("out", type=Path, metavar="OUT", help="trace to write; packed if it ends in .gz or .zst")
+    hints.add_argument(
+        "--kinds", default="end,next", metavar="K,K", help="end: session_end, next: next_turn_ms (default: %(default)s)"
+    )
+    hints.add_argument("--share", type=float, default=1.0, help="of sessions whose client says anything (default: 1)")
+    hints.add_argument("--noise", type=float, default=0.0, help="sigma of the log-normal error of times (default: 0)")
+    hints.add_argument("--lies", type=float, default=0.0, help="share of hints that are lies (default: 0)")
+    hints.add_argument("--seed", type=int, default=0, help="of what is drawn (default: 0)")
+    hints.set_defaults(run=run_hints)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -154,3 +173,12 @@ def run_convert(options: argparse.Namespace) -> None:
     if options.report:
         write_report(options.report, done)
     say(f"{options.out}: {done.requests} requests, {len(done.sessions)} sessions")
+
+
+def run_hints(options: argparse.Namespace) -> None:
+    from vllm_sim.terminal import say
+    from vllm_sim.trace.hinting import Hinting, add_hints
+
+    hinting = Hinting(options.kinds.split(","), options.share, options.noise, options.lies, options.seed)
+    done = add_hints(options.source, options.out, hinting)
+    say(f"{options.out}: hints in {done.hinted_requests} of {done.requests} requests, {done.sessions} sessions")

@@ -7,8 +7,9 @@ of that list, where upstream leaves it in its place. Refused: more than one cach
 attention; KV connectors, which pin blocks and read upstream's list; a cache without prefix caching.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks, KVCacheManager
@@ -16,12 +17,25 @@ from vllm.v1.core.kv_cache_utils import FreeKVCacheBlockQueue, KVCacheBlock
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
 from vllm.v1.request import Request
 
-from vllm_sim.block_rules import hittable_blocks
+from vllm_sim.block_rules import full_blocks, hittable_blocks
 from vllm_sim.engine import compat
 from vllm_sim.eviction.online_cache import OnlineCache
+from vllm_sim.eviction.policy import RequestFacts
+from vllm_sim.trace.hints import NO_HINTS, Hints
 
-Describe = Callable[[Request], tuple[int, int]]
-"""The number of a request, ascending as they start, and its category."""
+
+class Description(NamedTuple):
+    """What a pool's owner says of a request."""
+
+    number: int
+    """Ascending as requests start."""
+    category: int = 0
+    arrival_ms: float = math.nan
+    """See RequestFacts."""
+    hints: Hints = NO_HINTS
+
+
+Describe = Callable[[Request], Description]
 
 
 class PolicyQueue(FreeKVCacheBlockQueue):
@@ -104,20 +118,22 @@ class PolicyBlockPool(BlockPool):
         self._is_new = not (request.num_computed_tokens or request.num_preemptions)
         self._is_told = False
 
-    def _tell(self) -> bool:
-        """Tells the policy whom it serves; returns whether that is a preempted request's return."""
+    def _tell(self, matched: int = 0) -> bool:
+        """Tells the policy whom it serves, and how many of its blocks are cached; returns whether it was preempted."""
         request = self._request
         if not self._is_told and request is not None:
             self._is_told = True
-            number, category = self._describe(request)
+            told = self._describe(request)
             hittable = hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
-            self._online.serve(category, number if self._is_new else -1, hittable)
+            prompt_blocks = full_blocks(request.num_prompt_tokens, self.hash_block_size)
+            facts = RequestFacts(told.arrival_ms, prompt_blocks, matched, *told.hints)
+            self._online.serve(told.category, told.number if self._is_new else -1, hittable, facts)
         return request is not None and request.num_preemptions > 0
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
-        again = self._tell()
-        super().touch(blocks)
         cached = [block.block_id for block in blocks if block.block_hash is not None]
+        again = self._tell(len(cached))
+        super().touch(blocks)
         if cached:
             self._online.touch(cached, again)
 

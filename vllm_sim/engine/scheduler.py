@@ -13,10 +13,12 @@ from vllm.config import VllmConfig
 from vllm.logger import init_logger
 from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request
 
 from vllm_sim.engine.contact import configure
+from vllm_sim.engine.hints import hints_of_request
 from vllm_sim.engine.options import PluginOptions, parse_options
-from vllm_sim.engine.pool import adopt
+from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
 logger = init_logger("vllm.vllm_sim.scheduler")
@@ -53,5 +55,9 @@ def put_under_policy(scheduler: SchedulerInterface, policy: str, params: dict[st
     blocks, seed = manager.block_pool.num_gpu_blocks - 1, scheduler.vllm_config.model_config.seed or 0
     online = OnlineCache(policy, online_context(policy, blocks, params, seed), params)
     numbers = itertools.count()
-    adopt(manager, online, lambda request: (next(numbers), 0))
+
+    def describe(request: Request) -> Description:
+        return Description(next(numbers), 0, 1000.0 * request.arrival_time, hints_of_request(request))
+
+    adopt(manager, online, describe)
     logger.info("vllm_sim evicts by policy %s %s: %d blocks.", policy, params or "", blocks)

@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.block_rules import computed_tokens, full_blocks, hittable_blocks, needed_blocks
+from vllm_sim.trace.hints import NO_HINTS
 
 Array = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 class Requests(NamedTuple):
@@ -33,6 +35,10 @@ class Requests(NamedTuple):
     """Workload and turn as one small number."""
     salt: Array
     """Requests share blocks only if their salt is the same; 0 or more."""
+    arrival_ms: Floats | None = None
+    """When they arrive, NaN where that is not known; None: nowhere."""
+    hints: Floats | None = None
+    """What their clients say, [n, 4]: the fields of `trace.hints.Hints`; None: nothing."""
 
 
 class Chains(NamedTuple):
@@ -50,6 +56,8 @@ class Chains(NamedTuple):
     category: Array
     working_set: int
     """Distinct nodes."""
+    arrival_ms: Floats
+    hints: Floats
 
 
 def reorder(requests: Requests, order: npt.NDArray[np.intp]) -> Requests:
@@ -64,6 +72,8 @@ def reorder(requests: Requests, order: npt.NDArray[np.intp]) -> Requests:
         output_tokens=requests.output_tokens[order],
         category=requests.category[order],
         salt=requests.salt[order],
+        arrival_ms=None if requests.arrival_ms is None else requests.arrival_ms[order],
+        hints=None if requests.hints is None else requests.hints[order],
     )
 
 
@@ -101,7 +111,9 @@ def link(requests: Requests, block_size: int, raw: bool = False, named_tails: bo
         usable = np.minimum(np.minimum(given, full) if named_tails else given, cached)
     begins = np.concatenate([[0], np.cumsum(cached)])
     nodes, count = _number(requests.ids, requests.begins, usable, begins, requests.salt)
-    return Chains(nodes, begins, need, prompt_need, full, hittable, requests.category, count)
+    arrival_ms = np.full(tokens.size, np.nan) if requests.arrival_ms is None else requests.arrival_ms
+    hints = np.full((tokens.size, len(NO_HINTS)), np.nan) if requests.hints is None else requests.hints
+    return Chains(nodes, begins, need, prompt_need, full, hittable, requests.category, count, arrival_ms, hints)
 
 
 @numba.njit(cache=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vllm_sim.eviction import kernel
-from vllm_sim.eviction.chains import Chains, Requests, link
+from vllm_sim.eviction.chains import Chains, Requests, link, reorder
 from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.names import OFFLINE, full_name
 from vllm_sim.eviction.prefix_index import PrefixIndex
@@ -57,7 +57,16 @@ def random_requests(
         draw.integers(0, 10, count),
         draw.integers(0, 3, count),
         draw.integers(0, 2, count),
+        np.cumsum(draw.exponential(1000.0, count)),
+        _random_hints(draw, count),
     )
+
+
+def _random_hints(draw: np.random.Generator, count: int) -> np.ndarray:
+    """Half of them say nothing; [count, 4]."""
+    said = [draw.integers(0, 2, count), draw.exponential(5000.0, count), draw.integers(0, 101, count)]
+    hints = np.stack([*said, draw.exponential(9000.0, count)], axis=1).astype(np.float64)
+    return np.where(draw.random((count, 4)) < 0.5, np.nan, hints)
 
 
 def strands_no_block(policy: str, params: Params) -> None:
@@ -101,7 +110,7 @@ def repeats_itself(policy: str, params: Params) -> None:
 def heeds_no_future(policy: str, params: Params) -> None:
     """What comes later changes no earlier hit."""
     requests = random_requests(3)
-    cut = Requests(requests.ids[: requests.begins[30]], requests.begins[:31], *(array[:30] for array in requests[2:]))
+    cut = reorder(requests, np.arange(30))
     cut.category[0] = requests.category[0] = requests.category.max()  # how many there are is part of the set-up
     _same_hits(*(simulate(link(one, _BLOCK_SIZE), policy, 9, params).hit[:30] for one in (requests, cut)))
 

@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from vllm_sim.eviction.compiled import view
+from vllm_sim.eviction.policy import RequestFacts
 
 # Columns of what is written for each request, in blocks; BY is a row, -1 for none.
 HIT, GENERATED, COLD, MISSED, BY, ALLOCATED = range(6)
@@ -31,7 +32,7 @@ def serve(index: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None
         out: written; [requests, 6], see the names of its columns.
     """
     index, policy = view(index), view(policy)
-    nodes, begins = chains.nodes, chains.begins
+    nodes, begins, hints = chains.nodes, chains.begins, chains.hints
     generated = np.zeros(capacity, np.bool_)
     blank = np.arange(capacity)
     blanks = capacity
@@ -57,6 +58,8 @@ def serve(index: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None
         out[row, ALLOCATED] = need - hit
         index.request = row
         policy.serving(chains.category[row])
+        end, next_turn, priority, retention = hints[row]
+        policy.serves(RequestFacts(chains.arrival_ms[row], prompt, hit, end, next_turn, priority, retention))
         policy.started(row, limit)
         for i in range(hit):
             block = index.first[nodes[begin + i]]

@@ -12,7 +12,21 @@ POLICIES = {
     "hybrid": "vllm_sim.eviction.policies.hybrid:Hybrid",
     "belady": "vllm_sim.eviction.policies.belady:Belady",
 }
-"""The path `module:Class` of this package's policies."""
+"""The path `module:Class` of the policies that the studies compare."""
+LITERATURE = {
+    "sieve": "vllm_sim.eviction.policies.sieve:Sieve",
+    "2q": "vllm_sim.eviction.policies.two_q:TwoQ",
+    "gdsf": "vllm_sim.eviction.policies.gdsf:Gdsf",
+    "lecar": "vllm_sim.eviction.policies.lecar:LeCaR",
+    "lhd": "vllm_sim.eviction.policies.lhd:Lhd",
+    "tlru": "vllm_sim.eviction.policies.tlru:TailLru",
+    "rlt": "vllm_sim.eviction.policies.rlt:RandomLeaf",
+    "ttl": "vllm_sim.eviction.policies.ttl:TimeToLive",
+    "priority": "vllm_sim.eviction.policies.priority:Priority",
+    "lpc": "vllm_sim.eviction.policies.lpc:LearnedPrefix",
+    "intellikv": "vllm_sim.eviction.policies.intellikv:IntelliKV",
+}
+"""The same of more policies from papers and pull requests."""
 OFFLINE = "belady"
 """The policy that needs the future, so a recorded trace."""
 ALIASES = {"opt": "belady", "wa": "workload_aware"}

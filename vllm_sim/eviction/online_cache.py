@@ -3,6 +3,7 @@
 A policy that is not compiled runs as plain Python here too, with the same functions.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,9 +12,13 @@ import numpy as np
 
 from vllm_sim.eviction.block_hash_table import BlockHashTable
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
-from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
 from vllm_sim.eviction.registry import make_policy
+from vllm_sim.trace.hints import NO_HINTS
+
+UNKNOWN = RequestFacts(math.nan, 0, 0, *NO_HINTS)
+"""Of a request of which a caller says nothing."""
 
 
 def online_context(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> PolicyContext:
@@ -83,20 +88,21 @@ class OnlineCache:
         blocks = np.flatnonzero((self._index.node >= 0) & (self._index.stamp > 0))
         return blocks[np.argsort(self._index.stamp[blocks])].tolist()
 
-    def serve(self, category: int, request: int, hittable: int) -> None:
+    def serve(self, category: int, request: int, hittable: int, facts: RequestFacts = UNKNOWN) -> None:
         """What follows is for a request.
 
         Args:
             category: of the request.
             request: its number if it starts, -1 if it is under way.
             hittable: blocks of its prompt that an unlimited cache could hit.
+            facts: what else is known of it.
 
         Raises:
             ValueError: there is no such category.
         """
         if not 0 <= category < self._categories:
             raise ValueError(f"category {category} of a request; allowed: 0 to {self._categories - 1}")
-        self._call(_serve, category, request, hittable)
+        self._call(_serve, category, request, hittable, facts)
 
     def touch(self, blocks: list[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
@@ -128,9 +134,10 @@ class OnlineCache:
 
 
 @numba.njit(cache=True)
-def _serve(pair: Any, category: int, request: int, hittable: int) -> None:
+def _serve(pair: Any, category: int, request: int, hittable: int, facts: RequestFacts) -> None:
     policy = view(pair).policy
     policy.serving(category)
+    policy.serves(facts)
     if request >= 0:
         policy.started(request, hittable)
 

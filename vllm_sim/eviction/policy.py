@@ -38,6 +38,26 @@ class PolicyContext(NamedTuple):
     """For `belady` alone: where a node's rows begin in `uses`; [nodes + 1]."""
 
 
+class RequestFacts(NamedTuple):
+    """What a server knows of a request."""
+
+    arrival_ms: float
+    """When it arrived, from any zero that stays; NaN where nobody says so. In a replay the row's timestamp, whatever
+    the schedule makes of it, so that the backends agree."""
+    prompt_blocks: int
+    """Full blocks of its prompt: a node with so many nodes before it, or more, holds generated tokens."""
+    matched: int
+    """Blocks of its prompt that were found cached, when it started or returned; 0 as its batch moves on."""
+    session_end: float
+    """What the client says (trace/hints.py), NaN where it says nothing: 1 if its session is over, 0 if it goes on."""
+    next_turn_ms: float
+    """From the answer to the session's next request, as the client expects it."""
+    retention_priority: float
+    """0 to 100; what is lower goes first."""
+    retention_ms: float
+    """For how long the priority holds."""
+
+
 class Policy:
     """Least recently released first, in one queue. A policy overrides what it does otherwise.
 
@@ -59,6 +79,9 @@ class Policy:
 
     def serving(self, category: int) -> None:
         """What is cached or hit from now on is for a request of this category; called again as a batch moves on."""
+
+    def serves(self, facts: RequestFacts) -> None:
+        """What is known of the request that is served now; after each `serving`, before `started`."""
 
     def started(self, request: int, hittable: int) -> None:
         """A request is served for the first time: not told of its later chunks, nor when it returns preempted.

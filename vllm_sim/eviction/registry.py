@@ -13,14 +13,14 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.eviction.names import ALIASES, POLICIES, full_name
+from vllm_sim.eviction.names import ALIASES, LITERATURE, POLICIES, full_name
 from vllm_sim.eviction.policy import Policy, PolicyContext
 
 
 def registered() -> dict[str, str]:
     """The path `module:Class` of every policy that has a name; this package's names cannot be taken."""
     installed = importlib.metadata.entry_points(group="vllm_sim.eviction_policies")
-    return {point.name: point.value for point in installed if point.name not in ALIASES} | POLICIES
+    return {point.name: point.value for point in installed if point.name not in ALIASES} | POLICIES | LITERATURE
 
 
 def find_policy(name: str) -> type[Policy]:
@@ -33,7 +33,7 @@ def find_policy(name: str) -> type[Policy]:
         ValueError: there is none.
     """
     name = full_name(name)
-    path = POLICIES.get(name) or (name if ":" in name else registered().get(name, name))
+    path = POLICIES.get(name) or LITERATURE.get(name) or (name if ":" in name else registered().get(name, name))
     module, colon, cls = path.partition(":")
     if not colon:
         raise ValueError(f"policy is {name!r}; allowed: {', '.join(registered())}, or module:Class")

@@ -19,7 +19,7 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.outcome import Floats, Groups, Outcome, Schedule, Totals, request_results
-from vllm_sim.replay.requests import cache_requests, categories
+from vllm_sim.replay.requests import arrivals_ms, cache_requests, categories, hints
 from vllm_sim.replay.rows import SCHEMA, CacheGroup
 from vllm_sim.replay.run import Loaded, Result, Watcher
 from vllm_sim.replay.summary import summarise
@@ -183,10 +183,11 @@ def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config
     if config.policy == "lru":
         return None
     salts = [record.cache_salt for record in records]
+    said = (arrivals_ms(records), hints(records))
     if config.policy != "belady":
-        return engine.Known(categories(records), salts, None)
+        return engine.Known(categories(records), salts, None, *said)
     requests = cache_requests(trace, records, config.block_size)
-    return engine.Known(requests.category, salts, link(requests, config.block_size))
+    return engine.Known(requests.category, salts, link(requests, config.block_size), *said)
 
 
 def _arrivals(

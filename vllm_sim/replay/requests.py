@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.block_rules import full_blocks
-from vllm_sim.eviction.chains import Array, Requests
+from vllm_sim.eviction.chains import Array, Floats, Requests
+from vllm_sim.trace.hints import NO_HINTS, hints_of
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -52,6 +53,8 @@ def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size:
         output_tokens=np.array(trace.response_lengths),
         category=categories(records),
         salt=_salts(records),
+        arrival_ms=arrivals_ms(records),
+        hints=hints(records),
     )
 
 
@@ -89,6 +92,8 @@ def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], b
         output_tokens=np.zeros(len(trace), dtype=np.int64),
         category=categories(records),
         salt=_salts(records),
+        arrival_ms=arrivals_ms(records),
+        hints=hints(records),
     )
 
 
@@ -126,6 +131,26 @@ def retokenised_tokens(trace: TokenisedTrace, records: Sequence[Record]) -> list
 def categories(records: Sequence[Record]) -> Array:
     """Workload and turn of each row as one small number, in the order of first appearance."""
     return _numbers([(record.workload, record.turn) for record in records])
+
+
+def arrivals_ms(records: Sequence[Record]) -> Floats:
+    """When each row arrives; NaN where it does not say so."""
+    return np.array([np.nan if record.timestamp is None else record.timestamp for record in records], np.float64)
+
+
+def hints(records: Sequence[Record]) -> Floats:
+    """What the clients of the rows say; [n, 4], the fields of Hints.
+
+    Raises:
+        ValueError: a row's hint is out of range; names its place among the rows.
+    """
+    found = []
+    for row, record in enumerate(records):
+        try:
+            found.append(hints_of(record))
+        except ValueError as error:
+            raise ValueError(f"row {row}: {error}") from None
+    return np.array(found, np.float64).reshape(len(records), len(NO_HINTS))
 
 
 def _salts(records: Sequence[Record]) -> Any:

@@ -2,9 +2,9 @@
 
 Every full block of a prompt becomes a keyed BLAKE2b hash over the block before it and its own tokens, of 63 bits: two
 prompts share ids exactly as far as they share full blocks, at this block size and at its multiples. The tail of a
-prompt that fills no block has no id. Kept: lengths, times, turns, tags of the workload, priority, finish reason, limit
-of tokens. Ids of requests, sessions and tenants and the cache salt become hashes. Everything else is left out: texts,
-tools, template arguments, keys that the format does not know.
+prompt that fills no block has no id. Kept: lengths, times, turns, tags of the workload, priority, hints, finish reason,
+limit of tokens. Ids of requests, sessions and tenants and the cache salt become hashes. Everything else is left out:
+texts, tools, template arguments, keys that the format does not know.
 
 Not kept, since ids of a prompt say nothing of it: that an answer comes back in the history of the next turn. Its blocks
 are new when the next prompt brings them for the first time.
@@ -118,6 +118,10 @@ def _anonymous(
             cache_salt=hasher.name(record.cache_salt, b"salt"),
             priority=record.priority,
             tenant=hasher.name(record.tenant, b"tenant"),
+            session_end=record.session_end,
+            next_turn_ms=record.next_turn_ms,
+            retention_priority=record.retention_priority,
+            retention_ms=record.retention_ms,
         )
 
 

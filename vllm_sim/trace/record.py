@@ -63,6 +63,8 @@ SomeTokenIds = Annotated[
 BlockIds = Annotated[list[_COUNT], Meta(description="a list of block ids (0 or more)")]
 Messages = Annotated[list[dict[str, Any]], Meta(min_length=1, description="a list of chat messages, one at least")]
 Tools = Annotated[list[dict[str, Any]], Meta(description="a list of tools")]
+Flag = Annotated[bool, Meta(description="true or false")]
+Percent = Annotated[int, Meta(ge=0, le=100, description="a whole number (0 to 100)")]
 Object = Annotated[dict[str, Any], Meta(description="an object")]
 
 
@@ -99,6 +101,12 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     cache_salt: FullText | None = None
     priority: Whole | None = None
     tenant: Name | None = None
+    session_end: Flag | None = None
+    """What the client says: whether its session is over with this request. This and what follows: hints.py."""
+    next_turn_ms: Milliseconds | None = None
+    retention_priority: Percent | None = None
+    retention_ms: Milliseconds | None = None
+    kv_hints: Object | None = None
 
     extra: dict[str, Any] = {}
     """Keys that the format does not know, as they were."""

@@ -8,6 +8,7 @@ changes nothing. Blocks stand for two tokens each, the fewest that can be full, 
 the manager's work on blocks depends on nothing else. A block's hash is the number of its node, which `link` gave it.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,12 +21,13 @@ from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.request import Request
 
-from vllm_sim.engine.pool import adopt
+from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.chains import Chains
 from vllm_sim.eviction.online_cache import OnlineCache
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import Run, make_context
+from vllm_sim.trace.hints import Hints
 
 _BLOCK_TOKENS = 2
 _MAX_MODEL_LEN = 2**40
@@ -47,7 +49,13 @@ def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any
     manager = make_manager(capacity)
     if policy != "lru":
         online = OnlineCache(policy, make_context(chains, policy, capacity, seed), params, _nodes)
-        adopt(manager, online, lambda request: (int(request.request_id), int(chains.category[int(request.request_id)])))
+        columns = (
+            chains.category.tolist(),
+            chains.arrival_ms.tolist(),
+            itertools.starmap(Hints, chains.hints.tolist()),
+        )
+        described = [Description(*row) for row in zip(itertools.count(), *columns)]
+        adopt(manager, online, lambda request: described[int(request.request_id)])
     else:
         make_policy(policy, PolicyContext(capacity, nodes=1), params)
     return _serve(chains, capacity, manager)

@@ -5,6 +5,7 @@ set afterwards: max_model_len (compat.py, row max_length).
 """
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
@@ -29,12 +30,13 @@ from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
 from vllm_sim.engine.options import KEY
 from vllm_sim.engine.platform import ReplayPlatform
 from vllm_sim.engine.plugin import TRACE_VARIABLE
-from vllm_sim.engine.pool import adopt
-from vllm_sim.eviction.chains import Array, Chains
+from vllm_sim.engine.pool import Description, adopt
+from vllm_sim.eviction.chains import Array, Chains, Floats
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_context
+from vllm_sim.trace.hints import NO_HINTS, Hints
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
@@ -47,6 +49,10 @@ class Known(NamedTuple):
     """cache_salt by row."""
     chains: Chains | None
     """The blocks of all rows, for `belady` alone."""
+    arrival_ms: Floats | None = None
+    """Timestamp by row, NaN for none; None: nowhere."""
+    hints: Floats | None = None
+    """By row; [n, 4], the fields of Hints; None: nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,11 +233,13 @@ def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int
 def _adopt(core: EngineCore, online: OnlineCache, known: Known) -> None:
     """Puts the pool of an engine that has served nobody under a policy; `belady` knows the order of rows in advance."""
     category = known.category.tolist()
+    arrival_ms = [math.nan] * len(category) if known.arrival_ms is None else known.arrival_ms.tolist()
+    hints = [NO_HINTS] * len(category) if known.hints is None else [Hints(*said) for said in known.hints.tolist()]
     started = itertools.count()
 
-    def describe(request: Request) -> tuple[int, int]:
+    def describe(request: Request) -> Description:
         row = int(request.request_id)
-        return (next(started) if known.chains is None else row), category[row]
+        return Description(next(started) if known.chains is None else row, category[row], arrival_ms[row], hints[row])
 
     adopt(scheduler_of(core).kv_cache_manager, online, describe)
 

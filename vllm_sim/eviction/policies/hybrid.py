@@ -1,38 +1,46 @@
 """Hazard classes behind a guard: what is least worth its room goes, as long as that can cost little against LRU.
 
-Classes. A node's class says how often requests used it, and how often the chain that it continues had been used when it
-was computed: a later turn of a chat differs in that from a call that never comes again. Each class is an LRU queue. The
-chance of a use in the next interval of age is estimated for each class, as in survival analysis, and blended into that
-of its use count and of all nodes where a class has seen little. Evicted nodes stay known as ghosts, so that what
-eviction hides is seen too; who still waits counts for as long as it has waited. A block's worth is its Gittins index:
-the highest ratio, over all times to give it up, of the chance of a use until then to the room (blocks times time) that
-it takes until then. Of the two ends of all queues the one with the lowest worth goes, if that is clearly less than the
-worth of the one that was used the longest time ago, and else that one. A class that is used again after a set time, as
-in a loop, is worth least right after a use: the end that LRU keeps. Time counts computed blocks.
+Classes. When a node is left alone its class says what any server sees: how often requests used it, and how often the
+chain that it continues had been used when it was computed; whether the request continues another one or shares most of
+its prompt (sessions.py); how much it generated; the pace of the chain, which is the exponential mean of the logarithm
+of the time between its uses. Each class is an LRU queue. The chance of a use in the next interval of age is learned for
+each (hazard_classes.py). Evicted nodes stay known as ghosts, so that what eviction hides is seen too. Of the two ends
+of all queues the one with the lowest worth goes, if that is clearly less than the worth of the one that was used the
+longest time ago, and else that one. A class that is used again after a set time, as in a loop, is worth least right
+after a use: the end that LRU keeps. Time is that of arrivals where requests have one, else it counts computed blocks.
 
-Guard. A list of nodes is kept as LRU would hold them, and the hits that LRU would have had are counted. What LRU holds
-and this cache does not may cost a hit each, with about the chance at which LRU's blocks are hit. The classes decide
-only while that risk stays below what was won over LRU, up to the cache's size, and `slack` of the prompts' blocks.
-Else the block that was used the longest time ago goes, which LRU does not hold any more, and the cache becomes LRU's.
-Nothing here proves a bound: the risk is an estimate, and a batch's unfinished requests and partial blocks are not in
-the list. A reset of the prefix cache empties the list of what was cached; what had been evicted before stays in it.
+Hints. What a client says of its next turn takes the place of the pace, and that its session is over, or is not, is one
+more number of the class: both are worth what they turn out to be, and a liar's class is soon like any other. Nodes that
+a request used without continuing their last one are shared, and described without hints.
 
-Sources: Gittins, "Bandit processes and dynamic allocation indices", 1979; Beckmann, Chen, Cidon, "LHD: improving cache
-hit rate by maximizing hit density", NSDI 2018 (hits over time and room, by class and age); Kaplan, Meier,
-"Nonparametric estimation from incomplete observations", 1958. Not as there: leaves only, classes of chains, the guard.
+Guard. A list of nodes is kept as LRU would hold them; lru_guard.py has its rule, and the bound that it proves.
+
+Not as in the sources of hazard_classes.py: leaves only, classes of chains, the guard.
 """
+
+import math
 
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
-from vllm_sim.eviction.linked_list import LinkedList
-from vllm_sim.eviction.policy import Policy, PolicyContext
+from vllm_sim.eviction.hazard_classes import MOST_ROWS, HazardClasses
+from vllm_sim.eviction.lru_guard import LruGuard
+from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
+from vllm_sim.eviction.sessions import CONTINUES, Sessions
 
 USES = 5
 """Classes of use counts: 1, 2, 3 to 4, 5 to 16, more."""
-AGES = 96
-"""Bins of age, two to an octave: 0, 1, 2, 3, 4 to 5, 6 to 7, 8 to 11, 12 to 15 ..."""
+KINDS = 3
+ENDS = 3
+"""Nothing said, the session goes on, it is over."""
+OUTPUTS = 5
+"""Classes of generated blocks: 0, 1 to 2, 3 to 8, 9 to 24, more."""
+PACES, NEXT_TURNS = 7, 9
+"""The first pace is that of a chain that was not used again; the times to a next turn come after the paces."""
+END, USE, PACE, ORIGIN, KIND, OUTPUT = range(6)
+"""The numbers of a class, in the order of the tree."""
+_MS = 1000.0
 
 
 @compiled
@@ -47,8 +55,9 @@ class Hybrid(Policy):
         margin: by what share the worth of a block must be below that of the oldest one to go in its place.
         prior: for how many nodes the estimate of a wider class counts in a narrower one, as a multiple of the blocks.
         memory: computed blocks, as a multiple of the blocks, after which an observation counts half.
-        uses: 1; 0: classes do not look at use counts.
-        origins: 1; 0: classes do not look at the chain that a node continues.
+        uses: 1; 0: classes do not look at use counts. The same for `origins` (the chain that a node continues), `kinds`
+            (of requests), `outputs` (generated blocks), `paces` and `hints`.
+        clock: 1; 0: time counts computed blocks even where arrivals are known.
         ages: 1; 0: worth does not look at the age.
         ends: 1; 0: of a queue only the node that was left alone the longest is looked at.
 
@@ -57,6 +66,7 @@ class Hybrid(Policy):
     """
 
     both_ends = True
+    queues = MOST_ROWS
 
     def __init__(
         self,
@@ -68,6 +78,11 @@ class Hybrid(Policy):
         memory: float = 16.0,
         uses: int = 1,
         origins: int = 1,
+        kinds: int = 1,
+        outputs: int = 1,
+        paces: int = 1,
+        hints: int = 1,
+        clock: int = 1,
         ages: int = 1,
         ends: int = 1,
     ):
@@ -81,128 +96,150 @@ class Hybrid(Policy):
         ):
             if not low <= value <= high:  # a NaN is in no range
                 raise ValueError(f"{name} is {value}; allowed: {low} to {high}")
-        for name, value in (("uses", uses), ("origins", origins), ("ages", ages), ("ends", ends)):
+        parts = {"hints": hints, "uses": uses, "paces": paces, "origins": origins, "kinds": kinds, "outputs": outputs}
+        for name, value in (parts | {"clock": clock, "ages": ages, "ends": ends}).items():
             if value not in (0, 1):
                 raise ValueError(f"{name} is {value}; allowed: 0, 1")
         self.ghosts = int(ghosts * context.blocks)
-        self.blocks = context.blocks
-        self.slack = slack
-        self.margin = margin
-        self.prior = prior * context.blocks
-        self.uses = uses
-        self.origins = origins
+        self.margin = float(margin)
+        self.clock = clock
         self.ages = ages
         self.ends = ends
-        self.queues = USES * USES if origins else USES
+        # What classes look at: how many values each number has, 1 for a part that is off.
+        full = (ENDS, USES, PACES + NEXT_TURNS, USES, KINDS, OUTPUTS)
+        self.is_on = np.array(list(parts.values()), np.int64)
+        self.values = np.zeros(len(full), np.int64)
         self.refresh_blocks = max(256, context.blocks // 8)
-        self.keep = 0.5 ** (self.refresh_blocks / (memory * context.blocks))
-        # Time: now counts on, time is what it was when the present request began.
-        self.now = 0
+        self.keep_of_block = 0.5 ** (1 / (memory * context.blocks))
+        places = 2 * (context.blocks + self.ghosts) // self.refresh_blocks + 1
+        self.classes = HazardClasses(np.array(full, np.int64), places, prior * context.blocks)
+        self.guard = LruGuard(context.nodes, context.blocks, float(slack))
+        self.sessions = Sessions(context.nodes)
+        # Computed blocks; and the time, in milliseconds or in computed blocks, when the present request began.
+        self.computed = 0
         self.time = 0
+        self.is_timed = False
+        self.place = 0
         self.refreshed = 0
+        self.arrival_ms = np.nan
+        self.matched = 0
+        self.next_turn = -1
+        self.over = 0
         self.count = np.zeros(context.nodes, np.int32)
         self.origin = np.zeros(context.nodes, np.int8)
-        self.kind = np.zeros(context.nodes, np.int8)
+        self.pace = np.full(context.nodes, -1.0, np.float32)
+        self.kind = np.zeros(context.nodes, np.int16)
+        # When a node was left alone, -1 while it is in use, and the place of that time.
         self.left = np.full(context.nodes, -1, np.int64)
-        self.gone = np.zeros(context.nodes, np.bool_)
-        # Waits by class: how many ended at which age, with a use or forgotten, and how many began when and go on.
-        self.reused = np.zeros((self.queues, AGES))
-        self.lost = np.zeros((self.queues, AGES))
-        self.waiting = np.zeros((self.queues, 2 * (self.blocks + self.ghosts) // self.refresh_blocks + 1), np.int32)
-        self.worth = np.zeros((self.queues, AGES))
-        self.in_lru = LinkedList(context.nodes)
-        # Nodes that LRU holds and this cache does not; uses of nodes, hits among them of LRU, and how many more here.
-        self.missing = 0
-        self.used = 0
-        self.lru_hits = 0
-        self.won = 0
-        # Blocks of prompts that could have been hit.
-        self.asked = 0
+        self.left_place = np.zeros(context.nodes, np.int32)
+        self.said_next = np.full(context.nodes, -1, np.int8)
+        self.said_over = np.zeros(context.nodes, np.int8)
 
     def bucket(self, count: int) -> int:
-        if not self.uses:
-            return 0
         if count <= 2:
             return max(count, 1) - 1
         return 2 if count <= 4 else 3 if count <= 16 else 4
 
     def bin(self, age: int) -> int:
-        if not self.ages:
-            return 0
-        if age < 2:
-            return max(age, 0)
-        # The exponent of the number and the first bit of its fraction.
-        return min(int(np.float64(age).view(np.int64) >> 51) - 2 * 1023, AGES - 1)
+        return self.classes.bin(age) if self.ages else 0
+
+    def serves(self, facts: RequestFacts) -> None:
+        self.sessions.prompt_end = facts.prompt_blocks
+        self.arrival_ms = facts.arrival_ms
+        self.matched = facts.matched
+        self.next_turn = -1
+        if facts.next_turn_ms >= 0:  # and no NaN
+            self.next_turn = min(int(math.log2(1 + facts.next_turn_ms / _MS)), NEXT_TURNS - 1)
+        self.over = 1 + int(facts.session_end) if facts.session_end >= 0 else 0
 
     def started(self, request: int, hittable: int) -> None:
-        self.time = self.now
-        self.asked += hittable
-        if self.now - self.refreshed >= self.refresh_blocks:
-            self.refreshed = self.now
-            self.refresh()
-
-    def place(self, then: int) -> int:
-        """Where a wait that began then is counted; places are used again after twice a ghost's life."""
-        return (then // self.refresh_blocks) % self.waiting.shape[1]
-
-    def stop(self, node: int, ends: np.ndarray) -> None:
-        """The wait of a node ends."""
-        kind, left = self.kind[node], self.left[node]
-        self.waiting[kind, self.place(left)] -= 1
-        ends[kind, self.bin(self.time - left)] += 1
-        self.left[node] = -1
-
-    def use(self, node: int) -> None:
-        self.used += 1
-        if self.left[node] >= 0:
-            self.stop(node, self.reused)
-        self.count[node] += 1
-        # LRU's copy of the cache, in the order of use; released() puts it into the order of release.
-        if self.in_lru.holds(node):
-            self.won -= 1
-            self.lru_hits += 1
-            self.in_lru.remove(node)
-        self.in_lru.append(node)
+        if self.clock and self.arrival_ms >= 0:  # and no NaN
+            self.time = max(self.time, int(self.arrival_ms))
+            self.is_timed = True
+        elif not self.is_timed:
+            self.time = self.computed
+        self.sessions.start(self.sessions.prompt_end, self.matched)
+        self.guard.start(hittable)
+        classes = self.classes
+        place = self.computed // self.refresh_blocks
+        while self.place < place:
+            self.place += 1
+            classes.began[self.place % classes.began.size] = self.time
+        if self.computed - self.refreshed >= max(self.refresh_blocks, 2 * classes.rows):
+            keep = self.keep_of_block ** (self.computed - self.refreshed)
+            self.refreshed = self.computed
+            classes.refresh(self.time, keep)
 
     def cached(self, node: int, parent: int) -> None:
-        self.now += 1
-        if self.in_lru.holds(node):
-            self.missing -= 1
+        self.computed += 1
+        self.sessions.cache(node, parent)
         if self.count[node] == 0 and parent >= 0:
             self.origin[node] = self.origin[parent] if self.count[parent] == 1 else self.bucket(self.count[parent])
+            place = self.sessions.place(self.sessions.request[node])
+            if place >= 0 and self.sessions.kind[place] == CONTINUES:
+                self.pace[node] = self.pace[parent]
         self.use(node)
-        self.gone[node] = False
+        self.guard.cached(node)
 
     def hit(self, node: int) -> None:
-        self.won += 1
+        self.sessions.hit(node)
         self.use(node)
+        self.guard.hit(node)
+
+    def use(self, node: int) -> None:
+        if self.left[node] >= 0:
+            waited = self.time - self.left[node]
+            self.stop(node, True)
+            gap = math.log(1 + waited / _MS)
+            self.pace[node] = gap if self.pace[node] < 0 else 0.6 * self.pace[node] + 0.4 * gap
+        self.count[node] += 1
+        self.said_next[node] = self.next_turn
+        self.said_over[node] = self.over
+
+    def stop(self, node: int, is_use: bool) -> None:
+        """The wait of a node ends."""
+        age = self.time - self.left[node] if self.ages else 0
+        self.classes.end(self.kind[node], self.left_place[node], age, is_use)
+        self.left[node] = -1
 
     def released(self, node: int) -> None:
         if self.left[node] >= 0:
-            self.waiting[self.kind[node], self.place(self.left[node])] -= 1
-        self.left[node] = self.now
-        self.kind[node] = self.bucket(self.count[node])
-        if self.origins:
-            self.kind[node] += USES * self.origin[node]
-        self.waiting[self.kind[node], self.place(self.now)] += 1
-        if self.in_lru.holds(node):
-            self.in_lru.remove(node)
-        self.in_lru.append(node)
-        while self.in_lru.size > self.blocks:
-            oldest = self.in_lru.first()
-            self.in_lru.remove(oldest)
-            if self.gone[oldest]:
-                self.missing -= 1
+            self.classes.cancel(self.kind[node], self.left_place[node])
+        self.describe(node)
+        self.kind[node] = self.classes.row(self.values)
+        self.left[node] = self.time
+        self.left_place[node] = self.place % self.classes.began.size
+        self.classes.begin(self.kind[node], self.left_place[node])
+        self.guard.released(node)
+
+    def describe(self, node: int) -> None:
+        """Writes the numbers of a node's class into `values`."""
+        values, sessions = self.values, self.sessions
+        place = sessions.place(sessions.request[node])
+        kind = sessions.kind[place] if place >= 0 else 0
+        outputs = sessions.generated_blocks[place] if place >= 0 else 0
+        is_shared = self.count[node] > 1 and kind != CONTINUES
+        values[END] = 0 if is_shared else self.said_over[node]
+        values[USE] = self.bucket(self.count[node])
+        values[ORIGIN] = self.origin[node]
+        values[KIND] = kind
+        # From 0: numpy takes the sum of two truth values for one.
+        values[OUTPUT] = 0 + (outputs > 0) + (outputs > 2) + (outputs > 8) + (outputs > 24)
+        values[PACE] = 0
+        if self.pace[node] >= 0:
+            values[PACE] = 1 + min(int(self.pace[node] * PACES / 7.0), PACES - 2)
+        for i in range(values.size):
+            values[i] *= self.is_on[i]
+        if self.said_next[node] >= 0 and self.is_on[END] and not is_shared:
+            values[PACE] = PACES + self.said_next[node]
 
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         return self.kind[node], stamp
 
     def victim(self, index: PrefixIndex) -> int:
         leaves = index.leaves
-        risk = self.missing * (self.lru_hits + 1) / (self.used + 1)
-        free = risk < self.slack * self.asked + min(self.won, self.blocks)
         best, lowest, oldest, limit = -1, 0.0, -1, 0.0
-        for queue in range(self.queues):
+        for queue in range(self.classes.rows):
             block = leaves.first(queue)
             if block < 0:
                 continue
@@ -216,99 +253,22 @@ class Hybrid(Policy):
                 worth = self.worth_of(index, block, queue)
                 if worth < lowest:
                     best, lowest = block, worth
-        return best if free and lowest < limit else oldest
+        return best if lowest < limit and self.guard.allows(index.node[best]) else oldest
 
     def worth_of(self, index: PrefixIndex, block: int, queue: int) -> float:
-        return self.worth[queue, self.bin(self.time - self.left[index.node[block]])]
+        return self.classes.worth[queue, self.bin(self.time - self.left[index.node[block]])]
 
     def dropped(self, node: int) -> None:
-        if self.in_lru.holds(node):  # LRU would have lost it too
-            self.in_lru.remove(node)
+        self.guard.dropped(node)
 
     def evicted(self, node: int) -> None:
-        self.gone[node] = True
-        if self.in_lru.holds(node):
-            self.missing += 1
+        self.guard.evicted(node)
 
     def forgotten(self, node: int) -> None:
         if self.left[node] >= 0:
-            self.stop(node, self.lost)
-        if self.in_lru.holds(node):
-            self.in_lru.remove(node)
-            if self.gone[node]:
-                self.missing -= 1
+            self.stop(node, False)
+        self.sessions.forget(node)
+        self.guard.forgotten(node)
         self.count[node] = 0
         self.origin[node] = 0
-        self.gone[node] = False
-
-    def refresh(self) -> None:
-        """Makes the table of worth from what was observed; in loops, as array expressions take long to compile."""
-        lost = np.zeros((self.queues, AGES))
-        places = self.waiting.shape[1]
-        for queue in range(self.queues):
-            for age in range(AGES):
-                lost[queue, age] = self.lost[queue, age]
-                self.worth[queue, age] = 0.0
-        for back in range(places):
-            began = self.now // self.refresh_blocks - back
-            # In the middle of the place, as far as is known here.
-            age = self.bin(max(self.now - began * self.refresh_blocks - self.refresh_blocks // 2, 0))
-            for queue in range(self.queues):
-                lost[queue, age] += self.waiting[queue, began % places]
-        all_reused, all_lost = self.total(self.reused, 0, 1), self.total(lost, 0, 1)
-        ages = AGES
-        while ages and all_reused[ages - 1] + all_lost[ages - 1] == 0:
-            ages -= 1
-        of_all = self.chances(all_reused, all_lost, np.zeros(ages), 0.0)
-        for uses in range(USES):
-            reused, others = self.total(self.reused, uses, USES), self.total(lost, uses, USES)
-            of_uses = self.chances(reused, others, of_all, self.prior)
-            for queue in range(uses, self.queues, USES):
-                self.write_worth(queue, self.chances(self.reused[queue], lost[queue], of_uses, self.prior))
-        for queue in range(self.queues):
-            for age in range(AGES):
-                self.reused[queue, age] *= self.keep
-                self.lost[queue, age] *= self.keep
-
-    def total(self, table: np.ndarray, first: int, step: int) -> np.ndarray:
-        """The sum of every step-th row of [queues, AGES], from the first one; [AGES]."""
-        sums = np.zeros(AGES)
-        for queue in range(first, self.queues, step):
-            for age in range(AGES):
-                sums[age] += table[queue, age]
-        return sums
-
-    def chances(self, reused: np.ndarray, lost: np.ndarray, wider: np.ndarray, prior: float) -> np.ndarray:
-        """The chance of a use in each age bin, for who comes to it; [ages].
-
-        Args:
-            reused: waits that ended in a bin with a use; [AGES].
-            lost: waits that were seen until there; [AGES].
-            wider: the chance in a wider class, which counts for `prior` nodes; [ages].
-            prior: see wider.
-        """
-        chance = np.zeros(wider.size)
-        at_risk = 0.0
-        for age in range(wider.size - 1, -1, -1):
-            at_risk += reused[age] + lost[age]
-            # Those lost in a bin were there for half of it.
-            seen = max(at_risk - lost[age] / 2, reused[age])
-            chance[age] = (reused[age] + prior * wider[age]) / max(seen + prior, 1e-9)
-        return chance
-
-    def write_worth(self, queue: int, chance: np.ndarray) -> None:
-        """Writes a class's worth at each age; chance: see chances.
-
-        From the last bin to the first: a bin takes in the stretch behind it as long as that is worth more than itself.
-        """
-        used, space, alive = np.zeros(AGES), np.zeros(AGES), np.zeros(AGES)
-        size = 0
-        for age in range(chance.size - 1, -1, -1):
-            width = 1.0 if age < 2 else 2.0 ** (age // 2 - 1)
-            u, r, a = chance[age], width * (1 - chance[age] / 2), 1 - chance[age]
-            while size and u * space[size - 1] < used[size - 1] * r:
-                size -= 1
-                u, r, a = u + a * used[size], r + a * space[size], a * alive[size]
-            used[size], space[size], alive[size] = u, r, a
-            size += 1
-            self.worth[queue, age] = u / r
+        self.pace[node] = -1.0

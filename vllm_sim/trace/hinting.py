@@ -1,0 +1,117 @@
+"""Adds to a trace what its clients could have said of their sessions: rightly, roughly, not at all, or wrongly.
+
+What is right is read from the trace: a session is over with its last row, and goes on after the time to its next row. A
+row without a session is one of its own. Of each session it is drawn whether its client says anything; of each hint
+whether it is a lie, and an estimate of time is off by a log-normal factor. A lie about the end says the contrary; a lie
+about the next turn is the right answer of some other row. The same seed and trace give the same bytes.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from msgspec import structs
+
+from vllm_sim.trace.files import iter_records, write_records
+from vllm_sim.trace.record import Record, TraceError
+
+KINDS = ("end", "next")
+"""`session_end` and `next_turn_ms`."""
+
+
+class Hinting(NamedTuple):
+    """What clients say."""
+
+    kinds: Sequence[str] = KINDS
+    share: float = 1.0
+    """Of sessions whose client says anything."""
+    noise: float = 0.0
+    """Standard deviation of the logarithm of the factor by which times are off."""
+    lies: float = 0.0
+    """Share of hints that are lies."""
+    seed: int = 0
+
+
+class Hinted(NamedTuple):
+    """What was written."""
+
+    requests: int
+    sessions: int
+    hinted_requests: int
+
+
+def add_hints(source: Path, out: Path, hinting: Hinting) -> Hinted:
+    """Writes a trace with hints; those that it has of the same kinds are replaced.
+
+    Raises:
+        TraceError: a row cannot be read, or of a session with several rows one has no timestamp.
+        ValueError: a value is out of range, or `out` is `source`.
+    """
+    _check(hinting)
+    if out.exists() and out.samefile(source):
+        raise ValueError(f"{out} is the file that is read; allowed: another name")
+    numbered = list(iter_records(source))
+    records = [record for _, record in numbered]
+    names = [row if record.session_id is None else record.session_id for row, record in enumerate(records)]
+    sessions = {name: number for number, name in enumerate(dict.fromkeys(zip(names, map(type, names), strict=True)))}
+    session = [sessions[name, type(name)] for name in names]
+    draw = np.random.default_rng(hinting.seed)
+    says = draw.random(len(sessions)) < hinting.share
+    rows = list(_hinted(source, numbered, session, says, hinting, draw))
+    write_records(out, iter(rows))
+    return Hinted(len(rows), len(sessions), int(says[session].sum()))
+
+
+def _check(hinting: Hinting) -> None:
+    for kind in hinting.kinds:
+        if kind not in KINDS:
+            raise ValueError(f"kind of hint is {kind!r}; allowed: {', '.join(KINDS)}")
+    for name, value, most in (("share", hinting.share, 1), ("lies", hinting.lies, 1), ("noise", hinting.noise, 10)):
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} is {value}; allowed: 0 to {most}")
+
+
+def _hinted(
+    source: Path,
+    numbered: Sequence[tuple[int, Record]],
+    session: Sequence[int],
+    says: np.ndarray,
+    hinting: Hinting,
+    draw: np.random.Generator,
+) -> Iterator[Record]:
+    waits = _waits_ms(source, numbered, session) if "next" in hinting.kinds else [None] * len(session)
+    known = [wait for wait in waits if wait is not None]
+    last = {number: row for row, number in enumerate(session)}
+    for row, (_, record) in enumerate(numbered):
+        # As many draws for each row, whatever it gets: so one kind changes nothing of the other.
+        end_lies, next_lies, other = draw.random(3)
+        factor = float(np.exp(hinting.noise * draw.standard_normal()))
+        changed: dict[str, bool | float | None] = {}
+        if "end" in hinting.kinds:
+            is_last = last[session[row]] == row
+            changed["session_end"] = bool(is_last != (end_lies < hinting.lies)) if says[session[row]] else None
+        if "next" in hinting.kinds:
+            wait = waits[row]
+            if wait is not None and next_lies < hinting.lies:
+                wait = known[int(other * len(known))]
+            is_said = wait is not None and says[session[row]]
+            changed["next_turn_ms"] = round(wait * factor, 3) if wait is not None and is_said else None
+        yield structs.replace(record, **changed)
+
+
+def _waits_ms(source: Path, numbered: Sequence[tuple[int, Record]], session: Sequence[int]) -> list[float | None]:
+    """The time from each row to the next one of its session, None for the last."""
+    waits: list[float | None] = [None] * len(session)
+    before: dict[int, int] = {}
+    for row, number in enumerate(session):
+        if number in before:
+            first, second = numbered[before[number]], numbered[row]
+            for line, record in (first, second):
+                if record.timestamp is None:
+                    raise TraceError(source, line, "no timestamp, which a hint of the next turn needs")
+            assert first[1].timestamp is not None
+            assert second[1].timestamp is not None
+            waits[before[number]] = max(0.0, second[1].timestamp - first[1].timestamp)
+        before[number] = row
+    return waits
