@@ -65,7 +65,12 @@ def simulation_seconds(chains: Chains, policy: str) -> float:
     ranker = make_policy(policy, make_context(chains, policy, CAPACITY))
     begin = time.perf_counter()
     index = PrefixIndex(CAPACITY, chains.working_set, ranker, recycle=False)
-    kernel.serve(native(index), native(ranker), chains, CAPACITY, np.zeros((chains.need.size, 6), np.int64))
+    slots, rows, out = (
+        kernel.empty_slots(CAPACITY),
+        np.arange(chains.need.size),
+        np.zeros((chains.need.size, 6), np.int64),
+    )
+    kernel.serve(native(index), native(ranker), chains, slots, rows, out)
     return time.perf_counter() - begin
 
 

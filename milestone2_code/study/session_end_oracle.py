@@ -38,7 +38,8 @@ def with_oracle(outcome: Outcome, chains: Chains, capacity_blocks: int) -> Outco
     ranker = SessionEndOracle(make_context(chains, "belady", capacity_blocks))
     index = PrefixIndex(capacity_blocks, chains.working_set, ranker, recycle=False)
     out = np.zeros((chains.need.size, 6), np.int64)
-    kernel.serve(native(index), native(ranker), chains, capacity_blocks, out)
+    slots = kernel.empty_slots(capacity_blocks)
+    kernel.serve(native(index), native(ranker), chains, slots, np.arange(chains.need.size), out)
     hit, generated, cold, missed, _, allocated = out.T
     blocks = Blocks(hit, generated, cold, missed)
     parts = breakdown(blocks, outcome.prompt_tokens, outcome.block_size)

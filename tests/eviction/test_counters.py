@@ -21,7 +21,8 @@ def served(policy: str, chains: Chains, capacity: int = CAPACITY) -> tuple[Any, 
     """The policy and the index after all requests, in plain Python."""
     ranker: Any = make_policy(policy, make_context(chains, policy, capacity))
     index = PrefixIndex(capacity, chains.working_set, ranker, recycle=False)
-    kernel.serve.py_func(index, ranker, chains, capacity, np.zeros((chains.need.size, 6), np.int64))
+    rows, out = np.arange(chains.need.size), np.zeros((chains.need.size, 6), np.int64)
+    kernel.serve.py_func(index, ranker, chains, kernel.empty_slots(capacity), rows, out)
     return ranker, index
 
 

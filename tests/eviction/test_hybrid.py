@@ -43,9 +43,8 @@ def served(chains: Chains, capacity: int, **params: Any) -> tuple[Any, np.ndarra
     """The policy after all requests, in plain Python, and the hits."""
     policy: Any = make_policy("hybrid", make_context(chains, "hybrid", capacity), params)
     out = np.zeros((chains.need.size, 6), np.int64)
-    kernel.serve.py_func(
-        PrefixIndex(capacity, chains.working_set, policy, recycle=False), policy, chains, capacity, out
-    )
+    index = PrefixIndex(capacity, chains.working_set, policy, recycle=False)
+    kernel.serve.py_func(index, policy, chains, kernel.empty_slots(capacity), np.arange(chains.need.size), out)
     return policy, out[:, kernel.HIT]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.making import settings, small_trace
 from vllm_sim.cli.running import add_config_options, config_from
-from vllm_sim.replay.config import BACKENDS, RunConfig, config_fields, config_of, fields_of
+from vllm_sim.replay.config import BACKENDS, SCHEDULER, RunConfig, config_fields, config_of, fields_of
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, MODELS
 from vllm_sim.replay.old_rows import upgraded
@@ -46,7 +46,12 @@ def test_every_field_of_a_configuration_is_an_option_and_its_default_is_the_fiel
 
 def test_choices_are_those_of_the_parts() -> None:
     choices = {field.name: field.about.choices for field in config_fields() if field.about.choices}
-    assert choices == {"backend": tuple(BACKENDS), "latency_model": MODELS, "device": tuple(DEVICES)}
+    assert choices == {
+        "backend": tuple(BACKENDS),
+        "latency_model": MODELS,
+        "device": tuple(DEVICES),
+        "scheduling_policy": ("fcfs", "priority"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -72,10 +77,19 @@ def test_a_row_turned_into_its_configuration_and_run_gives_the_row_again(
 
 
 def test_rows_of_the_engine_alone_hold_what_it_alone_heeds() -> None:
-    fast, engine = (
-        settings().values(),
-        settings(backend="engine", engine_args={"watermark": 0.1}, tensor_parallel=2, host_overhead_ms=1.0).values(),
-    )
+    scheduler = {
+        "scheduling_policy": "priority",
+        "scheduler_cls": "mine:Scheduler",
+        "long_prefill_token_threshold": 64,
+        "watermark": 0.1,
+        "scheduler_reserve_full_isl": False,
+        "max_num_active_seqs": 4,
+    }
+    assert set(scheduler) == set(SCHEDULER)
+    fast = settings().values()
+    engine = settings(
+        backend="engine", engine_args={"stream_interval": 2}, tensor_parallel=2, host_overhead_ms=1.0, **scheduler
+    ).values()
     own = set(engine) - set(fast)
     assert own == {field.name for field in config_fields() if field.about.scope != "all"}
     pool = settings(backend="blockpool", model="m", engine_args={"watermark": 0.1}, max_num_batched_tokens=64).values()

@@ -10,12 +10,27 @@ import sys
 from collections.abc import Sequence
 
 from vllm_sim import __version__
-from vllm_sim.cli import calibrate, model, plan, plot, policy, record, replay, report, rows, sweep, trace, workload
+from vllm_sim.cli import (
+    calibrate,
+    explain,
+    model,
+    plan,
+    plot,
+    policy,
+    record,
+    replay,
+    report,
+    router,
+    rows,
+    sweep,
+    trace,
+    workload,
+)
 from vllm_sim.extras import missing
 from vllm_sim.terminal import say
 from vllm_sim.vllm_version import VersionError
 
-COMMANDS = (calibrate, model, plan, plot, policy, record, replay, report, rows, sweep, trace, workload)
+COMMANDS = (calibrate, explain, model, plan, plot, policy, record, replay, report, router, rows, sweep, trace, workload)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -50,7 +50,7 @@ def run_replay(options: argparse.Namespace) -> int:
 def _print_table(summary: dict[str, Any]) -> None:
     values = [(name, _shown(value)) for name, value in summary.items() if _shown(value)]
     show_table(f"{summary['trace']}: {summary['backend']}, {summary['policy']}", ("what", "value"), values)
-    for group in ("by_workload", "by_turn"):
+    for group in ("by_workload", "by_turn", "by_replica"):
         if summary.get(group):
             rows = [
                 (name, f"{row['requests']:,}", f"{row['prompt_tokens']:,}", f"{row['token_hit_rate']:.4f}")

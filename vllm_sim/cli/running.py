@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
+from vllm_sim.fleet.names import DEFAULT
 from vllm_sim.replay.config import Field, RunConfig, config_fields
 from vllm_sim.vllm_version import installed_version
 
 _OWN = ("latency_table", "attribution")
-_OBJECTS = ("policy_params", "engine_args")
+_OBJECTS = ("policy_params", "router_params", "engine_args")
 
 
 def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: bool) -> None:
@@ -37,7 +38,8 @@ def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: b
         if is_grid and field.about.grid:
             _add_list(group, field, default)
         elif field.kind is bool:
-            group.add_argument(_flag(field.name), action="store_true", help=field.about.text)
+            action: Any = argparse.BooleanOptionalAction if default else "store_true"
+            group.add_argument(_flag(field.name), action=action, default=default, help=field.about.text)
         else:
             shown = "" if default in (None, {}) else " (default: %(default)s)"
             shown = f" (default: {DEFAULT_MODEL} if it is there)" if field.name == "model" else shown
@@ -135,10 +137,9 @@ def _add_list(group: Any, field: Field, default: Any) -> None:
             ),
         )
     else:
-        default, text = [default], field.about.text
+        default, text = [default or DEFAULT if field.name == "router" else default], field.about.text
     group.add_argument(
-        f"--{field.about.grid}",
-        _flag(field.name),
+        *dict.fromkeys((f"--{field.about.grid}", _flag(field.name))),
         dest=field.about.grid.replace("-", "_"),
         type=numbers if is_number else texts,
         default=default,

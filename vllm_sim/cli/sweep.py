@@ -35,8 +35,18 @@ def run_sweep(options: argparse.Namespace) -> int:
     from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
 
     check_run(options.out, options.traces, options.jobs)
-    grid = Grid(options.policies, options.capacities, options.block_sizes, options.seeds, options.policy_params)
-    base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={})
+    grid = Grid(
+        options.policies,
+        options.capacities,
+        options.block_sizes,
+        options.seeds,
+        options.policy_params,
+        options.replicas,
+        options.routers,
+        options.router_params,
+    )
+    one: dict[str, Any] = {"replicas": 1, "router": None, "router_params": {}}
+    base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={}, **one)
     runs = make_runs(options.traces, base, grid)
     with progress_bar("runs") as progress:
         rows = sweep(runs, options.out, options.jobs, options.ray, progress, _say)
@@ -71,7 +81,10 @@ def _print_tables(
     """Token hit rates, a table for each trace, a column for each policy; of several seeds the mean."""
     from vllm_sim.sweep.units import HEADS, units_of
 
-    for (trace, sha256), found in _grouped(rows, "trace", "trace_sha256").items():
+    rows = [{"replicas": 1, "router": ""} | row for row in rows]
+    for (trace, sha256, replicas, router), found in _grouped(
+        rows, "trace", "trace_sha256", "replicas", "router"
+    ).items():
         policies = sorted(_grouped(found, "policy"), key=order.index)
         lines = []
         for (size, capacity), same in _grouped(found, "block_size", "capacity_blocks").items():
@@ -82,7 +95,8 @@ def _print_tables(
                 working_set = same[0].get("working_set_blocks")
                 units = units_of(capacity, size, working_set, model, traffics.get(sha256)).texts()
             lines.append((size, shown, *units, *(_rate(rates.get(policy, [])) for policy in policies)))
-        show_table(f"token hit rate: {trace}", ("B", "capacity", *HEADS, *policies), lines)
+        fleet = f", {replicas} replicas, {router}" if replicas > 1 else ""
+        show_table(f"token hit rate: {trace}{fleet}", ("B", "capacity", *HEADS, *policies), lines)
     rejected = sum(row.get("rejected_requests", 0) > 0 for row in rows)
     if rejected:
         print(f"{rejected:,} runs had requests that need more blocks than there are")

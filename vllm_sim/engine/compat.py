@@ -264,9 +264,18 @@ MODULE = Entry(
     delete_when="the classes for text import no image processor",
 )
 
+PUBLISH = Override(
+    name="publish",
+    target="vllm.distributed.kv_events:NullEventPublisher.publish",
+    why="a router of a simulated fleet gets each batch of KV events as it is published, without sockets and threads",
+    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.update_from_output",
+    delete_when="KVEventsConfig.publisher may name a registered publisher",
+    parameters=("events",),
+)
+
 TABLE: tuple[Contact, ...] = (
     FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, CHAT_LOG,
-    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE,
+    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE, PUBLISH,
 )  # fmt: skip
 
 

@@ -133,7 +133,8 @@ def is_the_same_compiled(policy: str, params: Params) -> None:
     if not is_compiled(type(ranker)):
         return
     out = np.zeros((chains.need.size, 6), np.int64)
-    kernel.serve.py_func(PrefixIndex(8, chains.working_set, ranker, recycle=False), ranker, chains, 8, out)
+    index = PrefixIndex(8, chains.working_set, ranker, recycle=False)
+    kernel.serve.py_func(index, ranker, chains, kernel.empty_slots(8), np.arange(chains.need.size), out)
     _same_hits(out[:, kernel.HIT], simulate(chains, policy, 8, params).hit)
 
 

@@ -8,7 +8,7 @@ one. Not faithful: no batch, no chunks, no preemption. A request that needs more
 changes nothing.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -20,24 +20,40 @@ from vllm_sim.eviction.policy import RequestFacts
 HIT, GENERATED, COLD, MISSED, BY, ALLOCATED = range(6)
 
 
+class Slots(NamedTuple):
+    """The blocks of a cache besides its index: what a call of `serve` leaves to the next."""
+
+    generated: Any
+    """Whether a block was cached with a generated token; [blocks]."""
+    blank: Any
+    """Blocks without a hash, the one to take next last; [blocks]."""
+    blanks: Any
+    """How many there are; [1]."""
+
+
+def empty_slots(capacity: int) -> Slots:
+    """Those of a cache that has served nobody."""
+    return Slots(np.zeros(capacity, np.bool_), np.arange(capacity), np.array([capacity]))
+
+
 @numba.njit(cache=True)
-def serve(index: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None:
-    """Serves all requests.
+def serve(index: Any, policy: Any, chains: Any, slots: Any, rows: Any, out: Any) -> None:
+    """Serves requests.
 
     Args:
-        index: an empty index.
+        index: the index, empty or as the last call left it.
         policy: the policy, compiled as the index is (or both plain, with `serve.py_func`).
         chains: what is asked for, see chains.py.
-        capacity: blocks there are.
+        slots: the blocks there are, as the last call left them.
+        rows: which requests, in their order.
         out: written; [requests, 6], see the names of its columns.
     """
     index, policy = view(index), view(policy)
     nodes, begins, hints = chains.nodes, chains.begins, chains.hints
-    generated = np.zeros(capacity, np.bool_)
-    blank = np.arange(capacity)
-    blanks = capacity
+    generated, blank, blanks = slots.generated, slots.blank, slots.blanks[0]
+    capacity = blank.size
     table = np.empty(capacity, np.int64)
-    for row in range(begins.size - 1):
+    for row in rows:
         begin, cached = begins[row], begins[row + 1] - begins[row]
         need, limit, prompt = chains.need[row], chains.hittable[row], chains.prompt[row]
         rejected = need > capacity
@@ -87,3 +103,4 @@ def serve(index: Any, policy: Any, chains: Any, capacity: int, out: Any) -> None
                 blank[blanks] = table[i]
                 blanks += 1
         index.settle(policy)
+    slots.blanks[0] = blanks

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 import msgspec
 
 from vllm_sim.eviction.names import full_name
+from vllm_sim.fleet.names import DEFAULT
 from vllm_sim.replay.latency import DEVICES, MODELS, LatencyTable
 
 BACKENDS = {
@@ -22,6 +23,11 @@ BACKENDS = {
 """What serves the requests, imported when it is used."""
 MOST = 2**31 - 1
 """Of every whole number; vLLM's block tables hold 32 bits."""
+CACHES = {
+    "blockpool": "vllm_sim.engine.backends.blockpool:PoolCache",
+    "fast": "vllm_sim.eviction.simulate:SimulatedCache",
+}
+"""What a replica of a fleet is, of the backends without a schedule."""
 CACHE_OF_GROUPS = {"blockpool": "vllm_sim.replay.engine_backend:run_cache"}
 """What serves them where layers do not all keep the same, of a backend that has something else for those."""
 ALL = "all"
@@ -64,8 +70,26 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     policy_params: Annotated[dict[str, Any], About("the policy's parameters, an object", metavar="JSON")] = {}
     capacity_blocks: Annotated[
         int | Literal["all"] | None,
-        About("usable blocks; null: nothing is ever evicted", "blocks", at_least=1, grid="capacities", metavar="N"),
+        About(
+            "usable blocks, of all replicas together; null: nothing is ever evicted",
+            "blocks",
+            at_least=1,
+            grid="capacities",
+            metavar="N",
+        ),
     ] = None
+    replicas: Annotated[
+        int, About("replicas of a fleet, which share capacity_blocks equally", at_least=1, grid="replicas", metavar="N")
+    ] = 1
+    router: Annotated[
+        str | None,
+        About(
+            "before several replicas, by name or module:Class; null: one replica",
+            grid="routers",
+            metavar="R",
+        ),
+    ] = None
+    router_params: Annotated[dict[str, Any], About("the router's parameters, an object", metavar="JSON")] = {}
     block_size: Annotated[int, About("tokens a block", "tokens", at_least=1, grid="block-sizes", metavar="B")] = 16
     raw_blocks: Annotated[bool, About("each hash id is one block, outputs left out (fast)")] = False
     warmup: Annotated[float, About("the first part of the requests, left out of the rates", metavar="FRACTION")] = 0.0
@@ -104,6 +128,26 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     async_scheduling: Annotated[
         bool, About("schedule a step when the one before it begins, as servers do", scope="engine")
     ] = False
+    scheduling_policy: Annotated[
+        str, About("order of waiting requests, as vLLM has it", scope="engine", choices=("fcfs", "priority"))
+    ] = "fcfs"
+    scheduler_cls: Annotated[
+        str | None,
+        About("a subclass of vLLM's scheduler, module:Class; null: vLLM's own", scope="engine", metavar="C"),
+    ] = None
+    long_prefill_token_threshold: Annotated[
+        int, About("tokens of a longer prompt in a step; 0: no limit", "tokens", "engine", at_least=0, metavar="N")
+    ] = 0
+    watermark: Annotated[
+        float, About("share of blocks kept free when a request starts", scope="engine", metavar="SHARE")
+    ] = 0.0
+    scheduler_reserve_full_isl: Annotated[
+        bool, About("a request starts where its whole prompt fits, not its first chunk", scope="engine")
+    ] = True
+    max_num_active_seqs: Annotated[
+        int | None,
+        About("requests that may run at a time; null: max_num_seqs", "requests", "engine", at_least=1),
+    ] = None
     plain_steps: bool = False
     """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
     engine_args: Annotated[
@@ -113,6 +157,9 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         msgspec.structs.force_setattr(self, "policy", full_name(self.policy))
+        msgspec.structs.force_setattr(self, "router", (self.router or DEFAULT) if self.replicas > 1 else None)
+        if self.replicas == 1:  # whatever the router, it has no choice
+            msgspec.structs.force_setattr(self, "router_params", {})
         for field in config_fields():
             value, about = getattr(self, field.name), field.about
             if about.choices and value not in about.choices:
@@ -137,10 +184,42 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.capacity_blocks == ALL and (self.policy, self.backend) != ("lru", "fast"):
             reason = f"policy {self.policy}, backend {self.backend}"
             raise ValueError(f"capacity all is exact for LRU alone, not for {reason}; allowed: lru, fast")
+        if not 0 <= self.watermark < 1:
+            raise ValueError(f"watermark is {self.watermark}; allowed: a share from 0 to less than 1")
+        if self.scheduler_cls is not None and ":" not in self.scheduler_cls:
+            raise ValueError(f"scheduler_cls is {self.scheduler_cls!r}; allowed: module:Class")
+        if (self.max_num_active_seqs or 0) > self.max_num_seqs:
+            raise ValueError(
+                f"max_num_active_seqs is {self.max_num_active_seqs}; allowed: up to max_num_seqs, {self.max_num_seqs}"
+            )
+        self.scheduler_args()
+        if self.replicas > 1:
+            self._check_fleet()
         if self.backend == "engine" and (self.latency_model == "table") != (self.latency_table is not None):
             raise ValueError(
                 f"latency_model is {self.latency_model!r} {'with' if self.latency_table else 'without'} a table; "
                 "allowed: table with --latency-file, which `vllm-sim calibrate` writes, or another without"
+            )
+
+    def scheduler_args(self) -> dict[str, Any]:
+        """The options of vLLM's scheduler that are not its defaults.
+
+        Raises:
+            ValueError: engine_args has one of them too.
+        """
+        found = {name: getattr(self, name) for name, default in SCHEDULER.items() if getattr(self, name) != default}
+        twice = ", ".join(sorted(found.keys() & self.engine_args.keys()))
+        if twice:
+            raise ValueError(f"engine_args has {twice}, which is an option of its own; allowed: one of the two")
+        return found
+
+    def _check_fleet(self) -> None:
+        if self.capacity_blocks == ALL:
+            raise ValueError(f"capacity all is of one cache, and replicas is {self.replicas}; allowed: 1")
+        if self.blocks is not None and self.replicas > self.blocks:
+            raise ValueError(
+                f"replicas is {self.replicas}, more than the {self.blocks} blocks that they share; "
+                "allowed: a block or more for each"
             )
 
     @property
@@ -159,6 +238,15 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise ValueError("capacity all is no single capacity; allowed: `vllm-sim sweep`")
         return self.capacity_blocks
 
+    @property
+    def replica_blocks(self) -> int | None:
+        """The capacity of a replica: an equal share, rounded down.
+
+        Raises:
+            ValueError: as `blocks`.
+        """
+        return None if self.blocks is None else self.blocks // self.replicas
+
     def values(self) -> dict[str, Any]:
         """The fields that decide a row, by name, as JSON has them: of the model the folder's name, not its place."""
         values, optional = msgspec.to_builtins(self), optional_fields(self.backend)
@@ -169,13 +257,32 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
+SCHEDULER: dict[str, Any] = {
+    "scheduling_policy": "fcfs",
+    "scheduler_cls": None,
+    "long_prefill_token_threshold": 0,
+    "watermark": 0.0,
+    "scheduler_reserve_full_isl": True,
+    "max_num_active_seqs": None,
+}
+"""The options of vLLM's scheduler under vLLM's own names, with its defaults."""
+
+
 def heeded_fields(backend: str) -> list[str]:
     """The fields that a backend may heed."""
     scopes = {"engine": ("all", "groups", "engine"), "blockpool": ("all", "groups")}.get(backend, ("all",))
     return [field.name for field in config_fields() if field.about.scope in scopes]
 
 
-_OPTIONAL: dict[str, Any] = {"engine_args": {}, "tensor_parallel": 1, "host_overhead_ms": 0.0}
+_OPTIONAL: dict[str, Any] = {
+    "engine_args": {},
+    "tensor_parallel": 1,
+    "host_overhead_ms": 0.0,
+    "replicas": 1,
+    "router": None,
+    "router_params": {},
+    **SCHEDULER,
+}
 """The fields that are left out of all rows where they have this default."""
 
 

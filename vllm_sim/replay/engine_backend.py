@@ -14,9 +14,12 @@ import numpy as np
 from vllm_sim.block_rules import needed_blocks
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.chains import link
+from vllm_sim.fleet.registry import find_router
 from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.engine_fleet import engine_fleet, with_fleet
 from vllm_sim.replay.evictions import eviction_rows
+from vllm_sim.replay.fleet import router_of
 from vllm_sim.replay.latency import make_latency
 from vllm_sim.replay.outcome import Floats, Groups, Outcome, Schedule, Totals, request_results
 from vllm_sim.replay.requests import arrivals_ms, cache_requests, categories, hints
@@ -52,27 +55,34 @@ def run_engine(
 
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, config, model_config(config.model))
-    core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
+    router = None if config.router is None else router_of(config)
+    known = _known(engine, trace, records, config)
     asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
-    engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
     step_ms = None if latency is None else latency.step_ms
     served: list[Any] = []
     with ExitStack() as stack:
-        stack.callback(core.shutdown)
-        driver = engine.Driver(
-            core,
-            trace,
-            step_ms,
-            asked,
-            config.concurrency,
-            progress,
-            None if watcher is None else watcher.step,
-            config.attribution,
-            config.plain_steps,
-            unit_tokens=config.block_size,
-        )
-        groups = driver.groups
-        for one in driver.run(arrivals):
+        drivers = []
+        for _ in range(config.replicas):  # all before one is shut down, which ends more than itself
+            core = engine.make_core(path, config.model, setup, known)
+            stack.callback(core.shutdown)
+            engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
+            drivers.append(
+                engine.Driver(
+                    core,
+                    trace,
+                    step_ms,
+                    asked,
+                    config.concurrency if router is None else None,
+                    progress if router is None else _silent,
+                    None if watcher is None else watcher.step,
+                    config.attribution,
+                    config.plain_steps,
+                    unit_tokens=config.block_size,
+                )
+            )
+        driver, groups = drivers[0], drivers[0].groups
+        fleet = None if router is None else engine_fleet(drivers, router, loaded, config, progress)
+        for one in (driver if fleet is None else fleet).run(arrivals):
             served.append(one)
             if watcher is not None:
                 result = next(request_results(_outcome([one], loaded, config, groups)))
@@ -80,8 +90,11 @@ def run_engine(
     served.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
     outcome = replace(_outcome(served, loaded, config, groups), steps=steps)
-    ledger = driver.ledger
-    if ledger is not None:
+    ledgers = [driver.ledger for driver in drivers if driver.ledger is not None]
+    if fleet is not None:
+        outcome = with_fleet(outcome, fleet, ledgers, config)
+    elif ledgers:
+        ledger = ledgers[0]
         totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)
         files = {
             "evictions.jsonl": eviction_rows(ledger.evictions, records),
@@ -93,6 +106,10 @@ def run_engine(
     )
     more = {"policy_future": "order of rows"} if config.policy == "belady" else {}
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
+
+
+def _silent(done: int) -> None:
+    """The progress of one engine of several says nothing."""
 
 
 def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]) -> Result:
@@ -223,7 +240,7 @@ def model_config(model: str) -> dict[str, Any]:
 
 def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[str, Any]) -> Any:
     lengths = (trace.prompt_lengths + trace.response_lengths).tolist()
-    capacity = config.blocks
+    capacity = config.replica_blocks
     if capacity is None:  # all requests at once have room, so nothing is evicted
         capacity = sum(needed_blocks(length, config.block_size) for length in lengths)
     return engine.Setup(
@@ -238,6 +255,8 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[st
         policy_params=config.policy_params,
         seed=config.seed,
         is_unlimited=config.blocks is None,
+        publishes=config.router is not None and find_router(config.router).sees == "events",
         upstream=config.engine_args
+        | config.scheduler_args()
         | ({} if config.tensor_parallel == 1 else {"tensor_parallel_size": config.tensor_parallel}),
     )

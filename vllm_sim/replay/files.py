@@ -20,6 +20,7 @@ import msgspec
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.provenance import about, commit
 from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.fleet import router_of
 from vllm_sim.replay.outcome import request_results
 from vllm_sim.replay.rows import PARTIAL, RequestResult, RunSummary, write_rows
 from vllm_sim.replay.run import load, run
@@ -70,6 +71,10 @@ def replay(
     if path.name in FILES and path.resolve() == (out / path.name).resolve():
         raise ValueError(f"{path} is in {out}, where this run writes {path.name}; allowed: another folder")
     find_policy(config.policy)  # an unknown one need not wait for vLLM
+    if config.router is not None:
+        router_of(config)
+        if timeline is not None:
+            raise ValueError(f"a timeline draws one engine, and replicas is {config.replicas}; allowed: 1")
     loaded = load(path, config.model)
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:  # of an earlier run, which may have written more of them

@@ -64,6 +64,17 @@ class Groups(NamedTuple):
     """[n], the group whose block was missed first; -1: none."""
 
 
+class Fleet(NamedTuple):
+    """What is known of several replicas."""
+
+    replica: Array
+    """[n], which served each request."""
+    capacity_blocks: int | None
+    """Of each."""
+    evicted_blocks: Sequence[int | None]
+    """By each; None: not known."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """A run's requests, in the trace's order; n is their number."""
@@ -85,6 +96,8 @@ class Outcome:
     schedule: Schedule | None = None
     groups: Groups | None = None
     """None where all layers have full attention."""
+    fleet: Fleet | None = None
+    """None: one replica."""
     files: dict[str, list[Row]] = field(default_factory=dict)
     """More files of the run, by name."""
     steps: str | None = None
@@ -114,6 +127,8 @@ def request_results(outcome: Outcome) -> Iterator[RequestResult]:
         "output_tokens": outcome.output_tokens.tolist(),
         "status": np.where(outcome.rejected, "rejected", "ok").tolist(),
     }
+    if outcome.fleet is not None:
+        columns["replica"] = outcome.fleet.replica.tolist()
     if outcome.parts is not None and outcome.evicted_by is not None and outcome.blocks_allocated is not None:
         columns |= {
             "hit_tokens": outcome.parts.hit.tolist(),

@@ -40,6 +40,7 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     session_id: Annotated[Any, About("as in the trace")] = None
     turn: Annotated[Any, About("as in the trace")] = None
     tenant: Annotated[Any, About("as in the trace")] = None
+    replica: Annotated[int | UnsetType, About("which served it, from 0 (fleet)")] = UNSET
     status: Annotated[
         str,
         About("ok; or rejected: it needs more blocks than there are, or is longer than max_model_len"),
@@ -48,7 +49,9 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: Annotated[int, About("generated, the end token included", "tokens")]
     hit_tokens: Annotated[Tokens, About("of the prompt, found cached at first admission", "tokens")] = UNSET
     hit_generated_tokens: Annotated[Tokens, About("of the hits, in blocks with a generated token", "tokens")] = UNSET
-    miss_cold_tokens: Annotated[Tokens, About("in blocks never cached before (compulsory)", "tokens")] = UNSET
+    miss_cold_tokens: Annotated[
+        Tokens, About("in blocks never cached before on its replica (compulsory)", "tokens")
+    ] = UNSET
     miss_evicted_tokens: Annotated[Tokens, About("in blocks cached before and evicted (capacity)", "tokens")] = UNSET
     miss_window_tokens: Annotated[
         Tokens, About("computed before, and not kept by a sliding window or a state (several groups)", "tokens")
@@ -99,6 +102,19 @@ class Rates(msgspec.Struct, frozen=True, kw_only=True):
     request_hit_rate: Annotated[float, About("mean over requests of hit tokens / prompt tokens")]
 
 
+class Latencies(msgspec.Struct, frozen=True, kw_only=True):
+    """Latencies of some requests, in virtual time."""
+
+    requests: Annotated[int, About("served", "requests")]
+    ttft_ms_p50: Annotated[float | None, About("first token - arrival", "ms")] = None
+    ttft_ms_p90: Annotated[float | None, About("first token - arrival", "ms")] = None
+    ttft_ms_p99: Annotated[float | None, About("first token - arrival", "ms")] = None
+    ttft_ms_max: Annotated[float | None, About("first token - arrival", "ms")] = None
+    e2e_ms_p50: Annotated[float | None, About("end - arrival", "ms")] = None
+    e2e_ms_p90: Annotated[float | None, About("end - arrival", "ms")] = None
+    e2e_ms_p99: Annotated[float | None, About("end - arrival", "ms")] = None
+
+
 class SessionResult(Rates, frozen=True, kw_only=True):
     """A row of sessions.jsonl."""
 
@@ -106,6 +122,16 @@ class SessionResult(Rates, frozen=True, kw_only=True):
     session_id: Annotated[Any, About("as in the trace")]
     workload: Annotated[Any, About("of its first request")] = None
     tenant: Annotated[Any, About("of its first request")] = None
+
+
+class ReplicaResult(Rates, frozen=True, kw_only=True):
+    """What a replica of a fleet served."""
+
+    capacity_blocks: Annotated[int | None, About("usable blocks of its own; null: unlimited", "blocks")]
+    evicted_blocks: Annotated[
+        int | UnsetType, About("whose hash was removed so that they could be used again", "blocks")
+    ] = UNSET
+    preemptions: Annotated[int | UnsetType, About("sum", scope="engine")] = UNSET
 
 
 class Curve(msgspec.Struct, frozen=True, kw_only=True):
@@ -159,6 +185,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     by_workload: Annotated[dict[str, Rates] | UnsetType, About("the rates of each workload")] = UNSET
     by_turn: Annotated[dict[str, Rates] | UnsetType, About("of each turn")] = UNSET
     by_tenant: Annotated[dict[str, Rates] | UnsetType, About("of each tenant")] = UNSET
+    by_replica: Annotated[dict[str, ReplicaResult] | UnsetType, About("of each replica (fleet; with attribution)")] = (
+        UNSET
+    )
     by_session: Annotated[
         dict[str, float | None] | UnsetType, About("percentiles of the sessions' token hit rates")
     ] = UNSET
@@ -175,7 +204,8 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
         int | UnsetType, About("whose hash was removed so that they could be used again", "blocks")
     ] = UNSET
     orphan_blocks: Annotated[
-        int | UnsetType, About("most cached blocks at any time whose parent's hash is in no block", "blocks")
+        int | UnsetType,
+        About("most cached blocks at any time whose parent's hash is in no block; fleet: of one replica", "blocks"),
     ] = UNSET
     cache_groups: Annotated[
         list[CacheGroup] | UnsetType, About("where layers do not all keep the same", scope="engine")
@@ -201,6 +231,11 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     e2e_ms_p50: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
     e2e_ms_p90: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
     e2e_ms_p99: Annotated[Milliseconds, About("end - arrival", "ms", "engine")] = UNSET
+
+    by_hit: Annotated[
+        dict[str, Latencies] | UnsetType,
+        About("latencies of requests that found something cached (hit) and of the others (miss)", scope="engine"),
+    ] = UNSET
 
     def to_row(self) -> Row:
         """The row: what ran first, then what came of it."""

@@ -6,6 +6,7 @@ config.BACKENDS, so that the fingerprint of a row (provenance.py) holds the code
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -15,7 +16,8 @@ from vllm_sim.models.layers import keeps_less
 from vllm_sim.provenance import load_entry
 from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
-from vllm_sim.replay.outcome import Labels, Outcome, Totals, labels_of
+from vllm_sim.replay.fleet import serve_fleet
+from vllm_sim.replay.outcome import Fleet, Labels, Outcome, Totals, labels_of
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import RequestResult, RunSummary
 from vllm_sim.replay.summary import summarise
@@ -115,6 +117,11 @@ def run(
         return result
     check_layers(config)
     if config.backend in CACHE_OF_GROUPS and config.model is not None and keeps_less(config.model):
+        if config.replicas > 1:
+            raise ValueError(
+                f"replicas is {config.replicas}, and backend {config.backend} serves {config.model} with several "
+                "cache groups by one cache alone; allowed: 1, or backend engine"
+            )
         cached: Result = load_entry(CACHE_OF_GROUPS[config.backend])(loaded, config, progress)
         return cached
     linked = linked or link_blocks(loaded, config.block_size, config.raw_blocks)
@@ -156,6 +163,10 @@ def serve(
     """
     if config.backend == "blockpool":
         installed_version()  # its module imports vLLM
+    if config.replicas > 1:
+        served = serve_fleet(linked, records, config)
+        outcome = outcome_of(served.run, linked, records, labels, config, retokenised)
+        return replace(outcome, fleet=Fleet(served.replica, config.replica_blocks, served.evicted_blocks))
     found = load_entry(BACKENDS[config.backend])(
         linked.chains, config.policy, config.blocks, config.policy_params, config.seed
     )

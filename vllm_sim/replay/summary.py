@@ -11,8 +11,8 @@ import numpy as np
 from vllm_sim.block_rules import computed_tokens
 from vllm_sim.replay.breakdown import Array
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.outcome import Label, Mask, Outcome
-from vllm_sim.replay.rows import Rates, RunSummary, SessionResult
+from vllm_sim.replay.outcome import Fleet, Label, Mask, Outcome
+from vllm_sim.replay.rows import Latencies, Rates, ReplicaResult, RunSummary, SessionResult
 
 SHARES = (50, 90, 99)
 """Percentiles of latencies."""
@@ -132,6 +132,8 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
         values |= _cache_values(outcome, counted)
         sessions = [row.token_hit_rate for row in session_results(outcome, config.warmup)]
         values["by_session"] = {f"token_hit_rate_p{share}": _percentile(sessions, share, 6) for share in (10, 50, 90)}
+        if outcome.fleet is not None:
+            values["by_replica"] = _by_replica(outcome, outcome.fleet, counted)
     if outcome.schedule is not None:
         values["preemptions"] = int(outcome.schedule.preemptions[counted].sum())
         if outcome.parts is not None:
@@ -139,6 +141,11 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
             values["readmission_prompt_tokens"] = int(again[counted].sum())
             values["readmission_hit_tokens"] = int(outcome.schedule.readmission_hit_tokens[counted].sum())
         values |= latencies(outcome, counted)
+        if outcome.parts is not None:
+            found = outcome.parts.hit > 0
+            values["by_hit"] = {
+                name: _latencies_of(outcome, counted & where) for name, where in (("hit", found), ("miss", ~found))
+            }
     return RunSummary(trace=trace, trace_sha256=trace_sha256, config=config, **values, **more)
 
 
@@ -183,7 +190,25 @@ def _by(outcome: Outcome, label: Label, counted: Mask) -> dict[str, Rates]:
     codes = np.where(counted, label.codes, -1)
     found = rates_by(outcome, codes, len(label.values))
     names = {str(value): one for value, one in zip(label.values, found, strict=True) if one.requests}
-    return {name: names[name] for name in sorted(names, key=lambda name: (len(name) if name.isdigit() else 0, name))}
+    return {name: names[name] for name in sorted(names, key=name_order)}
+
+
+def name_order(name: str) -> tuple[int, str]:
+    """Sorts names: numbers in their order, others by the alphabet."""
+    return len(name) if name.isdigit() else 0, name
+
+
+def _by_replica(outcome: Outcome, fleet: Fleet, counted: Mask) -> dict[str, ReplicaResult]:
+    codes = np.where(counted, fleet.replica, -1)
+    found, results = rates_by(outcome, codes, len(fleet.evicted_blocks)), {}
+    for number, (rate, evicted) in enumerate(zip(found, fleet.evicted_blocks, strict=True)):
+        values: dict[str, Any] = {name: getattr(rate, name) for name in Rates.__struct_fields__}
+        if evicted is not None:
+            values["evicted_blocks"] = evicted
+        if outcome.schedule is not None:
+            values["preemptions"] = int(outcome.schedule.preemptions[codes == number].sum())
+        results[str(number)] = ReplicaResult(capacity_blocks=fleet.capacity_blocks, **values)
+    return results
 
 
 def latencies(outcome: Outcome, where: Mask) -> dict[str, Any]:
@@ -213,6 +238,16 @@ def latencies(outcome: Outcome, where: Mask) -> dict[str, Any]:
     for name, values in spans.items():
         found |= {f"{name}_ms_p{share}": _percentile(values, share, 3) for share in SHARES}
     return found
+
+
+def _latencies_of(outcome: Outcome, where: Mask) -> Latencies:
+    """Apart from others, so that requests which wait for others' sake show."""
+    served, schedule = where & ~outcome.rejected, outcome.schedule
+    if schedule is None or not served.any():
+        return Latencies(requests=0)
+    found = {name: ms for name, ms in latencies(outcome, where).items() if name in Latencies.__struct_fields__}
+    slowest = np.round(schedule.first_token_ms[served], 3) - np.round(schedule.arrival_ms[served], 3)
+    return Latencies(requests=int(served.sum()), ttft_ms_max=round(float(slowest.max()), 3), **found)
 
 
 def _percentile(values: Sequence[float] | Any, share: int, digits: int) -> float | None:

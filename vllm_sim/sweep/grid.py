@@ -1,6 +1,7 @@
-"""Sweeps: every combination of policies, capacities, block sizes and seeds over traces, into one file of rows."""
+"""Sweeps: all policies, capacities, fleets, block sizes and seeds, combined, over traces, into one file of rows."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ from msgspec.structs import replace
 from vllm_sim.eviction.names import full_name
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
+from vllm_sim.fleet.names import DEFAULT
+from vllm_sim.fleet.registry import make_router
+from vllm_sim.fleet.router import RouterContext
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import check_layers
@@ -53,6 +57,11 @@ class Grid(NamedTuple):
     block_sizes: Sequence[int] = (16,)
     seeds: Sequence[int] = (0,)
     policy_params: Mapping[str, Any] = {}
+    replicas: Sequence[int] = (1,)
+    routers: Sequence[str] = (DEFAULT,)
+    """Of more than one replica; with one no router has a choice, and it is run once."""
+    router_params: Mapping[str, Any] = {}
+    """An object for each router that has some."""
 
 
 def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridRun]:
@@ -85,13 +94,21 @@ def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridR
 
 def _configs(base: RunConfig, capacity: str, working_set_blocks: int, grid: Grid) -> Iterator[RunConfig]:
     if capacity == ALL:
-        yield replace(base, capacity_blocks=ALL, seed=grid.seeds[0])
+        for replicas in grid.replicas:
+            yield replace(base, capacity_blocks=ALL, replicas=replicas, seed=grid.seeds[0])
         return
     found = capacity_blocks(capacity, base.block_size, working_set_blocks, base.model)
-    for policy in grid.policies:
-        for seed in grid.seeds:
-            params = grid.policy_params.get(policy, {})
-            yield replace(base, capacity_blocks=found, policy=policy, policy_params=params, seed=seed)
+    for policy, replicas, router, seed in product(grid.policies, grid.replicas, grid.routers, grid.seeds):
+        yield replace(
+            base,
+            capacity_blocks=found,
+            policy=policy,
+            policy_params=grid.policy_params.get(policy, {}),
+            replicas=replicas,
+            router=router,
+            router_params=grid.router_params.get(router, {}),
+            seed=seed,
+        )
 
 
 def _check_grid(base: RunConfig, grid: Grid) -> None:
@@ -100,6 +117,8 @@ def _check_grid(base: RunConfig, grid: Grid) -> None:
         "capacities": grid.capacities,
         "block-sizes": grid.block_sizes,
         "seeds": grid.seeds,
+        "replicas": grid.replicas,
+        "routers": grid.routers,
     }
     for name, values in lists.items():
         if not values:
@@ -112,6 +131,13 @@ def _check_grid(base: RunConfig, grid: Grid) -> None:
             raise ValueError(f"--policy-params has {name!r}; allowed: {', '.join(grid.policies)}, as in --policies")
         if not isinstance(params, dict):
             raise ValueError(f"--policy-params has {params!r} for {name}; allowed: an object of its parameters")
+    for name, params in grid.router_params.items():
+        if name not in grid.routers:
+            raise ValueError(f"--router-params has {name!r}; allowed: {', '.join(grid.routers)}, as in --routers")
+        if not isinstance(params, dict):
+            raise ValueError(f"--router-params has {params!r} for {name}; allowed: an object of its parameters")
+    for router in grid.routers:
+        make_router(router, RouterContext(2, 16), grid.router_params.get(router, {}))
     for policy in grid.policies:
         params = grid.policy_params.get(policy, {})
         try:
@@ -161,7 +187,7 @@ def sweep(
     plan = [
         PlannedRun(
             key=row_key(run),
-            code=row_code(run.config.backend, run.config.policy),
+            code=row_code(run.config.backend, run.config.policy, run.config.router),
             files=(out,),
             values=run,
             group=(str(run.trace), run.config.block_size),

@@ -18,6 +18,7 @@ from vllm_sim.eviction.chains import Requests, link
 from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.eviction.simulate import simulate
+from vllm_sim.fleet.registry import find_router
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
 from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
@@ -35,10 +36,11 @@ class GridRun(NamedTuple):
 
     def __str__(self) -> str:
         config = self.config
+        fleet = f"replicas {config.replicas}, router {config.router}, " if config.replicas > 1 else ""
         return (
             f"policy {config.policy}, parameters {config.policy_params}, "
             f"capacity_blocks {config.capacity_blocks or 'unlimited'}, "
-            f"block size {config.block_size}, seed {config.seed}, trace {self.trace}"
+            f"block size {config.block_size}, seed {config.seed}, {fleet}trace {self.trace}"
         )
 
 
@@ -74,19 +76,20 @@ def row_key(run: GridRun) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def row_code(backend: str, policy: str) -> str:
-    """A fingerprint of all code that a row comes from: its backend's and its policy's, and vLLM's version where vLLM
-    runs. With the key it decides the row.
+def row_code(backend: str, policy: str, router: str | None = None) -> str:
+    """A fingerprint of all code that a row comes from: its backend's, its policy's and its router's, and vLLM's version
+    where vLLM runs. With the key it decides the row.
     """
     of_groups = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
-    return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy))
+    of_router = [] if router is None else [find_router(router)]
+    return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy), *of_router)
 
 
 def code_of(row: Row) -> str | None:
-    """What `row_code` is today for a stored row; None if its policy cannot be found."""
+    """What `row_code` is today for a stored row; None if its policy or router cannot be found."""
     try:
-        return row_code(row["backend"], row["policy"])
-    except Exception:  # a policy's module is the user's
+        return row_code(row["backend"], row["policy"], row.get("router"))
+    except Exception:  # a policy's module is the user's, as a router's
         return None
 
 

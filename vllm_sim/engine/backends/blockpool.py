@@ -23,10 +23,11 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.chains import Chains
+from vllm_sim.eviction.kernel import ALLOCATED, BY, COLD, GENERATED, HIT, MISSED
 from vllm_sim.eviction.online_cache import OnlineCache
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
-from vllm_sim.eviction.simulate import Run, make_context
+from vllm_sim.eviction.simulate import BlockEvents, Run, checked_capacity, make_context, run_of
 from vllm_sim.trace.hints import Hints
 
 _BLOCK_TOKENS = 2
@@ -35,30 +36,105 @@ _HASH_BYTES = 8
 
 
 def run(chains: Chains, policy: str, capacity: int | None, params: dict[str, Any] | None = None, seed: int = 0) -> Run:
-    """Runs the requests through vLLM's cache; arguments and result as those of `eviction.simulate.simulate`.
+    """Runs the requests through vLLM's cache; arguments, result and errors as those of `eviction.simulate.simulate`.
 
     Raises:
-        ValueError: a value is out of range, or the chains are of raw blocks, which vLLM does not have.
+        ValueError: the chains are of raw blocks, which vLLM does not have.
     """
-    if capacity is None:
-        capacity = max(1, int(chains.need.sum()))
-    if capacity < 1:
-        raise ValueError(f"capacity is {capacity} blocks; allowed: 1 or more")
-    if (chains.hittable == chains.need).any():
-        raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
-    manager = make_manager(capacity)
-    if policy != "lru":
-        online = OnlineCache(policy, make_context(chains, policy, capacity, seed), params, _nodes)
-        columns = (
-            chains.category.tolist(),
-            chains.arrival_ms.tolist(),
-            itertools.starmap(Hints, chains.hints.tolist()),
-        )
+    cache = PoolCache(chains, policy, capacity, params, seed)
+    cache.serve(np.arange(chains.need.size))
+    rejected = chains.need > checked_capacity(chains, capacity)
+    return run_of(cache.out, rejected, cache.evicted_blocks, cache.orphan_blocks)
+
+
+class PoolCache:
+    """vLLM's cache, as `eviction.simulate.SimulatedCache` is the kernel's: the same arguments, methods and errors.
+
+    Raises:
+        ValueError: the chains are of raw blocks, which vLLM does not have.
+    """
+
+    def __init__(
+        self,
+        chains: Chains,
+        policy: str,
+        capacity: int | None,
+        params: dict[str, Any] | None = None,
+        seed: int = 0,
+        rows: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+    ):
+        capacity = checked_capacity(chains, capacity)
+        if (chains.hittable == chains.need).any():
+            raise ValueError("raw blocks have no last token to compute; allowed: chains linked by vLLM's rules")
+        self.chains, self.capacity, self.manager = chains, capacity, make_manager(capacity)
+        self.out = np.zeros((chains.need.size, 6), np.int64) if out is None else out
+        self._ledger = _Ledger(chains)
+        self._is_generated = np.zeros(capacity + 1, np.bool_)
+        if policy == "lru":
+            make_policy(policy, PolicyContext(capacity, nodes=1), params)
+            return
+        online = OnlineCache(policy, make_context(chains, policy, capacity, seed, rows), params, _nodes)
+        hints = itertools.starmap(Hints, chains.hints.tolist())
+        columns = (chains.category.tolist(), chains.arrival_ms.tolist(), hints)
         described = [Description(*row) for row in zip(itertools.count(), *columns)]
-        adopt(manager, online, lambda request: described[int(request.request_id)])
-    else:
-        make_policy(policy, PolicyContext(capacity, nodes=1), params)
-    return _serve(chains, capacity, manager)
+        adopt(self.manager, online, lambda request: described[int(request.request_id)])
+
+    @property
+    def evicted_blocks(self) -> int:
+        """So far."""
+        return self._ledger.evicted_blocks
+
+    @property
+    def orphan_blocks(self) -> int:
+        """Most at any time."""
+        return self._ledger.orphan_blocks
+
+    def serve(self, rows: np.ndarray) -> None:
+        """Serves these requests, in their order."""
+        for row in rows.tolist():
+            self._serve(row)
+
+    def hit_blocks(self, row: int) -> int:
+        """How many blocks a request would hit now."""
+        if self.chains.need[row] > self.capacity:
+            return 0
+        _, computed, _ = self.manager.get_computed_blocks(_make_request(self.chains, row))
+        return computed // _BLOCK_TOKENS
+
+    def take_events(self) -> BlockEvents:
+        """What the last request stored and removed, as vLLM's KV events say."""
+        return self._ledger.take()
+
+    def _serve(self, row: int) -> None:
+        chains, manager, ledger, out = self.chains, self.manager, self._ledger, self.out[row]
+        ledger.take()
+        nodes = _nodes_of(chains, row)
+        limit, prompt = chains.hittable[row], chains.prompt[row]
+        known = ledger.known(nodes[:limit])
+        out[COLD], out[MISSED], out[BY] = limit - known, known, -1
+        if chains.need[row] > self.capacity:
+            return
+        request = _make_request(chains, row)
+        blocks, computed, _ = manager.get_computed_blocks(request)
+        hit = computed // _BLOCK_TOKENS
+        out[HIT], out[MISSED] = hit, known - hit
+        out[GENERATED] = self._is_generated[blocks.get_block_ids()[0]].sum()
+        if known > hit:
+            out[BY] = ledger.evictor[nodes[hit]]
+
+        def note() -> None:
+            ledger.note(manager.take_events(), row)
+
+        _compute(manager, request, computed, blocks, _computed_tokens(chains, row), note)
+        table = manager.get_block_ids(request.request_id)[0]
+        out[ALLOCATED] = len(table) - hit
+        self._is_generated[table[hit : nodes.size]] = np.arange(hit, nodes.size) >= prompt
+        manager.free(request)
+
+
+def _nodes_of(chains: Chains, row: int) -> np.ndarray:
+    return chains.nodes[chains.begins[row] : chains.begins[row + 1]]
 
 
 def make_manager(capacity: int) -> KVCacheManager:
@@ -71,41 +147,6 @@ def make_manager(capacity: int) -> KVCacheManager:
         scheduler_block_size=_BLOCK_TOKENS,
         hash_block_size=_BLOCK_TOKENS,
         enable_kv_cache_events=True,
-    )
-
-
-def _serve(chains: Chains, capacity: int, manager: KVCacheManager) -> Run:
-    rejected = chains.need > capacity
-    ledger = _Ledger(chains)
-    hit, generated, cold, missed, allocated = np.zeros((5, rejected.size), np.int64)
-    evicted_by = np.full(rejected.size, -1)
-    is_generated = np.zeros(capacity + 1, np.bool_)
-    for row in range(rejected.size):
-        nodes = chains.nodes[chains.begins[row] : chains.begins[row + 1]]
-        limit, prompt = chains.hittable[row], chains.prompt[row]
-        hittable = nodes[:limit]
-        known = ledger.known(hittable)
-        if not rejected[row]:
-            request = _make_request(chains, row, nodes)
-            blocks, computed, _ = manager.get_computed_blocks(request)
-            hit[row] = computed // _BLOCK_TOKENS
-            generated[row] = is_generated[blocks.get_block_ids()[0]].sum()
-        cold[row], missed[row] = limit - known, known - hit[row]
-        if rejected[row]:
-            continue
-        if known > hit[row]:
-            evicted_by[row] = ledger.evictor[nodes[hit[row]]]
-
-        def note(row: int = row) -> None:
-            ledger.note(manager.take_events(), row)
-
-        _compute(manager, request, computed, blocks, _computed_tokens(chains, row), note)
-        table = manager.get_block_ids(request.request_id)[0]
-        allocated[row] = len(table) - hit[row]
-        is_generated[table[hit[row] : nodes.size]] = np.arange(hit[row], nodes.size) >= prompt
-        manager.free(request)
-    return Run(
-        hit, generated, cold, missed, evicted_by, allocated, rejected, ledger.evicted_blocks, ledger.orphan_blocks
     )
 
 
@@ -137,8 +178,8 @@ class _Row(Request):
         self.num_computed_tokens += tokens
 
 
-def _make_request(chains: Chains, row: int, nodes: np.ndarray) -> _Row:
-    hashes = [BlockHash(int(node).to_bytes(_HASH_BYTES, "big")) for node in nodes]
+def _make_request(chains: Chains, row: int) -> _Row:
+    hashes = [BlockHash(int(node).to_bytes(_HASH_BYTES, "big")) for node in _nodes_of(chains, row)]
     full = int(chains.prompt[row])
 
     def hash_blocks(request: Request) -> list[BlockHash]:
@@ -161,11 +202,17 @@ class _Ledger:
         self.copies = np.zeros(chains.working_set, np.int64)
         self.children = np.zeros(chains.working_set, np.int64)
         self.orphans = self.orphan_blocks = self.evicted_blocks = 0
+        self._events = BlockEvents([], [])
 
     def known(self, nodes: np.ndarray) -> int:
         """How many nodes of a chain have been cached before, from the first one on."""
         unknown = np.flatnonzero(~self.seen[nodes])
         return int(unknown[0]) if unknown.size else nodes.size
+
+    def take(self) -> BlockEvents:
+        """What was stored and removed since the last call."""
+        taken, self._events = self._events, BlockEvents([], [])
+        return taken
 
     def note(self, events: list[KVCacheEvent], row: int) -> None:
         """Takes note of events that happened while a row was served."""
@@ -178,12 +225,14 @@ class _Ledger:
                     self._remove(_node(name), row)
 
     def _store(self, node: int) -> None:
+        self._events.stored.append(node)
         self.seen[node] = True
         self.copies[node] += 1
         if self.copies[node] == 1:
             self._count(node, 1)
 
     def _remove(self, node: int, row: int) -> None:
+        self._events.removed.append(node)
         self.evictor[node] = row
         self.evicted_blocks += 1
         self.copies[node] -= 1

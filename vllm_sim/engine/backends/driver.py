@@ -152,9 +152,9 @@ class Driver:
             else:
                 waiting.setdefault(arrival.after_row, []).append(arrival)
         done = 0
-        while due or self._is_busy():
-            rejected = self._admit(due)
-            for served in [*rejected, *self._step(due, is_alone=bool(rejected))]:
+        while due or self.is_busy():
+            rejected = self.admit(due)
+            for served in [*rejected, *self.step(due, is_alone=bool(rejected))]:
                 # A closed loop sends rows in their order, as places get free; only an open one waits for times.
                 base_ms = served.end_ms if self.concurrency is None else 0.0
                 for arrival in waiting.pop(served.row, ()):
@@ -163,13 +163,13 @@ class Driver:
                 self.progress(done)
                 yield served
 
-    def _is_busy(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a request is served, or a step of requests that have ended is still computed."""
         return bool(self._running or self._batches)
 
-    def _admit(self, due: list[tuple[float, int]]) -> list[Served]:
+    def admit(self, due: list[tuple[float, int]]) -> list[Served]:
         """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
-        if due and due[0][0] > self.now_ms and not self._is_busy():
+        if due and due[0][0] > self.now_ms and not self.is_busy():
             self.now_ms = due[0][0]
         rejected = []
         while self._is_due(due):
@@ -177,8 +177,7 @@ class Driver:
             # A closed loop sends a row when a place is free.
             served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
-            computed = computed_tokens(int(self.trace.prompt_lengths[row]), int(self.trace.response_lengths[row]))
-            if not self._fits(computed):
+            if not self.takes(row):
                 served.rejected = True
                 served.end_ms = self.now_ms
                 if self.ledger is not None:
@@ -197,8 +196,9 @@ class Driver:
         is_full = self.concurrency is not None and len(self._running) >= self.concurrency
         return bool(due) and due[0][0] <= self.now_ms and not is_full
 
-    def _fits(self, computed: int) -> bool:
-        """Whether a request of so many computed tokens can be served; with several groups upstream has bounded them."""
+    def takes(self, row: int) -> bool:
+        """Whether a row can be served at all; with several groups upstream has bounded the tokens."""
+        computed = computed_tokens(int(self.trace.prompt_lengths[row]), int(self.trace.response_lengths[row]))
         needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
         return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
 
@@ -224,7 +224,7 @@ class Driver:
             return SamplingParams(max_tokens=length_tokens)
         return SamplingParams(max_tokens=length_tokens + (max_tokens != length_tokens), stop_token_ids=[stop])
 
-    def _step(self, due: list[tuple[float, int]], is_alone: bool) -> list[Served]:
+    def step(self, due: list[tuple[float, int]], is_alone: bool) -> list[Served]:
         """One step of the engine, and before it those that upstream need not see; the clock moves to its end.
 
         Args:
@@ -234,7 +234,7 @@ class Driver:
         Returns:
             The rows that ended in it.
         """
-        if not self._is_busy():
+        if not self.is_busy():
             return []
         if self._sparse is not None:
             while (load := self._sparse.skip(self.now_ms)) is not None:

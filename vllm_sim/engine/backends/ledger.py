@@ -7,7 +7,7 @@ resets; so a cached block that is allocated has been evicted, by the request tha
 after a call is cached. KV events would tell the same and cost more.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, KeysView
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,11 @@ class Ledger:
     def working_set_blocks(self) -> int:
         """Distinct blocks that were ever cached."""
         return len(self._number)
+
+    @property
+    def hashes(self) -> KeysView[Any]:
+        """Of the blocks that were ever cached."""
+        return self._number.keys()
 
     def watch(self, manager: KVCacheManager) -> None:
         """Puts the ledger before a manager, which has served nobody yet."""

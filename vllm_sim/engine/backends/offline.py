@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from vllm.config import VllmConfig
+from vllm.config import KVEventsConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
@@ -36,6 +37,7 @@ from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
 from vllm_sim.eviction.simulate import make_context
+from vllm_sim.named_classes import load_class
 from vllm_sim.trace.hints import NO_HINTS, Hints
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -72,6 +74,8 @@ class Setup:
     seed: int = 0
     is_unlimited: bool = False
     """Nothing is ever evicted: several cache groups take as many blocks as they need, whatever capacity_blocks is."""
+    publishes: bool = False
+    """KV events are collected and published, to whoever takes them (fleet.py)."""
     upstream: dict[str, Any] = field(default_factory=dict)
     """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
 
@@ -150,7 +154,7 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     if known is not None and online is not None:
         if known.chains is not None:
             assert isinstance(core.model_executor, RowExecutor)
-            numbers.update(_number_hashes(core, core.model_executor.trace, known.chains, known.salts))
+            numbers.update(number_hashes(core, core.model_executor.trace, known.chains, known.salts))
         _adopt(core, online, known)
     return core
 
@@ -187,6 +191,8 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
         "disable_log_stats": True,
         "additional_config": {KEY: {"on_inexact": "warn"}},
     }
+    if setup.publishes:
+        arguments["kv_events_config"] = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
     known = {field.name for field in fields(EngineArgs)} - arguments.keys()
     for name in setup.upstream:
         if name not in known:
@@ -195,7 +201,23 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
             )
     # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is configured to.
     more = {"skip_tokenizer_init": True, "enable_prefix_caching": True} | setup.upstream
+    if isinstance(more.get("scheduler_cls"), str):
+        more["scheduler_cls"] = find_scheduler(more["scheduler_cls"], setup.async_scheduling)
     return EngineArgs(**arguments, **more).create_engine_config()
+
+
+def find_scheduler(path: str, is_async: bool) -> type[Scheduler]:
+    """A scheduler's class.
+
+    Args:
+        path: `module:Class`; the module may lie in the working directory.
+        is_async: whether scheduling is asynchronous.
+
+    Raises:
+        ValueError: there is none, or it is no subclass of upstream's for such scheduling. With another one upstream's
+            queue of batches stays two deep and each request is scheduled in every other step.
+    """
+    return load_class("scheduler_cls", path, path, AsyncScheduler if is_async else Scheduler, ())
 
 
 def scheduler_of(core: EngineCore) -> Scheduler:
@@ -244,7 +266,7 @@ def _adopt(core: EngineCore, online: OnlineCache, known: Known) -> None:
     adopt(scheduler_of(core).kv_cache_manager, online, describe)
 
 
-def _number_hashes(
+def number_hashes(
     core: EngineCore, trace: TokenisedTrace, chains: Chains, salts: Sequence[str | None]
 ) -> dict[BlockHash, int]:
     """The node of each block hash that the rows will have; the last generated token is never computed."""

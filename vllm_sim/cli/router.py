@@ -1,0 +1,67 @@
+"""`vllm-sim router list` and `router check`: which routers there are, and whether one keeps what all must keep."""
+
+import argparse
+import json
+from typing import Any
+
+from vllm_sim.cli.running import json_object
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("router", help="routers before several replicas")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    listed = commands.add_parser(
+        "list", help="the routers that have a name, and what each sees", epilog="example: vllm-sim router list"
+    )
+    listed.add_argument("--json", action="store_true", help="print them as one JSON object")
+    listed.set_defaults(run=_list)
+    check = commands.add_parser(
+        "check",
+        help="try what must hold of every router, and what it costs and gives",
+        epilog="example: vllm-sim router check prefix_hash --router-params '{\"blocks\": 2}'",
+    )
+    check.add_argument("router", metavar="ROUTER", help="a name, or module:Class in the working directory")
+    check.add_argument(
+        "--router-params", type=json_object, default={}, metavar="JSON", help="the router's parameters, an object"
+    )
+    check.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    check.set_defaults(run=_check)
+
+
+def _list(options: argparse.Namespace) -> int:
+    from vllm_sim.fleet.registry import find_router, registered_routers
+    from vllm_sim.terminal import printable
+
+    found = []
+    for name in registered_routers():
+        router = find_router(name)
+        found.append((name, router.sees, (router.__doc__ or "").partition("\n")[0]))
+    if options.json:
+        print(json.dumps({name: {"sees": sees, "rule": rule} for name, sees, rule in found}))
+    else:
+        for name, sees, rule in found:
+            print(printable(f"{name:14} {sees:9} {rule}"))
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from vllm_sim.fleet.check import measure_router, run_router_checks
+    from vllm_sim.terminal import printable
+
+    results = list(run_router_checks(options.router, options.router_params))
+    failed = [result for result in results if result.error is not None]
+    cost = None if failed else measure_router(options.router, options.router_params)
+    if options.json:
+        checks = [result._asdict() for result in results]
+        print(json.dumps({"router": options.router, "checks": checks, "cost": cost._asdict() if cost else None}))
+        return int(bool(failed))
+    for result in results:
+        failure = "" if result.error is None else f": {result.error}"
+        print(printable(f"{'FAILED' if failure else 'ok':6}  {result.claim}{failure}"))
+    if cost is not None:
+        print(f"{cost.request_us:.1f} us a request, {cost.over_round_robin:.1f} times round_robin")
+        print(
+            f"{cost.hit_blocks:,} hit blocks, round_robin {cost.round_robin_hit_blocks:,}; "
+            f"largest share of a replica {cost.largest_share:.2f}"
+        )
+    return int(bool(failed))

@@ -1,0 +1,1 @@
+"""Several replicas of a cache, and the routers before them."""
