@@ -24,7 +24,7 @@ from vllm_sim.trace.record import TraceError
 
 BLOCK = 8
 SHARED_FIELDS = ("status", "prompt_tokens", "output_tokens", "hit_tokens", "hit_generated_tokens", *MISSES)
-BY_FACTS = [f"tests.eviction.user_policies:{name}" for name in ("Attentive", "Matching")]
+ATTENTIVE = "tests.eviction.user_policies:Attentive"
 ROW_FILES = ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl", "sessions.jsonl")
 SHARED_FIELDS += ("evicted_by", "blocks_allocated")
 
@@ -91,7 +91,7 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
         ("belady", 40),
         ("workload_aware", 40),
         ("hybrid", 40),
-        *((name, 40) for name in BY_FACTS),
+        (ATTENTIVE, 40),
         *(pytest.param(name, 40, marks=pytest.mark.slow) for name in LITERATURE),
     ],
 )

@@ -156,18 +156,17 @@ def test_what_several_sessions_share_is_described_without_their_hints():
 
 
 def test_hints_that_are_right_are_worth_much_and_hints_that_lie_are_not_believed():
-    """Sessions of two turns among calls that never come again; whoever lies says that every session is over."""
+    """Sessions end after any turn with the same chance, so that nothing else tells it; who lies says it of every turn."""
     draw = np.random.default_rng(4)
     events = []
     for session in range(300):
-        time = draw.uniform(0, 600_000)
-        events += [(time, session, 0), (time + draw.exponential(40_000), session, draw.integers(0, 2))]
+        times = draw.uniform(0, 600_000) + np.cumsum(draw.exponential(40_000, draw.geometric(0.5)))
+        events += [(time, session) for time in times]
     events.sort()
-    rows = [[100 * session + i for i in range(8)] for _, session, _ in events]
-    chains = raw_chains(rows)
-    chains = chains._replace(arrival_ms=np.array([time for time, _, _ in events]))
-    last = {session: row for row, (_, session, _) in enumerate(events)}
-    truth = np.array([float(last[session] == row) for row, (_, session, _) in enumerate(events)])
+    chains = raw_chains([[100 * session + i for i in range(8)] for _, session in events])
+    chains = chains._replace(arrival_ms=np.array([time for time, _ in events]))
+    last = {session: row for row, (_, session) in enumerate(events)}
+    truth = np.array([float(last[session] == row) for row, (_, session) in enumerate(events)])
     hits = {}
     for name, said in (("none", np.full(truth.size, NAN)), ("right", truth), ("lies", np.ones(truth.size))):
         hints = np.full((truth.size, 4), NAN)

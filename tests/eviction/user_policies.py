@@ -1,10 +1,11 @@
 """Policies as a user writes them: in plain Python, and declared for the compiler."""
 
-import numpy as np
+import math
 
 from vllm_sim.eviction.compiled import compiled
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
+from vllm_sim.trace.hints import NO_HINTS
 
 
 class MostRecent(Policy):
@@ -19,64 +20,37 @@ class CompiledMostRecent(MostRecent):
     """The same, compiled."""
 
 
-@compiled
 class Attentive(Policy):
-    """Its order depends on when requests arrive, what they say and where prompts end."""
+    """Its order depends on all that it is given of requests: arrivals, hints, prompts' ends, matches."""
 
     def __init__(self, context: PolicyContext):
         super().__init__(context)
-        self.present = 0
-        self.prompt_blocks = 0
-        self.said = 0
-        self.mark = np.zeros(context.nodes, np.int64)
-        self.depth = np.zeros(context.nodes, np.int64)
-
-    def serves(self, facts: RequestFacts) -> None:
-        self.present = 0 if np.isnan(facts.arrival_ms) else int(facts.arrival_ms)
-        self.prompt_blocks = facts.prompt_blocks
-        self.said = 0
-        for value in (facts.session_end, facts.next_turn_ms, facts.retention_priority, facts.retention_ms):
-            self.said = 3 * self.said + (1 if np.isnan(value) else 2 + int(value))
-
-    def cached(self, node: int, parent: int) -> None:
-        self.depth[node] = self.depth[parent] + 1 if parent >= 0 else 0
-        self.use(node)
-
-    def hit(self, node: int) -> None:
-        self.use(node)
-
-    def use(self, node: int) -> None:
-        generated = self.depth[node] >= self.prompt_blocks
-        self.mark[node] = (self.present % 97 + (50 if generated else 0) + 7 * self.prompt_blocks + self.said) % 31
-
-    def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
-        return 0, self.mark[node]
-
-
-@compiled
-class Matching(Policy):
-    """A chain's order depends on how much of its request was found cached when it started."""
-
-    def __init__(self, context: PolicyContext):
-        super().__init__(context)
-        self.found = 0
+        self.facts = RequestFacts(0.0, 0, 0, *NO_HINTS)
         self.matched = 0
-        self.mark = np.zeros(context.nodes, np.int64)
+        self.mark: dict[int, int] = {}
+        self.depth: dict[int, int] = {-1: -1}
 
     def serves(self, facts: RequestFacts) -> None:
-        self.found = facts.matched
+        self.facts = facts
 
     def started(self, request: int, hittable: int) -> None:
-        self.matched = self.found
+        self.matched = self.facts.matched  # which is 0 as its batch moves on
 
     def cached(self, node: int, parent: int) -> None:
-        self.mark[node] = self.matched
+        self.depth[node] = self.depth[parent] + 1
+        self.hit(node)
 
     def hit(self, node: int) -> None:
-        self.mark[node] = self.matched
+        facts = self.facts
+        said = [facts.arrival_ms, facts.session_end, facts.next_turn_ms, facts.retention_priority, facts.retention_ms]
+        numbers = [0 if math.isnan(value) else 2 + int(value) for value in said]
+        numbers += [facts.prompt_blocks, self.matched, int(self.depth[node] >= facts.prompt_blocks)]
+        self.mark[node] = sum(
+            number * factor for number, factor in zip(numbers, (1, 3, 5, 7, 11, 13, 17, 19), strict=True)
+        )
 
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
-        return 0, self.mark[node]
+        return 0, self.mark[node] % 31
 
 
 class Astray(Policy):
