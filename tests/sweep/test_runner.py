@@ -1,6 +1,7 @@
 """A grid in processes: errors, and what NAME.run.json says of the run and the commit that gave a file of rows."""
 
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -26,11 +27,15 @@ def slow_then_bad_then_many(point: tuple[Path, int]) -> list[dict]:
     return [dict.fromkeys(NEEDED)]
 
 
-def test_a_bad_point_costs_no_finished_row_and_begins_no_more_points(tmp_path: Path) -> None:
+@pytest.mark.parametrize("are_forks", [False, True])
+def test_a_bad_point_costs_no_finished_row_and_begins_no_more_points(
+    tmp_path: Path, are_forks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)  # it would keep this process from being forked
     files = (tmp_path / ROWS,)
     plan = [PlannedRun(str(number), "", files, (tmp_path, number), (number,)) for number in range(POINTS)]
     with pytest.raises(ValueError, match=r"PosixPath\(.*, 1\): point 1 cannot be computed"):
-        run_grid(plan, slow_then_bad_then_many, "model", print, jobs=2)
+        run_grid(plan, slow_then_bad_then_many, "model", print, jobs=2, are_forks=are_forks)
     done = {path.stem for path in tmp_path.glob("*.done")}
     assert {row["key"] for row in read_rows(tmp_path / ROWS)} == done
     assert "0" in done

@@ -195,6 +195,7 @@ def sweep(
         for run in runs
     ]
     model = runs[0].config.model
-    run_grid(plan, _rows_of, model, say, jobs, ray, progress, code_of=code_of, compilers=compilers)
+    are_forks = all(run.config.backend == "fast" for run in runs)
+    run_grid(plan, _rows_of, model, say, jobs, ray, progress, code_of=code_of, compilers=compilers, are_forks=are_forks)
     keys = {run.key for run in plan}
     return [row for row in read_rows(out) if row["key"] in keys]

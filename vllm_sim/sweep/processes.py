@@ -1,15 +1,19 @@
-"""Runs of a grid in processes: joblib's on this machine, or those of a Ray cluster.
+"""Runs of a grid in processes: forks of this one, joblib's, or those of a Ray cluster.
 
-Runs that share a trace and its blocks go to a process in batches, which reads both once. An error ends its batch and
-is no loss of what was computed: it comes with the rows, batches under way are finished, and no more are begun.
+Runs that share a trace and its blocks go to a process in batches, which reads both once; a fork has them already. An
+error ends its batch and is no loss of what was computed: it comes with the rows, batches under way are finished, and no
+more are begun.
 """
 
 import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from functools import cache
 from itertools import groupby
+from multiprocessing import get_context
 from threading import Thread
 from typing import Any, NamedTuple
 
@@ -49,6 +53,7 @@ def compute(
     jobs: int,
     ray: str | None,
     compilers: Sequence[Callable[[], None]] = (),
+    are_forks: bool = False,
 ) -> Iterator[Done]:
     """Rows as they are finished; of several batches in any order.
 
@@ -58,6 +63,8 @@ def compute(
         jobs: processes, -1 for one a core.
         ray: address of a Ray cluster, in place of processes here.
         compilers: called first where several processes would compile the same code, each in one of them.
+        are_forks: whether the processes here are forks of this one: they start at once, with what it has read. Not
+            for code with threads of its own, such as torch's.
 
     Raises:
         ImportError: Ray is not installed.
@@ -67,15 +74,47 @@ def compute(
         return _on_ray(points, rows_of, ray)
     if jobs == 1 or len(points) <= 1:
         return _until_error(_batch([point], rows_of) for point in points)
+    if are_forks and "torch" not in sys.modules:
+        return _forked(points, rows_of, jobs, compilers)
     return _here(points, rows_of, jobs, compilers)
+
+
+def _forked(
+    points: Sequence[Point], rows_of: RowsOf, jobs: int, compilers: Sequence[Callable[[], None]]
+) -> Iterator[Done]:
+    workers, failed = min(_workers(jobs), len(points)), False
+    batches, parent = _batches(points, workers), os.getpid()
+    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+        for compiling in [pool.submit(compiler) for compiler in compilers]:
+            compiling.result()
+        running: set[Future[Done]] = set()
+        while True:
+            while not failed and len(running) < workers and (batch := next(batches, None)) is not None:
+                running.add(pool.submit(_batch, batch, rows_of, parent))
+            if not running:
+                return
+            finished, running = wait(running, return_when=FIRST_COMPLETED)
+            for one in finished:
+                done = one.result()
+                failed = failed or done.error is not None
+                yield done
+
+
+def _workers(jobs: int) -> int:
+    """How many processes there are to be; -1: one a core that this one may use."""
+    if jobs != -1:
+        return jobs
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 def _here(
     points: Sequence[Point], rows_of: RowsOf, jobs: int, compilers: Sequence[Callable[[], None]]
 ) -> Iterator[Done]:
-    from joblib import Parallel, cpu_count, delayed
+    from joblib import Parallel, delayed
 
-    workers, failed = (cpu_count() if jobs == -1 else jobs), False
+    workers, failed = _workers(jobs), False
 
     def left() -> Iterator[Any]:
         for batch in _batches(points, workers):

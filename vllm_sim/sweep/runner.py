@@ -52,6 +52,7 @@ def run_grid(
     only: Callable[[Any], bool] = lambda values: True,
     code_of: Callable[[Row], str | None] | None = None,
     compilers: Callable[[Sequence[Any]], Sequence[Callable[[], None]]] = lambda values: (),
+    are_forks: bool = False,
 ) -> int:
     """Computes the rows that are not there yet.
 
@@ -66,6 +67,7 @@ def run_grid(
         only: which runs are computed where they are missing; rows of others are kept.
         code_of: today's code of a row that is not in the plan. Such rows are kept; without it they are dropped.
         compilers: from the values of the runs to compute, what compiles their code (processes.py).
+        are_forks: see processes.compute.
 
     Returns:
         How many runs were computed.
@@ -93,7 +95,7 @@ def run_grid(
         progress(finished, total)
         points = [Point(run.key, run.values, run.group) for run in todo]
         error = None
-        for done in compute(points, rows_of, jobs, ray, compilers([run.values for run in todo])):
+        for done in compute(points, rows_of, jobs, ray, compilers([run.values for run in todo]), are_forks):
             for key, made in done.rows:
                 _append(missing[key], made)
             finished, error = finished + len(done.rows), error or done.error
