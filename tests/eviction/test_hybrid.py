@@ -156,7 +156,7 @@ def test_what_several_sessions_share_is_described_without_their_hints():
 
 
 def test_hints_that_are_right_are_worth_much_and_hints_that_lie_are_not_believed():
-    """Sessions end after any turn with the same chance, so that nothing else tells it; who lies says it of every turn."""
+    """Sessions end after any turn with the same chance: nothing else shows it. A liar says it of every turn."""
     draw = np.random.default_rng(4)
     events = []
     for session in range(300):
