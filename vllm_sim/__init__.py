@@ -9,7 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vllm_sim.eviction.compiled import compiled
     from vllm_sim.eviction.policy import Policy
+    from vllm_sim.fleet.router import Router
     from vllm_sim.replay.config import RunConfig, config_of
+    from vllm_sim.replay.ladder import explain
     from vllm_sim.replay.outcome import request_results
     from vllm_sim.replay.rows import RequestResult, RunSummary
     from vllm_sim.replay.run import Loaded, Result, load, run
@@ -27,12 +29,14 @@ __all__ = [
     "Record",
     "RequestResult",
     "Result",
+    "Router",
     "RunConfig",
     "RunSummary",
     "TraceError",
     "VersionError",
     "compiled",
     "config_of",
+    "explain",
     "iter_records",
     "load",
     "read_rows",
@@ -49,12 +53,14 @@ _PUBLIC = {
     "Record": "vllm_sim.trace.record:Record",
     "RequestResult": "vllm_sim.replay.rows:RequestResult",
     "Result": "vllm_sim.replay.run:Result",
+    "Router": "vllm_sim.fleet.router:Router",
     "RunConfig": "vllm_sim.replay.config:RunConfig",
     "RunSummary": "vllm_sim.replay.rows:RunSummary",
     "TraceError": "vllm_sim.trace.record:TraceError",
     "VersionError": "vllm_sim.vllm_version:VersionError",
     "compiled": "vllm_sim.eviction.compiled:compiled",
     "config_of": "vllm_sim.replay.config:config_of",
+    "explain": "vllm_sim.replay.ladder:explain",
     "iter_records": "vllm_sim.trace.files:iter_records",
     "load": "vllm_sim.replay.run:load",
     "read_rows": "vllm_sim.sweep.results:read_rows",

@@ -4,8 +4,7 @@
     python examples/fleet/serve.py trace.jsonl --servers 2 --policy kv_aware
 
 Each server is vLLM's own API server under the simulator, on a port of its own; its KV events are published on another
-and can be asked for again on a third. When all answer, the router listens on --port. Ctrl-C ends all of them. A server
-takes about 1 GB.
+and can be asked for again on a third. When all answer, the router listens on --port. Ctrl-C ends all of them.
 """
 
 import argparse
@@ -81,15 +80,20 @@ def wait(port: int, process: subprocess.Popen[bytes]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="what follows -- goes to the servers: serve.py trace.jsonl -- --max-model-len 4096",
+    )
     parser.add_argument("trace", type=Path)
     parser.add_argument("--servers", type=int, default=2, metavar="N")
     parser.add_argument("--policy", choices=POLICIES, default="cache_aware", help="of vllm-router")
     parser.add_argument("--port", type=int, default=8000, help="of the router")
     parser.add_argument("--block-size", type=int, default=16)
     parser.add_argument("--model", default="exported_models/Llama-3.2-1B-Instruct")
-    parser.add_argument("more", nargs="*", help="after --: further arguments of the servers")
-    options = parser.parse_args()
+    words = sys.argv[1:]
+    end = words.index("--") if "--" in words else len(words)
+    options = parser.parse_args(words[:end], argparse.Namespace(more=words[end + 1 :]))
     if options.servers < 1:
         parser.error(f"--servers is {options.servers}; allowed: 1 or more")
     if shutil.which("vllm-router") is None:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.engine.conftest import MODEL
 from tests.engine.test_replay import BLOCK, SHARED_FIELDS, conversations, rows_of, settings
 from vllm_sim.engine.backends import fleet as engine_fleets
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -15,6 +16,8 @@ from vllm_sim.fleet.router import Replica, RoutedRequest
 from vllm_sim.fleet.routers.kv_events import KVEventsRouter
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
+from vllm_sim.replay.ladder import STEPS, explain
+from vllm_sim.replay.run import load
 
 FLEET_FIELDS = ("replicas", "router", "by_replica", "replica")
 
@@ -124,6 +127,24 @@ def test_events_say_what_the_pools_hold_when_no_step_is_under_way(
     replay(trace, tmp_path, settings(replicas=2, router=router, concurrency=6, capacity_blocks=200))
     assert Comparing.wrong > 0  # what a step that is under way has cached is in the pool, and not published yet
     assert Comparing.most == 5
+
+
+def test_the_ladder_of_engines_adds_up_and_charges_what_is_computed_again(trace: Path) -> None:
+    loaded = load(trace, str(MODEL))
+    config = settings(replicas=2, router="session", concurrency=8, capacity_blocks=70)
+    ladder = explain(loaded, config)
+    assert tuple(ladder.steps) == STEPS
+    schedule, parts = ladder.result.outcome.schedule, ladder.result.outcome.parts
+    assert schedule is not None
+    assert parts is not None
+    again = ladder.result.outcome.prompt_tokens * schedule.preemptions - schedule.readmission_hit_tokens
+    assert (ladder.steps["preemption"] == again).all()
+    assert again.any()
+    assert (sum(ladder.steps.values()) == ladder.result.outcome.prompt_tokens - parts.hit + again).all()
+    assert ladder.steps["schedule"].any()
+    alone = explain(loaded, settings(replicas=2, router="session", concurrency=1, capacity_blocks=70))
+    assert not alone.steps["schedule"].any()
+    assert not alone.steps["preemption"].any()
 
 
 def test_a_closed_loop_counts_the_requests_of_the_whole_fleet(trace: Path, tmp_path: Path) -> None:
