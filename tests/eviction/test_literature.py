@@ -25,7 +25,7 @@ def plain_hits(chains: Chains, policy: str, capacity: int, seed: int = 0, **para
     ranker = make_policy(policy, make_context(chains, policy, capacity, seed), params)
     out = np.zeros((chains.need.size, 6), np.int64)
     index = PrefixIndex(capacity, chains.working_set, ranker, recycle=False)
-    kernel.serve.py_func(index, ranker, chains, capacity, out)
+    kernel.serve.py_func(index, ranker, chains, kernel.empty_slots(capacity), np.arange(chains.need.size), out)
     return out[:, kernel.HIT].tolist()
 
 

@@ -74,7 +74,8 @@ class FleetDriver:
             for driver, published in zip(drivers, self._published, strict=True):
                 compat.PUBLISH.put(driver.scheduler.kv_event_publisher, published.append)
         if names is not None and router.sees == "caches":
-            for replica, driver in zip(self._replicas, drivers, strict=True):
+            for number, driver in enumerate(drivers):
+                replica: Replica = self._replicas[number]
                 replica.look = _looking(driver, names)
 
     def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
@@ -126,7 +127,7 @@ class FleetDriver:
 
     def _end(self, served: Served) -> None:
         """An answer is known."""
-        replica = self._replicas[self.replica_of[served.row]]
+        replica: Replica = self._replicas[self.replica_of[served.row]]
         replica.outstanding_requests -= 1
         replica.outstanding_tokens -= self._prompt_tokens(served.row)
         self._flying -= not served.rejected
@@ -143,8 +144,9 @@ class FleetDriver:
             tell(self.router, replica, events)
         number = chosen_by(self.router, self.describe(row, self._now_ms), self._replicas)
         self.replica_of[row] = number
-        self._replicas[number].outstanding_requests += 1
-        self._replicas[number].outstanding_tokens += self._prompt_tokens(row)
+        chosen: Replica = self._replicas[number]
+        chosen.outstanding_requests += 1
+        chosen.outstanding_tokens += self._prompt_tokens(row)
         self._flying += self.drivers[number].takes(row)
         heapq.heappush(self._inboxes[number], (self._now_ms, row))
 

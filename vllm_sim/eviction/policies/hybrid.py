@@ -2,8 +2,8 @@
 
 Classes. When a node is left alone its class says what any server sees: how often requests used it, and how often the
 chain that it continues had been used when it was computed; whether the request continues another one or shares most of
-its prompt (sessions.py); how much it generated; the pace of the chain, which is the exponential mean of the logarithm
-of the time between its uses. Each class is an LRU queue. The chance of a use in the next interval of age is learned for
+its prompt (continuations.py); how much it generated; the pace of the chain, the exponential mean of the logarithm of
+the time between its uses. Each class is an LRU queue. The chance of a use in the next interval of age is learned for
 each (hazard_classes.py). Evicted nodes stay known as ghosts, so that what eviction hides is seen too. Of the two ends
 of all queues the one with the lowest worth goes, if that is clearly less than the worth of the one that was used the
 longest time ago, and else that one. A class that is used again after a set time, as in a loop, is worth least right
@@ -23,11 +23,11 @@ import math
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.continuations import CONTINUES, Continuations
 from vllm_sim.eviction.hazard_classes import MOST_ROWS, HazardClasses
 from vllm_sim.eviction.lru_guard import LruGuard
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
-from vllm_sim.eviction.sessions import CONTINUES, Sessions
 
 USES = 5
 """Classes of use counts: 1, 2, 3 to 4, 5 to 16, more."""
@@ -114,7 +114,7 @@ class Hybrid(Policy):
         places = 2 * (context.blocks + self.ghosts) // self.refresh_blocks + 1
         self.classes = HazardClasses(np.array(full, np.int64), places, prior * context.blocks)
         self.guard = LruGuard(context.nodes, context.blocks, float(slack))
-        self.sessions = Sessions(context.nodes)
+        self.sessions = Continuations(context.nodes)
         # Computed blocks; and the time, in milliseconds or in computed blocks, when the present request began.
         self.computed = 0
         self.time = 0

@@ -5,15 +5,15 @@ text of a conversation and predicts whether it will go on; that chance and the t
 a policy sees no text. The predictor is a method, `continues`, which a subclass can replace; this one is the share of
 earlier requests that went on, by turn and by generated blocks, with `prior` successes in twice as many trials. The
 chance halves with every `half_life` times as many computed blocks as there are. Not as there: only leaves are evicted;
-chances are in 16 steps; a request that nobody continued for as long as it is known (sessions.py) did not go on.
+chances are in 16 steps; a request that nobody continued for as long as it is known (continuations.py) did not go on.
 """
 
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.continuations import CONTINUES, Continuations
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
-from vllm_sim.eviction.sessions import CONTINUES, Sessions
 
 STEPS = 16
 TURNS, LENGTHS = 6, 8
@@ -43,7 +43,7 @@ class LearnedPrefix(Policy):
         self.half_life = float(half_life) * context.blocks
         self.prior = float(prior)
         self.now = 0
-        self.sessions = Sessions(context.nodes)
+        self.sessions = Continuations(context.nodes)
         self.facts_matched = 0
         self.left = np.zeros(context.nodes, np.int64)
         self.step = np.zeros(context.nodes, np.int64)

@@ -4,15 +4,15 @@ Source: Continuum (Li et al., 2025, arXiv 2511.02230), whose time to live is tod
 a tool keeps its blocks for about as long as the tool takes. Here the client says how long (`next_turn_ms`), times
 `slack`; what is said beyond `most_ms` counts as that. Where all that is left is still to live, what has the shortest
 time to live goes. `session_end` ends it for the blocks that belong to the session alone: those that no request used
-which continues no other one (sessions.py). Without hints it is LRU. Not as there: no scheduling by time to live; only
-leaves are evicted.
+which continues no other one (continuations.py). Without hints it is LRU. Not as there: no scheduling by time to live;
+only leaves are evicted.
 """
 
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
+from vllm_sim.eviction.continuations import CONTINUES, Continuations
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
-from vllm_sim.eviction.sessions import CONTINUES, Sessions
 
 
 @compiled
@@ -35,7 +35,7 @@ class TimeToLive(Policy):
                 raise ValueError(f"{name} is {value}; allowed: 0 to 1e12")
         self.slack = float(slack)
         self.most_ms = float(most_ms)
-        self.sessions = Sessions(context.nodes)
+        self.sessions = Continuations(context.nodes)
         self.matched = 0
         self.now_ms = 0.0
         self.keep_ms = 0.0

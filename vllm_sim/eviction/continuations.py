@@ -15,7 +15,7 @@ _MOST_REQUESTS = 2**16
 
 
 @compiled
-class Sessions:
+class Continuations:
     """The latest requests, and for each node the one that used it last.
 
     Attributes:
