@@ -23,7 +23,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from parity.workload import END_TOKEN, Ask, Case, make_asks
+from parity.model import END_TOKEN
+from parity.workload import Ask, Case, make_asks
 
 Step = dict[str, Any]
 LIMIT_S = 900
@@ -56,7 +57,9 @@ def engine_arguments(case: Case, model: str) -> Any:
         **case.upstream,
         seed=case.seed,
         disable_log_stats=True,
-        additional_config={"vllm_sim": {"eviction": case.policy, "on_inexact": "warn"}},
+        additional_config={
+            "vllm_sim": {"eviction": case.policy, "eviction_params": case.policy_params, "on_inexact": "warn"}
+        },
     )
 
 

@@ -50,6 +50,7 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         max_num_batched_tokens=case.max_num_batched_tokens,
         async_scheduling=case.async_scheduling,
         policy=case.policy,
+        policy_params=case.policy_params,
         seed=case.seed,
         upstream=case.upstream,
     )
@@ -61,6 +62,7 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         lambda load: 1.0,
         [Asked(priority=ask.priority, max_tokens=ask.max_tokens) for ask in asks],
         case.concurrency,
+        plain_steps=True,  # sparse ones are held equal to these by tests/engine/test_sparse.py
     )
     is_open = case.concurrency is None
     return driver, [Arrival(ask.row, ask.after_row, float(ask.step) if is_open else 0.0) for ask in asks]
