@@ -65,7 +65,7 @@ def test_an_engine_takes_as_long_as_the_latency_model_says(start: Start) -> None
     begun = time.monotonic()
     (output,) = generate(llm, prompts_of(llm)[:1])
     took = time.monotonic() - begun
-    clock = llm.llm_engine.model_executor._pacer
+    clock = llm.llm_engine.model_executor._timing.pacer
     llm.llm_engine.engine_core.shutdown()
     assert len(output.token_ids) == 9
     assert clock.steps == len(steps)

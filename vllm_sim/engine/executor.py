@@ -23,11 +23,9 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
-from vllm_sim.engine.failures import Failures, Kind
 from vllm_sim.engine.kv_cache import Layers, available_bytes, is_plain, plain_layers
 from vllm_sim.engine.options import parse_options
-from vllm_sim.engine.pace import PacedResult, make_pacer
-from vllm_sim.step_load import load_of
+from vllm_sim.engine.pace import make_timing
 from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
 
 logger = init_logger("vllm.vllm_sim.executor")
@@ -44,10 +42,6 @@ class _Answer:
     goes_on: bool
     """Whether deterministic tokens follow the last one; else nothing behind it is ever used."""
     stream: int
-    failure: Kind | None = None
-    """What it meets on purpose (failures.py)."""
-    fail: Callable[[], None] | None = None
-    """Ends the request with an error."""
 
 
 class ReplayExecutor(Executor):
@@ -60,9 +54,7 @@ class ReplayExecutor(Executor):
         self._layers = self._load_layers()
         self._running: dict[str, _Answer] = {}
         self._sampled: ModelRunnerOutput | None = None
-        self._failures = Failures(self._options.failures)
-        self._pacer = make_pacer(self._options, self.vllm_config)
-        self._end_s = 0.0
+        self._timing = make_timing(self._options, self.vllm_config)
 
     def _load_layers(self) -> Layers:
         """What workers would report once they have loaded the model."""
@@ -97,10 +89,9 @@ class ReplayExecutor(Executor):
         if row is not None and self._answers.trace.cut[row] and not params.ignore_eos:
             recorded = max(int(self._answers.trace.response_lengths[row]), params.min_tokens)
             compat.LENGTH.put(request, min(request.max_tokens, recorded))
-        if self._options.failures:
-            answer: _Answer = self._running[request.request_id]
-            answer.failure = self._failures.draw(prompt_digest(np.asarray(request.prompt_token_ids, dtype=np.int32)))
-            answer.fail = fail
+        if self._timing is not None:
+            answered = len(self._running[request.request_id].tokens)
+            self._timing.admit(request.request_id, request.prompt_token_ids, answered, fail)
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
         """Chooses and notes the answer of a request; returns its row, or None for a prompt that has none."""
@@ -188,10 +179,10 @@ class ReplayExecutor(Executor):
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput]:
         result, self._sampled = self._sampled, None
         assert result is not None
-        if self._pacer is None:
-            return _done(result) if non_block else result
-        paced = PacedResult(result, self._pacer, self._end_s)
-        return paced if non_block else paced.result()
+        if self._timing is not None:
+            paced = self._timing.result(result)
+            return paced if non_block else paced.result()
+        return _done(result) if non_block else result
 
     def _step(self, output: SchedulerOutput) -> ModelRunnerOutput | None:
         """The tokens of a step.
@@ -234,37 +225,13 @@ class ReplayExecutor(Executor):
                 sampled.append([answer.tokens[position]])
             except IndexError:
                 sampled.append([self._token_behind(answer, position)])
-        if self._pacer is not None or self._options.failures:
-            self._keep_time(output, request_ids, computed, sampled)
+        if self._timing is not None:
+            self._timing.step(output, request_ids, computed, sampled)
         return ModelRunnerOutput(
             req_ids=request_ids,
             req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
             sampled_token_ids=sampled,
         )
-
-    def _keep_time(
-        self, output: SchedulerOutput, request_ids: list[str], computed: list[int], sampled: list[list[int]]
-    ) -> None:
-        """Says when a step ends, and lets requests fail that are to.
-
-        Args:
-            output: What is scheduled.
-            request_ids: [n]
-            computed: Tokens of each request that are computed already, [n].
-            sampled: Its tokens of this step, [n].
-        """
-        scheduled, delay_ms = output.num_scheduled_tokens, 0.0
-        for request_id, start, tokens in zip(request_ids, computed, sampled, strict=True):
-            answer = self._running[request_id]
-            position = start + scheduled[request_id] - answer.prompt_tokens
-            if answer.failure == "delay" and tokens and position == 0:
-                delay_ms = self._failures.delay_ms
-            if answer.failure == "abort" and tokens and position >= len(answer.tokens) // 2 and answer.fail is not None:
-                answer.fail()
-        if self._pacer is not None:
-            parts = zip(request_ids, computed, sampled, strict=True)
-            load = load_of((scheduled[name], start, bool(tokens)) for name, start, tokens in parts)
-            self._end_s = self._pacer.begin(load, bool(output.scheduled_cached_reqs.req_ids), delay_ms)
 
     def execute_dummy_batch(self) -> None:
         pass
@@ -319,8 +286,8 @@ class ReplayExecutor(Executor):
 
     def shutdown(self) -> None:
         self._running = {}
-        if self._pacer is not None:
-            self._pacer.report()
+        if self._timing is not None:
+            self._timing.report()
 
 
 _REPLIES: dict[Any, Any] = {

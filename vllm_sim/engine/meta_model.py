@@ -7,6 +7,8 @@ a CPU lacks and which decides nothing of the cache. A quantised cache is refused
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -47,10 +49,11 @@ def build_layers(config: VllmConfig) -> Layers:
     if dtype == "auto" and hasattr(weights, "kv_cache_scheme") and weights.kv_cache_scheme is not None:
         raise ValueError("the model's kv_cache_scheme quantises its cache; allowed: kv cache dtype bfloat16 or float16")
     try:
-        _build(config)
-        current_platform.update_block_size_for_backend(config)
-        specs = get_kv_cache_spec(config)
-        layouts = get_supported_kv_cache_layouts(get_current_attn_backends(config))
+        with _as_first_of_its_devices(config):
+            _build(config)
+            current_platform.update_block_size_for_backend(config)
+            specs = get_kv_cache_spec(config)  # layers with states ask for the number of devices here too
+            layouts = get_supported_kv_cache_layouts(get_current_attn_backends(config))
     except BackendError:
         raise
     except Exception as error:  # a class may need any kernel, device or package
@@ -65,15 +68,15 @@ def build_weights(config: VllmConfig) -> int:
         ValueError: the model's class cannot be built without kernels.
     """
     try:
-        model = _build(copy.deepcopy(config))  # its layers register themselves with the configuration, once
+        with _as_first_of_its_devices(config):
+            model = _build(copy.deepcopy(config))  # its layers register themselves with the configuration, once
     except Exception as error:
         raise _refusal(config, error) from error
     return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def _build(config: VllmConfig) -> torch.nn.Module:
-    """The model on the device `meta`, as the first of the devices that share its layers has it."""
-    group, devices = _group_of_one(), config.parallel_config.tensor_parallel_size
+    """The model on the device `meta`."""
     unquantised = copy.copy(config)
     configure(unquantised, quant_config=None)
     with (
@@ -81,11 +84,18 @@ def _build(config: VllmConfig) -> torch.nn.Module:
         set_default_torch_dtype(config.model_config.dtype),
         torch.device("meta"),
     ):
-        compat.RANKS.put(group, devices)
-        try:
-            return initialize_model(unquantised)
-        finally:
-            compat.RANKS.put(group, 1)
+        return initialize_model(unquantised)
+
+
+@contextmanager
+def _as_first_of_its_devices(config: VllmConfig) -> Iterator[None]:
+    """Lets layers believe in the other devices that share them, which are not there."""
+    group = _group_of_one()
+    compat.RANKS.put(group, config.parallel_config.tensor_parallel_size)
+    try:
+        yield
+    finally:
+        compat.RANKS.put(group, 1)
 
 
 def _refusal(config: VllmConfig, error: Exception) -> ValueError:

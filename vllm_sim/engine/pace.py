@@ -12,14 +12,18 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from vllm.config import VllmConfig
 from vllm.logger import init_logger
+from vllm.v1.core.sched.output import SchedulerOutput
 
+from vllm_sim.engine.failures import Failures, Kind
 from vllm_sim.engine.options import PluginOptions
 from vllm_sim.provenance import load_entry
-from vllm_sim.step_load import StepLoad
+from vllm_sim.step_load import StepLoad, load_of
+from vllm_sim.trace.tokens import prompt_digest
 
 logger = init_logger("vllm.vllm_sim.pace")
 
@@ -98,8 +102,74 @@ class PacedResult(Future[Any]):
         return super().result(timeout)
 
 
-def make_pacer(options: PluginOptions, config: VllmConfig) -> Pacer | None:
-    """The clock that the options ask for; None where steps are answered at once.
+class Timing:
+    """When the results of an executor's steps are there, and which of its requests fail on purpose."""
+
+    def __init__(self, pacer: Pacer, failures: Failures):
+        self.pacer = pacer
+        self._failures = failures
+        self._failing: dict[str, _Failing] = {}
+        self._end_s = 0.0
+
+    def admit(self, request_id: str, prompt: list[int], answer_tokens: int, fail: Callable[[], None]) -> None:
+        """Notes what a request is to meet.
+
+        Args:
+            request_id: Its name.
+            prompt: Its tokens.
+            answer_tokens: How many tokens its answer has.
+            fail: Ends it with an error.
+        """
+        kind = self._failures.draw(prompt_digest(np.asarray(prompt, dtype=np.int32)))
+        if kind in ("abort", "delay"):
+            self._failing[request_id] = _Failing(kind, len(prompt), answer_tokens // 2, fail)
+
+    def step(
+        self, output: SchedulerOutput, request_ids: list[str], computed: list[int], sampled: list[list[int]]
+    ) -> None:
+        """Begins a step, and lets requests fail that are to.
+
+        Args:
+            output: What is scheduled.
+            request_ids: [n]
+            computed: Tokens of each request that are computed already, [n].
+            sampled: Its tokens of this step, [n].
+        """
+        scheduled, delay_ms = output.num_scheduled_tokens, 0.0
+        for request_id in output.finished_req_ids:
+            self._failing.pop(request_id, None)
+        if self._failing:
+            for request_id, start, tokens in zip(request_ids, computed, sampled, strict=True):
+                failing = self._failing.get(request_id)
+                if failing is not None and tokens:
+                    position = start + scheduled[request_id] - failing.prompt_tokens
+                    if failing.kind == "delay" and position == 0:
+                        delay_ms = self._failures.delay_ms
+                    elif failing.kind == "abort" and position >= failing.abort_at:
+                        failing.fail()
+        parts = zip(request_ids, computed, sampled, strict=True)
+        load = load_of((scheduled[name], start, bool(tokens)) for name, start, tokens in parts)
+        self._end_s = self.pacer.begin(load, bool(output.scheduled_cached_reqs.req_ids), delay_ms)
+
+    def result(self, value: Any) -> PacedResult:
+        """The result of the step that was begun last."""
+        return PacedResult(value, self.pacer, self._end_s)
+
+    def report(self) -> None:
+        """Logs how well time was kept, where it was to be kept."""
+        self.pacer.report()
+
+
+class _Failing(NamedTuple):
+    kind: Kind
+    prompt_tokens: int
+    abort_at: int
+    """Generated tokens after which it ends."""
+    fail: Callable[[], None]
+
+
+def make_timing(options: PluginOptions, config: VllmConfig) -> Timing | None:
+    """What the options ask for; None where steps are answered at once and no request fails.
 
     Args:
         options: of the plugin.
@@ -108,11 +178,14 @@ def make_pacer(options: PluginOptions, config: VllmConfig) -> Pacer | None:
     Raises:
         ValueError: the latency model does not go with the device, the model or the file.
     """
+    if not options.pace and not options.failures:
+        return None
+    failures = Failures(options.failures)
     if not options.pace:
-        return Pacer(lambda load: 0.0, 1.0) if options.failures.get("delay") else None
+        return Timing(Pacer(lambda load: 0.0, 1.0), failures)
     table = None if options.latency_file is None else load_entry(_TABLE)(Path(options.latency_file))
     model, devices = config.model_config.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size
     latency = load_entry(_LATENCY)(
         options.latency_model, model, options.device, table, devices, options.host_overhead_ms
     )
-    return Pacer(latency.step_ms, options.pace)
+    return Timing(Pacer(latency.step_ms, options.pace), failures)
