@@ -23,6 +23,8 @@ CLASSES = (
     ("vllm_sim.engine.executor:ReplayExecutor", "vllm.v1.executor.abstract:Executor"),
     ("vllm_sim.engine.pool:PolicyQueue", "vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue"),
     ("vllm_sim.engine.pool:PolicyBlockPool", "vllm.v1.core.block_pool:BlockPool"),
+    ("vllm_sim.engine.group_pool:GroupQueue", "vllm.v1.core.kv_cache_utils:FreeKVCacheBlockQueue"),
+    ("vllm_sim.engine.group_pool:GroupBlockPool", "vllm.v1.core.block_pool:BlockPool"),
     ("vllm_sim.engine.pool:PolicyKVCacheManager", "vllm.v1.core.kv_cache_manager:KVCacheManager"),
 )
 """Classes of ours, and of upstream, whose methods they override."""

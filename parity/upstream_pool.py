@@ -1,9 +1,9 @@
 """A pytest plugin for upstream's own tests, loaded with `-p parity.upstream_pool`.
 
 Where VLLM_SIM_TEST_POOL is set it puts in our block pool, under LRU written on our interface, wherever it can serve. A
-cache that our pool refuses (several groups, no full attention, no prefix caching) keeps upstream's; the last line says
-how many of each there were. Where VLLM_SIM_TEST_LIFTED is set the simulator's platform refuses no configuration, and no
-model for want of a tokenizer.
+cache that our pool refuses (no prefix caching) keeps upstream's, and so does one of several groups or without full
+attention, where ours gives first what no hit can use; the last line says how many of each there were. Where
+VLLM_SIM_TEST_LIFTED is set the simulator's platform refuses no configuration, and no model for want of a tokenizer.
 """
 
 import functools
@@ -76,7 +76,14 @@ def _put_pool() -> None:
     from vllm.v1.core import block_pool
     from vllm.v1.core.kv_cache_manager import KVCacheManager
 
-    from vllm_sim.engine.pool import Description, PolicyBlockPool, adopt, check_supported
+    from vllm_sim.engine.pool import (
+        Description,
+        PolicyBlockPool,
+        PolicyQueue,
+        adopt,
+        check_supported,
+        keeps_everything,
+    )
     from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
     def online(pool: Any) -> OnlineCache:
@@ -93,10 +100,11 @@ def _put_pool() -> None:
         upstream(self, *args, **kwargs)
         try:
             check_supported(self)
+            is_ours = keeps_everything(self)
         except ValueError:
-            pools["refused"] += 1
-        else:
-            pools["ours"] += 1
+            is_ours = False
+        pools["ours" if is_ours else "refused"] += 1
+        if is_ours:
             adopt(self, online(self.block_pool), describe())
 
     class LruBlockPool(PolicyBlockPool):
@@ -105,7 +113,7 @@ def _put_pool() -> None:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
             pools["ours"] += 1
-            self.adopt(online(self), describe())
+            self.adopt(PolicyQueue(self.free_block_queue.get_all_free_blocks(), online(self), self.blocks), describe())
 
     KVCacheManager.__init__ = init_manager
     in_tests[block_pool.BlockPool] = LruBlockPool

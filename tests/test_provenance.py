@@ -183,7 +183,7 @@ def test_every_module_that_a_run_loads_counts(tmp_path: Path, backend: str, poli
     values |= {"concurrency": 2} if backend == "engine" else {}
     said = python(LOADED, str(small_trace(tmp_path)), json.dumps(values), path=[ROOT])
     code, names = json.loads(said.splitlines()[-1])
-    of_groups = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
+    of_groups = [CACHE_OF_GROUPS[backend]] if backend == "blockpool" else []
     makers = load_entry(ROW), BACKENDS[backend], *of_groups, find_policy(policy)
     assert code == fingerprint(*makers)
     assert set(names) <= reached(*makers)

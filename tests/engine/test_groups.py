@@ -181,16 +181,20 @@ def test_the_ledger_of_groups_says_of_one_group_what_the_other_ledger_says(
     assert again.working_set_blocks == summary.working_set_blocks
 
 
-@pytest.mark.parametrize("policy", ["arc", "belady"])
-def test_policies_but_lru_are_refused_where_layers_keep_less(run: Replay, policy: str) -> None:
-    with pytest.raises(ValueError, match=f"policy {policy} cannot serve a model whose layers keep less; allowed: lru"):
-        run("gpt-oss-20b", FEW, family(100, 50), policy=policy, capacity_blocks=100)
+def test_a_policy_that_knows_the_future_is_refused_where_layers_keep_less(run: Replay) -> None:
+    with pytest.raises(ValueError, match=r"belady knows the future of one group of blocks.*; allowed there: pol"):
+        run("gpt-oss-20b", FEW, family(100, 50), policy="belady", capacity_blocks=100)
 
 
 @pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-scout", "qwen3.6-27b", "granite-4-h-small", "falcon-h1-7b"])
-def test_the_fast_backend_names_those_that_serve_groups(run: Replay, name: str) -> None:
-    with pytest.raises(ValueError, match=r"fast serves full attention alone.*; allowed: backend engine, blockpool"):
-        run(name, {}, family(100, 50), backend="fast")
+def test_the_fast_backend_names_those_that_serve_policies_over_groups(run: Replay, name: str) -> None:
+    with pytest.raises(ValueError, match=r"with policy lfu, and .*; allowed: policy lru at one.* engine, blockpool"):
+        run(name, {}, family(100, 50), backend="fast", policy="lfu")
+
+
+def test_the_fast_backend_names_those_that_serve_states(run: Replay) -> None:
+    with pytest.raises(ValueError, match="fast does not serve MambaManager; allowed: backend blockpool, engine"):
+        run("jamba-1.5-mini", {"num_hidden_layers": 8}, family(100, 50), backend="fast")
 
 
 @pytest.mark.parametrize(
@@ -206,16 +210,32 @@ def test_the_fast_backend_names_those_that_serve_groups(run: Replay, name: str) 
         ("mistral-7b-v0.1", {"num_hidden_layers": 2, "sliding_window": 64}, 60, {}),
     ],
 )
-def test_the_cache_manager_alone_says_what_the_engine_says_at_concurrency_one(
+def test_the_cache_manager_alone_and_the_compiled_cache_say_what_the_engine_says_at_concurrency_one(
     run: Replay, name: str, changes: dict[str, Any], capacity: int, engine_args: dict[str, Any]
 ) -> None:
     rows, found = conversations(12, 5, seed=1), {}
-    for backend in ("engine", "blockpool"):
+    for backend in ("engine", "blockpool") if "jamba" in name else ("engine", "blockpool", "fast"):
         options = {"capacity_blocks": capacity, "engine_args": engine_args, "max_num_batched_tokens": 256}
         summary, found[backend] = run(name, changes | CHAT, rows, backend=backend, **options)
         assert summary.evicted_blocks > 0
         assert summary.hit_tokens > 0
         assert summary.rejected_requests == 0
+    expected = [{name: row[name] for name in SHARED} for row in found["engine"]]
+    assert [{name: row[name] for name in SHARED} for row in found["blockpool"]] == expected
+    assert found.get("fast", found["blockpool"]) == found["blockpool"]
+
+
+@pytest.mark.parametrize("policy", ["hybrid", "workload_aware"])
+def test_policies_over_groups_hit_the_same_in_the_engine_and_over_the_cache_manager_alone(
+    run: Replay, policy: str
+) -> None:
+    rows, found = conversations(12, 5, seed=1), {}
+    for backend in ("engine", "blockpool"):
+        options = {"capacity_blocks": 30, "policy": policy, "max_num_batched_tokens": 256}
+        changes = {"num_hidden_layers": 8} | CHAT
+        summary, found[backend] = run("jamba-1.5-mini", changes, rows, backend=backend, **options)
+        assert summary.evicted_blocks > 0
+        assert all(row["hit_tokens"] + names(row) == row["prompt_tokens"] for row in found[backend])
     assert [{name: row[name] for name in SHARED} for row in found["engine"]] == [
         {name: row[name] for name in SHARED} for row in found["blockpool"]
     ]

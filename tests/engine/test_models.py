@@ -15,8 +15,10 @@ from vllm.v1.engine.core import EngineCore
 from tests.engine.conftest import MODEL
 from vllm_sim.engine import meta_model
 from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.engine.group_pool import GroupBlockPool
 from vllm_sim.engine.kv_cache import is_plain, plain_layers
 from vllm_sim.engine.meta_model import build_layers
+from vllm_sim.engine.options import KEY
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.known import known_models, write_config
 
@@ -125,6 +127,15 @@ def test_weights_may_be_quantised_but_the_cache_may_not(configure: Configure) ->
     scheme = {"quant_method": "compressed-tensors", "format": "dense", "config_groups": {}, "kv_cache_scheme": kind}
     with pytest.raises(ValueError, match=r"kv_cache_scheme quantises its cache|kv cache dtype is 'fp8"):
         groups_of(configure("llama-4-scout", {"quantization_config": scheme}))
+
+
+def test_a_server_puts_several_groups_under_the_policy_that_it_names(configure: Configure) -> None:
+    config = configure("gpt-oss-20b", additional_config={KEY: {"eviction": "lfu"}})
+    core = EngineCore(config, ReplayExecutor, log_stats=False)
+    try:
+        assert type(core.scheduler.kv_cache_manager.block_pool) is GroupBlockPool
+    finally:
+        core.shutdown()
 
 
 def test_a_block_size_that_no_kernel_takes_is_refused(configure: Configure) -> None:

@@ -1,13 +1,9 @@
 """The block pool under a policy of a user, and what it cannot serve."""
 
 import pytest
-import torch
-from vllm.v1.core.kv_cache_manager import KVCacheManager
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
 from tests.eviction.test_policies import random_requests
 from vllm_sim.engine.backends.blockpool import run
-from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction.chains import link
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.simulate import simulate
@@ -21,16 +17,6 @@ def test_a_policy_of_a_user_serves_the_real_pool_as_it_serves_the_fast_cache(nam
     real, fast = (serve(chains, f"tests.eviction.user_policies:{name}", 9) for serve in (run, simulate))
     assert real.hit.tolist() == fast.hit.tolist()
     assert real.evicted_blocks == fast.evicted_blocks > 0
-
-
-def test_a_second_cache_group_is_refused() -> None:
-    full = FullAttentionSpec(block_size=2, num_kv_heads=1, head_size=1, dtype=torch.float32)
-    window = SlidingWindowSpec(block_size=2, num_kv_heads=1, head_size=1, dtype=torch.float32, sliding_window=4)
-    groups = [KVCacheGroupSpec(["a"], full), KVCacheGroupSpec(["b"], window)]
-    config = KVCacheConfig(CAPACITY + 1, kv_cache_tensors=[], kv_cache_groups=groups)
-    manager = KVCacheManager(config, max_model_len=64, scheduler_block_size=2, hash_block_size=2)
-    with pytest.raises(ValueError, match="2 cache groups"):
-        adopt(manager, OnlineCache("arc", online_context("arc", CAPACITY)), lambda request: Description(0))
 
 
 @pytest.mark.parametrize("category", [-1, 2])

@@ -3,8 +3,8 @@
 Faithful to vLLM 0.32 (v1/core/block_pool.py, kv_cache_utils.py, kv_cache_manager.py, read): every method calls
 upstream's own; hashes, reference counts, KV events and metrics are upstream's; blocks without a hash are in upstream's
 list and are taken before any cached one. Not faithful: a block that loses its hash by `evict_blocks` goes to the end
-of that list, where upstream leaves it in its place. Refused: more than one cache group, or one that is not of full
-attention; KV connectors, which pin blocks and read upstream's list; a cache without prefix caching.
+of that list, where upstream leaves it in its place. Refused: KV connectors, which pin blocks and read upstream's list;
+a cache without prefix caching. Several cache groups, or one that does not keep everything: group_pool.py.
 """
 
 import math
@@ -61,8 +61,12 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         found = super().popleft_n(listed)
         if listed < n:
             self._count_held(listed - n)
-            found += [self.blocks[block] for block in self.online.evict(n - listed)]
+            found += [self.blocks[block] for block in self.evict(n - listed)]
         return found
+
+    def evict(self, count: int) -> list[int]:
+        """Cached blocks that nobody uses, to be used again; so many are held."""
+        return self.online.evict(count)
 
     def remove(self, block: KVCacheBlock) -> None:
         if block.block_hash is None:
@@ -102,9 +106,9 @@ class PolicyBlockPool(BlockPool):
 
     free_block_queue: PolicyQueue
 
-    def adopt(self, online: OnlineCache, describe: Describe) -> None:
-        self.free_block_queue = PolicyQueue(self.free_block_queue.get_all_free_blocks(), online, self.blocks)
-        self._online = online
+    def adopt(self, queue: PolicyQueue, describe: Describe) -> None:
+        self.free_block_queue = queue
+        self._online = queue.online
         self._describe = describe
         self._request: Request | None = None
         self._is_told = True
@@ -124,11 +128,14 @@ class PolicyBlockPool(BlockPool):
         if not self._is_told and request is not None:
             self._is_told = True
             told = self._describe(request)
-            hittable = hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
             prompt_blocks = full_blocks(request.num_prompt_tokens, self.hash_block_size)
             facts = RequestFacts(told.arrival_ms, prompt_blocks, matched, *told.hints)
-            self._online.serve(told.category, told.number if self._is_new else -1, hittable, facts)
+            self._online.serve(told.category, told.number if self._is_new else -1, self.hittable(request), facts)
         return request is not None and request.num_preemptions > 0
+
+    def hittable(self, request: Request) -> int:
+        """Blocks that a request could hit in an unlimited cache."""
+        return hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
         cached = [block.block_id for block in blocks if block.block_hash is not None]
@@ -204,20 +211,37 @@ def adopt(manager: KVCacheManager, online: OnlineCache, describe: Describe) -> N
         ValueError: the cache is of a kind that cannot be served.
     """
     check_supported(manager)
+    pool = manager.block_pool
     compat.MANAGER.put(manager, PolicyKVCacheManager)
-    compat.POOL.put(manager.block_pool, PolicyBlockPool)
-    assert isinstance(manager.block_pool, PolicyBlockPool)
-    manager.block_pool.adopt(online, describe)
+    if keeps_everything(manager):
+        compat.POOL.put(pool, PolicyBlockPool)
+        assert isinstance(pool, PolicyBlockPool)
+        pool.adopt(PolicyQueue(pool.free_block_queue.get_all_free_blocks(), online, pool.blocks), describe)
+        return
+    from vllm_sim.engine.group_pool import GroupBlockPool
+
+    compat.POOL.put(pool, GroupBlockPool)
+    assert isinstance(pool, GroupBlockPool)
+    pool.adopt_groups(manager, online, describe)
+
+
+def keeps_everything(manager: KVCacheManager) -> bool:
+    """Whether a manager has one group of full attention."""
+    singles = manager.coordinator.single_type_managers
+    return len(singles) == 1 and type(singles[0]) is FullAttentionManager
 
 
 def check_supported(manager: KVCacheManager) -> None:
     """Raises ValueError for a cache that no policy but `lru` can serve."""
+    from vllm_sim.engine.group_pool import keeps_of
+
     pool, singles = manager.block_pool, manager.coordinator.single_type_managers
+    unknown = [type(single).__qualname__ for single in singles if keeps_of(single, pool.hash_block_size) is None]
     reasons = {
-        f"{len(singles)} cache groups (allowed: 1)": len(singles) != 1,
-        "a cache group without full attention": any(type(single) is not FullAttentionManager for single in singles),
+        f"a cache group of class {', '.join(unknown)}": bool(unknown),
         "a cache without prefix caching": not manager.enable_caching,
-        "hashes of another size than a block": any(single.block_size != pool.hash_block_size for single in singles),
+        "hashes of another size than a block": keeps_everything(manager)
+        and singles[0].block_size != pool.hash_block_size,
         f"a manager of class {type(manager).__qualname__}": type(manager) is not KVCacheManager,
         f"a block pool of class {type(pool).__qualname__}": type(pool) is not BlockPool,
     }

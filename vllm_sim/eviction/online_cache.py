@@ -123,6 +123,11 @@ class OnlineCache:
         self._call(_evict, blocks)
         return blocks.tolist()
 
+    def take(self, block: int) -> None:
+        """A block that is held is evicted, and its policy was not asked."""
+        self._index.counts[EVICTED] += 1
+        self._call(_take, block)
+
     def drop(self, block: int) -> None:
         """A block is cached no longer, and not by an eviction."""
         self._call(_drop, block)
@@ -174,6 +179,11 @@ def _evict(pair: Any, blocks: Any) -> None:
     index, policy = view(pair).index, view(pair).policy
     for i in range(blocks.size):
         blocks[i] = index.evict(policy)
+
+
+@numba.njit(cache=True)
+def _take(pair: Any, block: int) -> None:
+    view(pair).index.drop(view(pair).policy, block)
 
 
 @numba.njit(cache=True)

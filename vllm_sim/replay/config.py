@@ -28,7 +28,10 @@ CACHES = {
     "fast": "vllm_sim.eviction.simulate:SimulatedCache",
 }
 """What a replica of a fleet is, of the backends without a schedule."""
-CACHE_OF_GROUPS = {"blockpool": "vllm_sim.replay.engine_backend:run_cache"}
+CACHE_OF_GROUPS = {
+    "blockpool": "vllm_sim.replay.engine_backend:run_cache",
+    "fast": "vllm_sim.replay.engine_backend:run_groups",
+}
 """What serves them where layers do not all keep the same, of a backend that has something else for those."""
 ALL = "all"
 """As a capacity: LRU at every capacity that rejects no request, in one row."""
@@ -40,7 +43,7 @@ class About(msgspec.Struct, frozen=True):
     Attributes:
         text: What it means; the command's help.
         unit: Of its value.
-        scope: `engine` where no other backend heeds it; `groups` where blockpool does too, for a model whose layers do
+        scope: `engine` where no other backend heeds it; `groups` where the others do too, for a model whose layers do
             not all keep the same. Rows of others leave it out.
         at_least: The smallest value allowed.
         choices: The values allowed.
@@ -270,8 +273,7 @@ SCHEDULER: dict[str, Any] = {
 
 def heeded_fields(backend: str) -> list[str]:
     """The fields that a backend may heed."""
-    scopes = {"engine": ("all", "groups", "engine"), "blockpool": ("all", "groups")}.get(backend, ("all",))
-    return [field.name for field in config_fields() if field.about.scope in scopes]
+    return [field.name for field in config_fields() if backend == "engine" or field.about.scope != "engine"]
 
 
 _OPTIONAL: dict[str, Any] = {

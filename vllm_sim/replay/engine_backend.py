@@ -137,6 +137,29 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
     return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
 
 
+def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]) -> Result:
+    """The `fast` backend of models with several cache groups: their groups by vLLM, the cache itself compiled.
+
+    Arguments as those of `run.run`.
+    """
+    path, trace, records = loaded.path, loaded.trace, loaded.records
+    assert config.model is not None  # its groups are asked for
+    installed_version()
+    os.environ[TRACE_VARIABLE] = str(path)
+    from vllm_sim.engine.backends import driver as engine
+    from vllm_sim.engine.backends.compiled_groups import compiled_cache
+
+    core = engine.make_core(path, config.model, _setup(engine, trace, config, model_config(config.model)))
+    with ExitStack() as stack:
+        stack.callback(core.shutdown)
+        cache = compiled_cache(core, config.block_size)
+    requests = cache_requests(trace, records, config.block_size)
+    served, totals = cache.run(requests, link(requests, config.block_size))
+    progress(len(records))
+    outcome = replace(_outcome(served, loaded, config, cache.groups), totals=Totals(*totals), schedule=None)
+    return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
+
+
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
     """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in served]

@@ -116,7 +116,7 @@ def run(
         result: Result = load_entry(BACKENDS["engine"])(loaded, config, progress, watcher)
         return result
     check_layers(config)
-    if config.backend in CACHE_OF_GROUPS and config.model is not None and keeps_less(config.model):
+    if has_groups(config):
         if config.replicas > 1:
             raise ValueError(
                 f"replicas is {config.replicas}, and backend {config.backend} serves {config.model} with several "
@@ -131,18 +131,26 @@ def run(
     return Result(summarise(config, loaded.path.name, loaded.trace.sha256, outcome), outcome)
 
 
+def has_groups(config: RunConfig) -> bool:
+    """Whether a run is of a cache whose layers do not all keep the same."""
+    return config.model is not None and not config.raw_blocks and keeps_less(config.model) is not None
+
+
 def check_layers(config: RunConfig) -> None:
-    """Refuses a model whose layers keep less than every token, where the backend knows full attention alone.
+    """Refuses a model whose layers keep less than every token, where `fast` is not exact for it.
 
     Raises:
-        ValueError: it does not serve the model; names the one that does.
+        ValueError: it does not serve the model so; names the backends that do.
     """
     if config.backend != "fast" or config.model is None or config.raw_blocks:
         return
     field = keeps_less(config.model)
-    if field is not None:
-        reason = f"backend {config.backend} serves full attention alone, and {config.model} has {field}"
-        raise ValueError(f"{reason} in its config.json; allowed: backend engine, blockpool")
+    if field is not None and (config.policy != "lru" or config.is_curve):
+        what = "all capacities at once" if config.is_curve else f"policy {config.policy}"
+        reason = f"backend fast serves full attention alone with {what}, and {config.model} has {field}"
+        raise ValueError(
+            f"{reason} in its config.json; allowed: policy lru at one capacity, or backend engine, blockpool"
+        )
 
 
 def serve(

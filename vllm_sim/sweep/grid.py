@@ -16,7 +16,7 @@ from vllm_sim.fleet.registry import make_router
 from vllm_sim.fleet.router import RouterContext
 from vllm_sim.replay.config import ALL, RunConfig
 from vllm_sim.replay.rows import Row
-from vllm_sim.replay.run import check_layers
+from vllm_sim.replay.run import check_layers, has_groups
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.processes import one_line
 from vllm_sim.sweep.results import read_rows, whole_bytes
@@ -187,7 +187,7 @@ def sweep(
     plan = [
         PlannedRun(
             key=row_key(run),
-            code=row_code(run.config.backend, run.config.policy, run.config.router),
+            code=row_code(run.config.backend, run.config.policy, run.config.router, has_groups(run.config)),
             files=(out,),
             values=run,
             group=(str(run.trace), run.config.block_size),

@@ -57,6 +57,7 @@ def make_row(run: GridRun) -> Row:
     path, config = run.trace, run.config
     loaded = load(path, config.model)
     if config.is_curve:
+        replay_run.check_layers(config)
         summary = curve_summary(path, config)
     else:
         linked = None
@@ -76,11 +77,18 @@ def row_key(run: GridRun) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def row_code(backend: str, policy: str, router: str | None = None) -> str:
+def row_code(backend: str, policy: str, router: str | None = None, has_groups: bool = False) -> str:
     """A fingerprint of all code that a row comes from: its backend's, its policy's and its router's, and vLLM's version
     where vLLM runs. With the key it decides the row.
+
+    Args:
+        backend: the row's.
+        policy: the row's.
+        router: the row's.
+        has_groups: whether layers of its model keep less than every token; only then `fast` needs vLLM.
     """
-    of_groups = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
+    is_reached = backend in CACHE_OF_GROUPS and (has_groups or backend != "fast")
+    of_groups = [CACHE_OF_GROUPS[backend]] if is_reached else []
     of_router = [] if router is None else [find_router(router)]
     return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy), *of_router)
 
@@ -88,7 +96,7 @@ def row_code(backend: str, policy: str, router: str | None = None) -> str:
 def code_of(row: Row) -> str | None:
     """What `row_code` is today for a stored row; None if its policy or router cannot be found."""
     try:
-        return row_code(row["backend"], row["policy"], row.get("router"))
+        return row_code(row["backend"], row["policy"], row.get("router"), "cache_groups" in row)
     except Exception:  # a policy's module is the user's, as a router's
         return None
 

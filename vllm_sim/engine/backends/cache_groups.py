@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 from vllm.v1.core.kv_cache_coordinator import KVCacheCoordinator, get_kv_cache_coordinator
 from vllm.v1.core.kv_cache_manager import KVCacheManager
-from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
+from vllm.v1.core.sched.scheduler import Scheduler
+
+from vllm_sim.engine.pool import keeps_everything
 
 
 class GroupShape(NamedTuple):
@@ -58,10 +60,10 @@ def unit_of(manager: KVCacheManager, unit_tokens: int) -> int:
     return gcd(unit_tokens, manager.block_pool.hash_block_size)
 
 
-def keeps_everything(manager: KVCacheManager) -> bool:
-    """Whether a manager has one group of full attention."""
-    singles = manager.coordinator.single_type_managers
-    return len(singles) == 1 and type(singles[0]) is FullAttentionManager
+def chunk_tokens(scheduler: Scheduler) -> int:
+    """The most tokens of a prompt that a step computes."""
+    most, threshold = scheduler.max_num_scheduled_tokens, scheduler.scheduler_config.long_prefill_token_threshold
+    return min(most, threshold) if threshold > 0 else most
 
 
 def hit_alignment(manager: KVCacheManager) -> int:

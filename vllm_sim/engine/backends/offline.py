@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,13 +143,16 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     os.environ[TRACE_VARIABLE] = str(trace)
     config = _engine_config(model, setup, is_full=True)
     if not has_full_attention(config.model_config):
-        if setup.policy != "lru":
-            raise ValueError(f"policy {setup.policy} cannot serve a model whose layers keep less; allowed: lru")
+        if known is not None and known.chains is not None:
+            reason = f"policy {setup.policy} knows the future of one group of blocks, and layers of the model keep less"
+            raise ValueError(f"{reason}; allowed there: policies that know none")
         config = _engine_config(model, setup, is_full=False)
     core = EngineCore(config, RowExecutor, log_stats=False)
     longest = setup.max_model_len
     if not keeps_everything(scheduler_of(core).kv_cache_manager):
         longest = min(longest, config.model_config.max_model_len)
+        blocks = scheduler_of(core).kv_cache_manager.block_pool.num_gpu_blocks - 1
+        online = _make_online(replace(setup, capacity_blocks=blocks), known, numbers)
     compat.MAX_LENGTH.put(core.scheduler, longest)
     if known is not None and online is not None:
         if known.chains is not None:

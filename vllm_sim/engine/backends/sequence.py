@@ -14,7 +14,7 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.block_rules import computed_tokens
-from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
+from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts
 from vllm_sim.engine.backends.driver import Asked, Served
 from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
 from vllm_sim.engine.backends.ledger import Admission, Ledger
@@ -36,8 +36,7 @@ class SequentialCache:
     def __init__(self, core: EngineCore, trace: TokenisedTrace, asked: Sequence[Asked], unit_tokens: int):
         self.scheduler = scheduler = scheduler_of(core)
         self.manager, self.max_model_len = scheduler.kv_cache_manager, scheduler.max_model_len
-        most, threshold = scheduler.max_num_scheduled_tokens, scheduler.scheduler_config.long_prefill_token_threshold
-        self.chunk_tokens = min(most, threshold) if threshold > 0 else most
+        self.chunk_tokens = chunk_tokens(scheduler)
         self.trace, self.asked, self.block_hasher = trace, asked, core.request_block_hasher
         tokens = core.vllm_config.cache_config.kv_cache_size_tokens or 0
         self.groups: GroupFacts | None = group_facts(self.manager, unit_tokens, tokens)

@@ -1,0 +1,143 @@
+"""The `fast` backend for cache groups: vLLM says what the groups are, and a compiled cache serves the rows.
+
+Read: v1/core/kv_cache_coordinator.py and single_type_kv_cache_manager.py of vLLM 0.32. What is compiled and what it is
+faithful to: eviction/group_kernel.py.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from vllm.v1.core.kv_cache_coordinator import HybridKVCacheCoordinator, UnitaryKVCacheCoordinator
+from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.single_type_kv_cache_manager import (
+    ChunkedLocalAttentionManager,
+    FullAttentionManager,
+    SlidingWindowManager,
+)
+from vllm.v1.engine.core import EngineCore
+
+from vllm_sim.block_rules import computed_tokens
+from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts, hit_alignment
+from vllm_sim.engine.backends.driver import Served
+from vllm_sim.engine.backends.ledger import Admission
+from vllm_sim.engine.backends.offline import scheduler_of
+from vllm_sim.eviction.chains import Chains, Requests
+from vllm_sim.eviction.group_kernel import EVICTIONS, KEYS, serve_groups
+from vllm_sim.eviction.group_lookup import CHUNK, FULL, WINDOW, Shape
+
+_KINDS = {FullAttentionManager: FULL, SlidingWindowManager: WINDOW, ChunkedLocalAttentionManager: CHUNK}
+
+
+class CompiledCache(NamedTuple):
+    """Groups of full attention, windows and chunks under LRU."""
+
+    groups: GroupFacts
+    shape: Shape
+    blocks: int
+    """Usable blocks."""
+    longest: int
+    """A request that computes so many tokens or more is rejected."""
+    chunk_tokens: int
+
+    def run(self, requests: Requests, chains: Chains) -> tuple[list[Served], tuple[int, int, None]]:
+        """Serves all rows in their order.
+
+        Args:
+            requests: the rows.
+            chains: their prefixes, of `shape.unit_tokens` each.
+
+        Returns:
+            What happened to them; distinct blocks that were ever cached, evicted blocks, and no count of orphans.
+
+        Raises:
+            ValueError: a row has no room.
+        """
+        prompts, outputs = requests.prompt_tokens, requests.output_tokens
+        out, cache = serve_groups(chains, prompts, outputs, self.shape, self.blocks, self.longest, self.chunk_tokens)
+        rejected = computed_tokens(prompts, outputs) >= self.longest
+        served = []
+        for row, (hit, generated, cold, evicted, windows, alignment, group, by, allocated) in enumerate(out.tolist()):
+            found = Admission(
+                hit_blocks=hit,
+                hit_generated_blocks=generated,
+                cold_blocks=cold,
+                evicted_blocks=evicted,
+                evicted_by=None if by < 0 else str(by),
+                allocated_blocks=allocated,
+                window_blocks=windows,
+                alignment_blocks=alignment,
+                missed_group=None if group < 0 else group,
+            )
+            tokens = 0 if rejected[row] else int(outputs[row])
+            served.append(Served(row, 0.0, rejected=bool(rejected[row]), output_tokens=tokens, admission=found))
+        return served, (int(cache.counts[KEYS]), int(cache.counts[EVICTIONS]), None)
+
+
+def compiled_cache(core: EngineCore, unit_tokens: int) -> CompiledCache:
+    """The compiled cache of an engine that make_core built, which may be shut down afterwards.
+
+    Args:
+        core: the engine.
+        unit_tokens: tokens in which hits and misses are counted.
+
+    Raises:
+        ValueError: a group is of a kind that it does not serve.
+    """
+    scheduler = scheduler_of(core)
+    manager, tokens = scheduler.kv_cache_manager, core.vllm_config.cache_config.kv_cache_size_tokens or 0
+    shape, groups = shape_of(manager, unit_tokens), group_facts(manager, unit_tokens, tokens)
+    if groups is None:
+        raise ValueError("the model has one group of full attention, though its config.json tells of others")
+    blocks = manager.block_pool.num_gpu_blocks - 1  # without the null block
+    return CompiledCache(groups, shape, blocks, scheduler.max_model_len, chunk_tokens(scheduler))
+
+
+def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
+    """The groups of a manager.
+
+    Args:
+        manager: the manager.
+        unit_tokens: tokens in which hits and misses are counted.
+
+    Raises:
+        ValueError: a group is of a kind that the compiled cache does not know, or has hashes of another size.
+    """
+    coordinator, unit = manager.coordinator, manager.block_pool.hash_block_size
+    singles = coordinator.single_type_managers
+    unknown = sorted({type(single).__qualname__ for single in singles if type(single) not in _KINDS})
+    if not manager.enable_caching:
+        unknown = ["no prefix caching"]
+    elif unit != unit_tokens and not unknown:
+        unknown = [f"hashes of {unit} tokens in a run with block_size {unit_tokens}"]
+    if unknown:
+        raise ValueError(f"backend fast does not serve {', '.join(unknown)}; allowed: backend blockpool, engine")
+    assert isinstance(coordinator, HybridKVCacheCoordinator | UnitaryKVCacheCoordinator)
+    groups = [[0]]
+    if isinstance(coordinator, HybridKVCacheCoordinator):
+        groups = [spec.group_ids for spec in coordinator.attention_groups]
+    kind = [_KINDS[type(single)] for single in singles]
+    retention = coordinator.retention_interval
+    return Shape(
+        kind=np.array(kind),
+        units=np.array([single.block_size // unit for single in singles]),
+        span=np.array([_span(single) for single in singles]),
+        last=np.array([_last(single) for single in singles]),
+        order=np.array([group for ids in groups for group in ids]),
+        ends=np.cumsum([len(ids) for ids in groups]),
+        unit_tokens=unit,
+        alignment=hit_alignment(manager) // unit,
+        retention=-1 if retention is None else retention,
+        is_simple=len(groups) == 2 and kind[groups[0][0]] == FULL,
+    )
+
+
+def _span(single: object) -> int:
+    if isinstance(single, SlidingWindowManager):
+        return single.sliding_window + single.extra_retained_tokens
+    return single.attention_chunk_size if isinstance(single, ChunkedLocalAttentionManager) else 0
+
+
+def _last(single: object) -> int:
+    if isinstance(single, SlidingWindowManager):
+        return single._contiguous_blocks_for_hit(single.sliding_window, single.block_size, use_eagle=False)
+    return 0

@@ -1,0 +1,297 @@
+"""The sequential cache of several groups under LRU, over arrays: the `fast` backend of sliding windows and chunks.
+
+Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py allocate_slots, single_type_kv_cache_manager.py, block_pool.py,
+read), one request after the other as engine/backends/sequence.py serves them: the prompt in chunks of the budget, then
+token by token; each time, group by group, blocks that left a window are released, then blocks are taken, then cached. A
+block without a hash is taken before any cached one, and of those the one that was released first. Misses are named as
+engine/backends/group_ledger.py names them. Not here: states, policies other than LRU, partial blocks, preemption.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from vllm_sim.eviction.chains import Chains
+from vllm_sim.eviction.group_lookup import CHUNK, FULL, WINDOW, Shape, find, find_kind, keeps
+
+# Columns of what is written for each request, in units but for the last three; GROUP and BY are -1 for none.
+HIT, GENERATED, COLD, EVICTED, WINDOWS, ALIGNMENT, GROUP, BY, ALLOCATED = range(9)
+# Places in Cache.counts.
+BLANKS, EVICTIONS, KEYS = range(3)
+
+
+class Cache(NamedTuple):
+    """Blocks, and the keys (a node of a group: node x groups + group) that they are cached under; -1: none."""
+
+    copies: np.ndarray
+    """Blocks of a key; [keys]."""
+    first: np.ndarray
+    last: np.ndarray
+    """Of a key's blocks the one that was cached first, and last; [keys]."""
+    had: np.ndarray
+    """Above 0: the key was ever cached; [keys]."""
+    evictor: np.ndarray
+    """The row that evicted a block of the key last; [keys]."""
+    key: np.ndarray
+    older: np.ndarray
+    newer: np.ndarray
+    """Of a block: its key, and the key's other blocks; [blocks]."""
+    before: np.ndarray
+    after: np.ndarray
+    """Of an idle cached block: its neighbours in the order of release; the last place is both ends; [blocks + 1]."""
+    blank: np.ndarray
+    """Idle blocks without a key; [blocks]."""
+    seen: np.ndarray
+    """Whether a node was ever computed; [nodes]."""
+    is_generated: np.ndarray
+    """Whether a generated token was in the node when it was computed last; [nodes]."""
+    counts: np.ndarray
+
+
+def make_cache(blocks: int, nodes: int, groups: int) -> Cache:
+    """An empty cache."""
+    none, none_yet = np.full(blocks, -1, np.int32), np.full(nodes * groups, -1, np.int32)
+    ends = np.full(blocks + 1, blocks, np.int32)
+    return Cache(
+        np.zeros(nodes * groups, np.int32), none_yet, none_yet.copy(), np.zeros(nodes * groups, np.int32),
+        none_yet.copy(), none, none.copy(), none.copy(), ends, ends.copy(), np.arange(blocks, dtype=np.int32),
+        np.zeros(nodes, np.bool_), np.zeros(nodes, np.bool_), np.array([blocks, 0, 0]),
+    )  # fmt: skip
+
+
+def serve_groups(
+    chains: Chains, prompts: np.ndarray, outputs: np.ndarray, shape: Shape, blocks: int, longest: int, chunk: int
+) -> tuple[np.ndarray, Cache]:
+    """Serves all requests.
+
+    Args:
+        chains: their prefixes, a unit each.
+        prompts: tokens of their prompts.
+        outputs: tokens that they generate.
+        shape: the groups.
+        blocks: of the cache.
+        longest: tokens; a request that computes as many or more is rejected.
+        chunk: tokens of a prompt that are computed in a step.
+
+    Returns:
+        An array [requests, 9] (see its columns), and the cache as it is at the end.
+
+    Raises:
+        ValueError: a request has no room.
+    """
+    cache = make_cache(blocks, chains.working_set, shape.kind.size)
+    out = np.full((prompts.size, 9), -1, np.int64)
+    row = _serve(chains.nodes, chains.begins, prompts, outputs, shape, cache, longest, chunk, out)
+    if row >= 0:
+        raise ValueError(f"row {row} has no room, though vLLM's estimate says that it has")
+    return out, cache
+
+
+@numba.njit(cache=True)
+def _serve(
+    all_nodes: Any, begins: Any, prompts: Any, outputs: Any, shape: Any, cache: Any, longest: int, chunk: int, out: Any
+) -> int:
+    groups, unit = shape.kind.size, shape.unit_tokens
+    most = 0
+    for row in range(prompts.size):
+        if prompts[row] + outputs[row] - 1 < longest:
+            most = max(most, prompts[row] + outputs[row] - 1)
+    table = np.full((groups, most // unit + 2), -1, np.int32)
+    lengths, cached = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+    for row in range(prompts.size):
+        nodes = all_nodes[begins[row] : begins[row + 1]]
+        prompt, computed = prompts[row], prompts[row] + outputs[row] - 1
+        is_served = computed < longest
+        hit, further = 0, 0
+        if is_served:
+            hit, further = find(shape, cache.copies, nodes, prompt - 1)
+        _look(shape, cache, nodes, prompt, hit, out[row])
+        out[row, ALLOCATED] = 0
+        if not is_served:
+            out[row, GROUP], out[row, BY] = -1, -1
+            continue
+        is_single = groups == 1
+        ends = np.array([prompt - 1, further * unit if further > hit and not is_single else 0])
+        lengths[:], cached[:] = 0, 0
+        done = hit * unit
+        tokens = min(prompt - done, chunk)
+        is_first = True
+        while tokens > 0:
+            for group in range(groups):
+                _leave(shape, cache, group, table[group], lengths, done)
+            if is_first and hit:
+                for group in range(groups):
+                    _touch(shape, cache, nodes, group, table[group], lengths, hit)
+                    cached[group] = lengths[group]
+            is_first = False
+            for group in range(groups):
+                needed = -(-(done + tokens) // (shape.units[group] * unit))
+                while lengths[group] < needed:
+                    block = _take(cache, row)
+                    if block < 0:
+                        return row
+                    table[group, lengths[group]] = block
+                    lengths[group] += 1
+                    out[row, ALLOCATED] += 1
+            for place in range(done // unit, (done + tokens) // unit):
+                cache.seen[nodes[place]] = True
+                cache.is_generated[nodes[place]] = (place + 1) * unit > prompt
+            done += tokens
+            for group in range(groups):
+                align = shape.units[group] if is_single else shape.alignment
+                full = done // unit // align * align // shape.units[group]
+                for place in range(cached[group], full):
+                    if table[group, place] >= 0 and keeps(shape, group, place, ends):
+                        _insert(
+                            cache, nodes[(place + 1) * shape.units[group] - 1] * groups + group, table[group, place]
+                        )
+                cached[group] = max(cached[group], full)
+            tokens = min(prompt - done, chunk) if done < prompt else min(computed - done, 1)
+        for group in range(groups):
+            for place in range(lengths[group] - 1, -1, -1):
+                _free(cache, table[group, place])
+    return -1
+
+
+@numba.njit(cache=True)
+def _look(shape: Any, cache: Any, nodes: Any, prompt: int, hit: int, out: Any) -> None:
+    """Names what a prompt hits and misses."""
+    unit = shape.unit_tokens
+    limit, known = (prompt - 1) // unit, 0
+    while known < limit and cache.seen[nodes[known]]:
+        known += 1
+    aligned, kept = known // shape.alignment * shape.alignment, hit
+    if aligned > hit:
+        kept = find(shape, cache.had, nodes, prompt - 1)[0]
+    out[HIT], out[GENERATED] = hit, 0
+    for place in range(hit):
+        out[GENERATED] += cache.is_generated[nodes[place]]
+    out[COLD] = limit - max(known, hit)
+    out[EVICTED], out[WINDOWS], out[ALIGNMENT] = kept - hit, aligned - kept, known - aligned
+    out[GROUP], out[BY] = -1, -1
+    if kept > hit:
+        _blame(shape, cache, nodes, kept, out)
+    elif aligned > kept:
+        shortest = -1
+        for place in range(shape.kind.size):
+            group = shape.order[place]
+            found = find_kind(shape, cache.had, nodes, aligned * unit, place, place + 1)
+            if shortest < 0 or found < shortest or (found == shortest and group < out[GROUP]):
+                shortest, out[GROUP] = found, group
+
+
+@numba.njit(cache=True)
+def _blame(shape: Any, cache: Any, nodes: Any, kept: int, out: Any) -> None:
+    """Names the group whose block is the first that a longer hit needs and nothing has, and who evicted it."""
+    groups = shape.kind.size
+    for group in range(groups):
+        size = shape.units[group]
+        first = 0
+        if shape.kind[group] == WINDOW:
+            first = max(0, kept // size - shape.last[group])
+        elif shape.kind[group] == CHUNK:
+            first = kept * shape.unit_tokens // shape.span[group] * shape.span[group] // shape.unit_tokens // size
+        for place in range(first, kept // size):
+            key = nodes[(place + 1) * size - 1] * groups + group
+            if not cache.copies[key]:
+                out[GROUP], out[BY] = group, cache.evictor[key]
+                return
+
+
+@numba.njit(cache=True)
+def _skipped(shape: Any, group: int, tokens: int) -> int:
+    """Blocks that a group needs no longer once so many tokens are computed."""
+    kind, span = shape.kind[group], shape.span[group]
+    if kind == FULL:
+        return 0
+    skipped = max(0, tokens - span + 1) if kind == WINDOW else tokens // span * span
+    return skipped // (shape.units[group] * shape.unit_tokens)
+
+
+@numba.njit(cache=True)
+def _leave(shape: Any, cache: Any, group: int, table: Any, lengths: Any, done: int) -> None:
+    """Releases the blocks that a group needs no longer, the last one first."""
+    for place in range(min(_skipped(shape, group, done), lengths[group]) - 1, -1, -1):
+        if table[place] < 0:
+            break
+        _free(cache, table[place])
+        table[place] = -1
+
+
+@numba.njit(cache=True)
+def _touch(shape: Any, cache: Any, nodes: Any, group: int, table: Any, lengths: Any, hit: int) -> None:
+    """Uses the blocks of a hit that the group still needs."""
+    size, groups = shape.units[group], shape.kind.size
+    skipped = _skipped(shape, group, hit * shape.unit_tokens)
+    for place in range(max(hit // size, skipped)):
+        table[place] = -1
+        if place >= skipped:
+            table[place] = cache.first[nodes[(place + 1) * size - 1] * groups + group]
+            _unlist(cache, table[place])
+    lengths[group] = max(hit // size, skipped)
+
+
+@numba.njit(cache=True)
+def _take(cache: Any, row: int) -> int:
+    """A block to be used: a blank one, else the cached one that was released first; -1: there is none."""
+    if cache.counts[BLANKS]:
+        cache.counts[BLANKS] -= 1
+        return cache.blank[cache.counts[BLANKS]]
+    ends = cache.key.size
+    block = cache.after[ends]
+    if block == ends:
+        return -1
+    _unlist(cache, block)
+    key = cache.key[block]
+    older, newer = cache.older[block], cache.newer[block]
+    if older >= 0:
+        cache.newer[older] = newer
+    else:
+        cache.first[key] = newer
+    if newer >= 0:
+        cache.older[newer] = older
+    else:
+        cache.last[key] = older
+    cache.copies[key] -= 1
+    cache.evictor[key] = row
+    cache.counts[EVICTIONS] += 1
+    cache.key[block] = -1
+    return block
+
+
+@numba.njit(cache=True)
+def _insert(cache: Any, key: int, block: int) -> None:
+    """A block is cached under a key, after those that are."""
+    last = cache.last[key]
+    cache.key[block], cache.older[block], cache.newer[block] = key, last, -1
+    if last >= 0:
+        cache.newer[last] = block
+    else:
+        cache.first[key] = block
+    cache.last[key] = block
+    cache.copies[key] += 1
+    cache.counts[KEYS] += not cache.had[key]
+    cache.had[key] = 1
+
+
+@numba.njit(cache=True)
+def _free(cache: Any, block: int) -> None:
+    """A block is used no longer."""
+    if block < 0:
+        return
+    if cache.key[block] < 0:
+        cache.blank[cache.counts[BLANKS]] = block
+        cache.counts[BLANKS] += 1
+        return
+    ends = cache.key.size
+    before = cache.before[ends]
+    cache.before[block], cache.after[block] = before, ends
+    cache.after[before] = block
+    cache.before[ends] = block
+
+
+@numba.njit(cache=True)
+def _unlist(cache: Any, block: int) -> None:
+    before, after = cache.before[block], cache.after[block]
+    cache.after[before], cache.before[after] = after, before

@@ -1,0 +1,131 @@
+"""vLLM's lookup over several cache groups, compiled: what a prompt hits, and how far the longest group would go.
+
+Faithful to vLLM 0.32 (v1/core/kv_cache_coordinator.py find_longest_cache_hit of both coordinators, and those of the
+managers in single_type_kv_cache_manager.py, read), without EAGLE, context parallelism and partial blocks. Lengths are
+in units, of which every block is a multiple.
+"""
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+FULL, WINDOW, CHUNK = range(3)
+"""What a group keeps: everything, the last tokens, those of a chunk."""
+
+
+class Shape(NamedTuple):
+    """The groups of a cache, [groups] each, in the order of vLLM's configuration."""
+
+    kind: np.ndarray
+    units: np.ndarray
+    """Of a block."""
+    span: np.ndarray
+    """Tokens of a window or a chunk, else 0."""
+    last: np.ndarray
+    """Blocks that a window needs before a boundary, else 0."""
+    order: np.ndarray
+    """The groups in the order in which they are looked up: those that keep the same stand together."""
+    ends: np.ndarray
+    """Where, in `order`, those that keep the same end."""
+    unit_tokens: int
+    alignment: int
+    """Units of which every hit is a multiple."""
+    retention: int
+    """Tokens between two places whose window is kept; 0: only the ends of prompts; -1: everywhere."""
+    is_simple: bool
+    """A full group and one other kind: they are looked up once."""
+
+
+@numba.njit(cache=True)
+def find(shape: Any, present: Any, nodes: Any, most_tokens: int) -> Any:
+    """What a prompt hits, and the longest that a step of the search found, in units.
+
+    Args:
+        shape: the groups.
+        present: above 0 where a node is cached for a group; [nodes x groups].
+        nodes: of the prompt, a unit each.
+        most_tokens: that may be hit.
+    """
+    unit = shape.unit_tokens
+    hit, longest, full = most_tokens, 0, -1
+    while True:
+        now, begin = hit, 0
+        for end in shape.ends:
+            if shape.kind[shape.order[begin]] == FULL and full >= 0:
+                now = min(now, full)
+            else:
+                now = unit * find_kind(shape, present, nodes, now, begin, end)
+                if shape.kind[shape.order[begin]] == FULL:
+                    full = now
+                longest = max(longest, now)
+            begin = end
+        if now >= hit:
+            break
+        hit = now
+        if shape.is_simple or shape.ends.size == 1:
+            break
+    return min(hit, now) // unit, longest // unit
+
+
+@numba.njit(cache=True)
+def find_kind(shape: Any, present: Any, nodes: Any, most_tokens: int, begin: int, end: int) -> int:
+    """What groups that keep the same, `order[begin:end]`, hit together up to a length; units."""
+    group = shape.order[begin]
+    kind, size, align = shape.kind[group], shape.units[group], shape.alignment
+    most = most_tokens // shape.unit_tokens // size
+    blocks = 0
+    if kind == FULL:
+        while blocks < most and has(shape, present, nodes, (blocks + 1) * size, begin, end):
+            blocks += 1
+    elif kind == WINDOW:
+        row = 0
+        for place in range(most, 0, -1):
+            if not has(shape, present, nodes, place * size, begin, end):
+                row = 0
+            elif row or place * size % align == 0:
+                row += 1
+                if row >= shape.last[group]:
+                    return (place - 1 + row) * size
+        blocks = row
+    else:
+        blocks = most_tokens // shape.span[group] * shape.span[group] // shape.unit_tokens // size
+        while blocks < most and has(shape, present, nodes, (blocks + 1) * size, begin, end):
+            blocks += 1
+    return blocks * size // align * align
+
+
+@numba.njit(cache=True)
+def has(shape: Any, present: Any, nodes: Any, length: int, begin: int, end: int) -> bool:
+    """Whether all of some groups have the block that ends at a length."""
+    first = nodes[length - 1] * shape.kind.size
+    found = True
+    for place in range(begin, end):
+        found &= present[first + shape.order[place]] > 0
+    return found
+
+
+@numba.njit(cache=True)
+def keeps(shape: Any, group: int, block: int, ends: Any) -> bool:
+    """Whether vLLM caches a block of a group: the mask of sparse retention.
+
+    Args:
+        shape: the groups.
+        group: of the block.
+        block: its place in the request.
+        ends: tokens at which a later request may resume.
+    """
+    if shape.kind[group] != WINDOW:
+        return True
+    size, need = shape.units[group] * shape.unit_tokens, shape.last[group]
+    align = shape.alignment * shape.unit_tokens
+    if shape.retention:
+        segment = (align if shape.retention < 0 else shape.retention) // size
+        if need >= segment or block % segment >= segment - need:
+            return True
+    if shape.retention >= 0:
+        for tokens in ends:
+            end = tokens // align * align // size
+            if end - need <= block < end:
+                return True
+    return False
