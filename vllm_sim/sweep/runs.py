@@ -21,7 +21,7 @@ from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.registry import find_router
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
+from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 
@@ -76,19 +76,20 @@ def row_key(run: GridRun) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def row_code(backend: str, policy: str, router: str | None = None) -> str:
+def row_code(backend: str, policy: str, router: str | None = None, has_tier: bool = False) -> str:
     """A fingerprint of all code that a row comes from: its backend's, its policy's and its router's, and vLLM's version
     where vLLM runs. With the key it decides the row.
     """
-    of_groups = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
+    more = [CACHE_OF_GROUPS[backend]] if backend in CACHE_OF_GROUPS else []
+    more += [TIERS[backend]] if has_tier and backend in TIERS else []
     of_router = [] if router is None else [find_router(router)]
-    return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy), *of_router)
+    return fingerprint(make_row, BACKENDS[backend], *more, find_policy(policy), *of_router)
 
 
 def code_of(row: Row) -> str | None:
     """What `row_code` is today for a stored row; None if its policy or router cannot be found."""
     try:
-        return row_code(row["backend"], row["policy"], row.get("router"))
+        return row_code(row["backend"], row["policy"], row.get("router"), "kv_offloading_size" in row)
     except Exception:  # a policy's module is the user's, as a router's
         return None
 

@@ -35,6 +35,12 @@ class Admission:
     alignment_blocks: int = 0
     missed_group: int | None = None
     """The cache group whose block was missed first."""
+    # Where blocks are in CPU memory too (tier_ledger.py); the three are what evicted_blocks are made of:
+    external_blocks: int = 0
+    """Of the hit."""
+    tier_evicted_blocks: int = 0
+    tier_pending_blocks: int = 0
+    tier_never_blocks: int = 0
 
 
 class Ledger:
