@@ -33,6 +33,9 @@ BUSY = (
     Case(seed=2, policy="lfu"),
     Case(seed=1, policy="arc", async_scheduling=True),
     Case(seed=3, policy="hybrid", async_scheduling=True),
+    Case(seed=1, tier_chunks=120),
+    Case(seed=2, tier_chunks=600, async_scheduling=True),
+    Case(seed=3, policy="arc", tier_chunks=300, copy_steps=5),
 )
 SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for policy in ("lru", "arc", "s3fifo", "hybrid"))
 """One request after the other, which every backend of `vllm-sim replay` can serve."""

@@ -51,7 +51,11 @@ def draw(seed: int, number: int) -> Drawn:
         scheduler_reserve_full_isl=rng.random() < 0.6,
         shape=shape,
     )
-    return Drawn(number, is_tight, _with_limits(rng, case, is_tight))
+    case = _with_limits(rng, case, is_tight)
+    if rng.random() < 0.3:  # drawn last, so that what a seed draws besides stays what it was
+        chunks = round(case.capacity_blocks * rng.choice((1.0, 2.0, 10.0)))
+        case = replace(case, tier_chunks=chunks, copy_steps=rng.choice((1, 2, 7)))
+    return Drawn(number, is_tight, case)
 
 
 def _shape(rng: random.Random, is_tight: bool, block_size: int) -> Shape:

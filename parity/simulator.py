@@ -52,7 +52,8 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         policy=case.policy,
         policy_params=case.policy_params,
         seed=case.seed,
-        upstream=case.upstream,
+        tier=case.tier,
+        upstream={name: value for name, value in case.upstream.items() if name != "kv_transfer_config"},
     )
     asks = make_asks(case.seed, case.sessions, case.shape)
     known = Known(np.zeros(len(asks), np.int64), [None] * len(asks), None)  # one category, as in a live server

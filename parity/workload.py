@@ -69,6 +69,10 @@ class Case:
     long_prefill_token_threshold: int = 0
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
+    tier_chunks: int | None = None
+    """Blocks that CPU memory holds, by vLLM's OffloadingConnector; None: there is none."""
+    copy_steps: int = 2
+    """Steps that a copy between the GPU's and CPU memory takes (tier_spec.py)."""
     shape: Shape = USUAL
 
     @classmethod
@@ -82,7 +86,17 @@ class Case:
         """Arguments of EngineArgs, by their names, that all sides take from here. Token ids alone go in and out."""
         names = ("scheduling_policy", "long_prefill_token_threshold", "enable_chunked_prefill")
         values = {name: getattr(self, name) for name in (*names, "scheduler_reserve_full_isl")}
-        return values | {"skip_tokenizer_init": True}
+        transfer = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": self.tier}
+        tier = {} if self.tier is None else {"kv_transfer_config": transfer}
+        return values | tier | {"skip_tokenizer_init": True}
+
+    @property
+    def tier(self) -> dict[str, Any] | None:
+        """The extra configuration of the OffloadingConnector: a worker that copies nothing, on all sides."""
+        if self.tier_chunks is None:
+            return None
+        spec = {"spec_name": "SteppedSpec", "spec_module_path": "parity.tier_spec", "cpu_bytes_to_use": 1}
+        return spec | {"chunks": self.tier_chunks, "copy_steps": self.copy_steps}
 
     @property
     def policy_params(self) -> dict[str, int]:
@@ -92,6 +106,7 @@ class Case:
     @property
     def name(self) -> str:
         parts = [self.policy, "async" if self.async_scheduling else "sync", f"seed{self.seed}"]
+        parts += [] if self.tier_chunks is None else [f"tier{self.tier_chunks}"]
         return "-".join(parts + ([f"concurrency{self.concurrency}"] if self.concurrency else []))
 
 

@@ -120,8 +120,10 @@ def configure(environment: pytest.MonkeyPatch, tmp_path: Path, monkeypatch: pyte
             {"logits_processors": ["vllm.v1.sample.logits_processor.builtin:MinPLogitsProcessor"]},
             "custom logits processors",
         ),
-        ({"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}}, "a KV connector"),
-        ({"kv_offloading_size": 1.0}, "KV offloading"),
+        (
+            {"kv_transfer_config": {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}},
+            "the KV connector Example",
+        ),
         ({"kv_cache_dtype": "int8_per_token_head"}, "a KV cache of type int8_per_token_head"),
         ({"kv_cache_dtype": "turboquant_4bit_nc"}, "a KV cache of type turboquant_4bit_nc"),
     ],

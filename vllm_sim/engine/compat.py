@@ -164,6 +164,30 @@ POP = Override(
     delete_when="see allocate",
     parameters=("key", "block_id"),
 )
+WORKER = Override(
+    name="worker",
+    target="vllm.v1.kv_offload.cpu.spec:CPUOffloadingSpec.get_worker",
+    why="upstream's worker copies on a device; ours copies nothing and ends its jobs after their time (tier.py)",
+    upstream="vllm/distributed/kv_transfer/kv_connector/v1/offloading/worker.py, _init_worker",
+    delete_when="a platform names the worker of offloaded blocks",
+    parameters=("kv_caches",),
+)
+OFFER = Override(
+    name="offer",
+    target="vllm.v1.kv_offload.cpu.manager:CPUOffloadingManager.prepare_store",
+    why="the ledger of the tier sees what is offered, stored and evicted there; KV events name no offers",
+    upstream="vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, _build_store_jobs",
+    delete_when="KV events tell what was offered and not stored",
+    parameters=("keys", "req_context"),
+)
+LOAD = Override(
+    name="load",
+    target="vllm.v1.kv_offload.cpu.manager:CPUOffloadingManager.prepare_load",
+    why="the ledger of the tier sees what is loaded, and so what was stored for nothing",
+    upstream="vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, update_state_after_alloc",
+    delete_when="KV events tell of loads",
+    parameters=("keys", "req_context"),
+)
 MAX_LENGTH = Value(
     name="max_length",
     target="vllm.v1.core.sched.scheduler:Scheduler.max_model_len",
@@ -274,8 +298,9 @@ PUBLISH = Override(
 )
 
 TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, MAX_LENGTH, CHAT_LOG,
-    COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE, PUBLISH,
+    FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, WORKER, OFFER, LOAD,
+    MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE,
+    PUBLISH,
 )  # fmt: skip
 
 

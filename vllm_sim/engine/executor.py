@@ -3,14 +3,14 @@
 Faithful to vLLM 0.32 (v1/executor/abstract.py, v1/worker/gpu_worker.py): what is scheduled, computed, cached, evicted
 and preempted is upstream's own; the token of a request at a position does not depend on how it was scheduled. Not
 modelled: sampling, and everything a request can ask of logits. A step is answered at once, or at the pace of a latency
-model (pace.py).
+model (pace.py); copies to CPU memory and back take their time (tier.py).
 """
 
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Literal, overload
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 from vllm.logger import init_logger
@@ -18,15 +18,19 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
 from vllm.v1.executor.abstract import Executor
 from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheSpec
-from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.answers import load_answers
+from vllm_sim.engine.copy_clock import CopyClock, WallClock
 from vllm_sim.engine.kv_cache import Layers, available_bytes, is_plain, plain_layers
 from vllm_sim.engine.options import parse_options
 from vllm_sim.engine.pace import make_timing
 from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
+
+if TYPE_CHECKING:
+    from vllm_sim.engine.tier import Tier
 
 logger = init_logger("vllm.vllm_sim.executor")
 
@@ -55,6 +59,8 @@ class ReplayExecutor(Executor):
         self._running: dict[str, _Answer] = {}
         self._sampled: ModelRunnerOutput | None = None
         self._timing = make_timing(self._options, self.vllm_config)
+        self.tier: "Tier | None" = None  # noqa: UP037
+        """Blocks in CPU memory, where the configuration names vLLM's OffloadingConnector."""
 
     def _load_layers(self) -> Layers:
         """What workers would report once they have loaded the model."""
@@ -158,10 +164,13 @@ class ReplayExecutor(Executor):
         self, scheduler_output: SchedulerOutput, non_block: bool = False
     ) -> ModelRunnerOutput | Future[ModelRunnerOutput | None] | None:
         output = self._step(scheduler_output)
+        moved = None if self.tier is None else self.tier.step(scheduler_output)
         if output is None:
-            result: ModelRunnerOutput | None = EMPTY_MODEL_RUNNER_OUTPUT
+            result: ModelRunnerOutput | None = ModelRunnerOutput.with_kv_conn_output_only(moved)
         else:
             self._sampled, result = output, None  # the tokens are fetched by sample_tokens
+            if moved is not None:
+                self._sampled = replace(output, kv_connector_output=moved)
         return _done(result) if non_block else result
 
     @overload
@@ -251,6 +260,11 @@ class ReplayExecutor(Executor):
         """Workers would be told the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
 
     def initialize_from_config(self, kv_cache_configs: list[KVCacheConfig]) -> None:
+        if self.vllm_config.kv_transfer_config is not None:
+            from vllm_sim.engine.tier import Tier  # imports upstream's connector
+
+            gb_per_s = self._options.offload_gbps or float("inf")
+            self.tier = Tier(self.vllm_config, kv_cache_configs[0], gb_per_s, self._copy_clock())
         if not logger.isEnabledFor(logging.INFO):
             return  # the prompts are counted for this line
         blocks, tokens = kv_cache_configs[0].num_blocks - 1, self.cache_config.block_size
@@ -264,6 +278,10 @@ class ReplayExecutor(Executor):
             tokens,
             blocks * tokens,
         )
+
+    def _copy_clock(self) -> CopyClock:
+        """What tells the time of copies; called once."""
+        return WallClock()
 
     def compile_or_warm_up_model(self) -> None:
         pass
@@ -288,10 +306,13 @@ class ReplayExecutor(Executor):
         self._running = {}
         if self._timing is not None:
             self._timing.report()
+        if self.tier is not None:
+            self.tier.shutdown()
 
 
 _REPLIES: dict[Any, Any] = {
     "get_supported_tasks": ("generate",),
+    "get_kv_connector_handshake_metadata": None,
     "synchronize_device": None,
     "reset_mm_cache": None,
     "reset_encoder_cache": None,

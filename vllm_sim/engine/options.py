@@ -39,6 +39,8 @@ class PluginOptions:
     """For pace and roofline: added to each step."""
     failures: dict[str, Any] = field(default_factory=dict)
     """Shares of requests that are rejected, aborted or delayed (failures.py)."""
+    offload_gbps: float | None = None
+    """Gigabytes a second that go to CPU memory, and as many that come from it; None: copies end at once."""
     scheduler_cls: str | None = None
     """The scheduler that the policy is put under, `module.Class`; None: the one that vLLM would use."""
 
@@ -126,5 +128,8 @@ def _check_types(options: PluginOptions) -> None:
     if not isinstance(options.failures, dict):
         raise ValueError(f"option failures of {KEY} is {options.failures!r}; allowed: an object")
     check_failures(options.failures)
+    speed = options.offload_gbps
+    if speed is not None and (isinstance(speed, bool) or not isinstance(speed, int | float) or not speed > 0):
+        raise ValueError(f"option offload_gbps of {KEY} is {speed!r}; allowed: gigabytes a second, more than 0")
     if not isinstance(options.scheduler_cls, str | None) or options.scheduler_cls == SCHEDULER:
         raise ValueError(f"option scheduler_cls of {KEY} is {options.scheduler_cls!r}; allowed: another module.Class")

@@ -3,8 +3,9 @@
 Faithful to vLLM 0.32 (v1/core/block_pool.py, kv_cache_utils.py, kv_cache_manager.py, read): every method calls
 upstream's own; hashes, reference counts, KV events and metrics are upstream's; blocks without a hash are in upstream's
 list and are taken before any cached one. Not faithful: a block that loses its hash by `evict_blocks` goes to the end
-of that list, where upstream leaves it in its place. Refused: KV connectors, which pin blocks and read upstream's list;
-a cache without prefix caching. Several cache groups, or one that does not keep everything: group_pool.py.
+of that list, where upstream leaves it in its place. Refused: a cache without prefix caching; by scheduler.py, KV
+connectors that may pin blocks or read upstream's list. Several cache groups, or one that does not keep everything:
+group_pool.py.
 """
 
 import math
@@ -80,7 +81,7 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         self.append_n([block])
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
-        # Blocks without a hash come by `prepend_n`; only KV connectors, which are refused, append such.
+        # Blocks without a hash come by `prepend_n`; only KV connectors that pin blocks, which are refused, append such.
         self._count_held(len(blocks))
         self.online.release([block.block_id for block in blocks])
 

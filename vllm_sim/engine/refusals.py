@@ -51,6 +51,19 @@ def _is_several(value: int) -> bool:
     return value > 1
 
 
+def is_other_connector(transfer: Any) -> bool:
+    """Whether a KVTransferConfig names another connector than the one whose worker is ours (tier.py)."""
+    return transfer is not None and field(transfer, "kv_connector") != "OffloadingConnector"
+
+
+def _is_other_specification(transfer: Any) -> bool:
+    """Whether it names one of upstream's that has tiers below the CPU's memory, which have threads and files."""
+    if transfer is None or is_other_connector(transfer):
+        return False
+    more = field(transfer, "kv_connector_extra_config")
+    return more.get("spec_name", "CPUOffloadingSpec") != "CPUOffloadingSpec" and "spec_module_path" not in more
+
+
 REFUSALS = (
     Refusal("LoRA", "lora_config", _is_set),
     Refusal("speculative decoding", "speculative_config", _is_set),
@@ -62,8 +75,15 @@ REFUSALS = (
     Refusal("an encoder-decoder model", "model_config.is_encoder_decoder", bool),
     Refusal("prompt embeddings", "model_config.enable_prompt_embeds", bool),
     Refusal("custom logits processors", "model_config.logits_processors", bool),
-    Refusal("a KV connector", "kv_transfer_config", _is_set),
-    Refusal("KV offloading", "cache_config.kv_offloading_size", _is_set),
+    Refusal(
+        "the KV connector {0.kv_connector} (allowed: OffloadingConnector)", "kv_transfer_config", is_other_connector
+    ),
+    Refusal(
+        "the offloading specification {0.kv_connector_extra_config[spec_name]} (allowed: CPUOffloadingSpec or "
+        "yours by spec_module_path)",
+        "kv_transfer_config",
+        _is_other_specification,
+    ),
     Refusal("a KV cache of type {}", "cache_config.cache_dtype", lambda dtype: dtype not in _CACHE_DTYPES),
     Refusal("watermarking", "watermark_config", _is_set),
     Refusal("a diffusion model", "model_config.is_diffusion", bool),

@@ -15,10 +15,11 @@ from vllm.v1.core.sched.interface import SchedulerInterface
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
-from vllm_sim.engine.contact import configure
+from vllm_sim.engine.contact import configure, field
 from vllm_sim.engine.hints import hints_of_request
 from vllm_sim.engine.options import PluginOptions, parse_options
 from vllm_sim.engine.pool import Description, adopt
+from vllm_sim.engine.refusals import is_other_connector
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
 logger = init_logger("vllm.vllm_sim.scheduler")
@@ -49,8 +50,11 @@ def put_under_policy(scheduler: SchedulerInterface, policy: str, params: dict[st
     """
     if not isinstance(scheduler, Scheduler):
         raise ValueError(f"eviction cannot serve the scheduler {type(scheduler).__qualname__}; allowed: vLLM's own")
-    if scheduler.connector is not None:
-        raise ValueError(f"eviction {policy} cannot serve a KV connector; allowed there: eviction lru")
+    transfer = field(scheduler.vllm_config, "kv_transfer_config")
+    if is_other_connector(transfer):
+        raise ValueError(
+            f"eviction {policy} cannot serve the KV connector {transfer.kv_connector}; allowed: OffloadingConnector"
+        )
     manager = scheduler.kv_cache_manager
     blocks, seed = manager.block_pool.num_gpu_blocks - 1, scheduler.vllm_config.model_config.seed or 0
     online = OnlineCache(policy, online_context(policy, blocks, params, seed), params)

@@ -28,6 +28,8 @@ CACHES = {
     "fast": "vllm_sim.eviction.simulate:SimulatedCache",
 }
 """What a replica of a fleet is, of the backends without a schedule."""
+TIERS = {"fast": "vllm_sim.eviction.tiers:simulate_tiers"}
+"""What serves them where blocks are in CPU memory too, of a backend that has something else for that."""
 CACHE_OF_GROUPS = {
     "blockpool": "vllm_sim.replay.engine_backend:run_cache",
     "fast": "vllm_sim.replay.engine_backend:run_groups",
@@ -151,6 +153,33 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         int | None,
         About("requests that may run at a time; null: max_num_seqs", "requests", "engine", at_least=1),
     ] = None
+    kv_offloading_size: Annotated[
+        float | None,
+        About("CPU memory that holds blocks too, by vLLM's own offloading; default: none", "GiB", metavar="GIB"),
+    ] = None
+    offload_gbps: Annotated[
+        float | None,
+        About(
+            "gigabytes a second that are copied to CPU memory, and as many from it; default: of the device",
+            "GB/s",
+            "engine",
+            metavar="X",
+        ),
+    ] = None
+    offload_block_size: Annotated[
+        int | None, About("tokens a chunk in CPU memory; default: a block", "tokens", at_least=1, metavar="B")
+    ] = None
+    offload_store_threshold: Annotated[
+        int, About("offers of a chunk, until it is stored in CPU memory", "", "engine", at_least=1, metavar="N")
+    ] = 1
+    offload_policy: Annotated[
+        str,
+        About(
+            "what evicts chunks from CPU memory: lru and arc, vLLM's own, or one of --policy's",
+            scope="engine",
+            metavar="P",
+        ),
+    ] = "lru"
     plain_steps: bool = False
     """Engine: show vLLM's scheduler every step (engine/backends/sparse.py). No part of a row: it is the same."""
     engine_args: Annotated[
@@ -176,6 +205,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "the engine needs a model; allowed: --model FOLDER, as `vllm-sim model export` builds it, "
                 "or another backend"
             )
+        self._check_tier()
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
         if not 0 < self.speedup < float("inf"):
@@ -225,6 +255,33 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
                 "allowed: a block or more for each"
             )
 
+    def _check_tier(self) -> None:
+        for name in ("kv_offloading_size", "offload_gbps"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}; allowed: more than 0")
+        if self.kv_offloading_size is None:
+            for name in TIER_FIELDS[1:]:
+                if getattr(self, name) != _OPTIONAL[name]:
+                    raise ValueError(f"{name} is {getattr(self, name)}; allowed: with --kv-offloading-size GIB")
+        elif self.replicas > 1:
+            raise ValueError(f"kv_offloading_size with {self.replicas} replicas; allowed: 1")
+        elif self.backend == "fast":
+            self._check_fast_tier()
+        elif self.backend != "engine":
+            raise ValueError(
+                f"kv_offloading_size is {self.kv_offloading_size}, and backend {self.backend} knows no CPU memory; "
+                "allowed: backend engine, fast"
+            )
+
+    def _check_fast_tier(self) -> None:
+        """What `fast` knows of CPU memory (eviction/tiers.py)."""
+        for name in TIER_FIELDS[1:]:
+            if getattr(self, name) != _OPTIONAL[name]:
+                raise ValueError(f"{name} is {getattr(self, name)}, which backend fast does not know; allowed: engine")
+        if self.raw_blocks or self.is_curve:
+            raise ValueError("kv_offloading_size with raw blocks or capacity all; allowed: one without the other")
+
     @property
     def is_curve(self) -> bool:
         """Whether LRU is to be run at every capacity."""
@@ -269,6 +326,10 @@ SCHEDULER: dict[str, Any] = {
     "max_num_active_seqs": None,
 }
 """The options of vLLM's scheduler under vLLM's own names, with its defaults."""
+TIER_FIELDS = (
+    "kv_offloading_size", "offload_gbps", "offload_block_size", "offload_store_threshold", "offload_policy",
+)  # fmt: skip
+"""Of blocks in CPU memory."""
 
 
 def heeded_fields(backend: str) -> list[str]:
@@ -284,7 +345,9 @@ _OPTIONAL: dict[str, Any] = {
     "router": None,
     "router_params": {},
     **SCHEDULER,
-}
+    "offload_store_threshold": 1,
+    "offload_policy": "lru",
+} | dict.fromkeys(TIER_FIELDS[:3])
 """The fields that are left out of all rows where they have this default."""
 
 

@@ -20,8 +20,17 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.engine_fleet import engine_fleet, with_fleet
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.fleet import router_of
-from vllm_sim.replay.latency import make_latency
-from vllm_sim.replay.outcome import Floats, Groups, Outcome, Schedule, Totals, request_results
+from vllm_sim.replay.latency import copy_gb_per_s, make_latency
+from vllm_sim.replay.outcome import (
+    Floats,
+    Groups,
+    Outcome,
+    Schedule,
+    TierHits,
+    TierTraffic,
+    Totals,
+    request_results,
+)
 from vllm_sim.replay.requests import arrivals_ms, cache_requests, categories, hints
 from vllm_sim.replay.rows import SCHEMA, CacheGroup
 from vllm_sim.replay.run import Loaded, Result, Watcher
@@ -90,6 +99,10 @@ def run_engine(
     served.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
     outcome = replace(_outcome(served, loaded, config, groups), steps=steps)
+    tier = drivers[0].tier
+    if tier is not None:  # of a fleet there is none
+        facts = tier.facts()
+        outcome = replace(outcome, traffic=TierTraffic(**facts._asdict() | {"stall_ms": round(facts.stall_ms, 3)}))
     ledgers = [driver.ledger for driver in drivers if driver.ledger is not None]
     if fleet is not None:
         outcome = with_fleet(outcome, fleet, ledgers, config)
@@ -102,7 +115,10 @@ def run_engine(
         }
         outcome = replace(outcome, totals=totals, files=files)
     ran = msgspec.structs.replace(
-        config, max_model_len=setup.max_model_len, max_num_batched_tokens=setup.max_num_batched_tokens
+        config,
+        max_model_len=setup.max_model_len,
+        max_num_batched_tokens=setup.max_num_batched_tokens,
+        offload_gbps=setup.tier_gb_per_s,
     )
     more = {"policy_future": "order of rows"} if config.policy == "belady" else {}
     return Result(summarise(ran, path.name, trace.sha256, outcome, arrival=_arrival(config), **more), outcome)
@@ -165,7 +181,7 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: A
     rows = [one.row for one in served]
     prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
     found = [one.admission for one in served]
-    parts = evicted_by = allocated = None
+    parts = evicted_by = allocated = tier = None
     again = np.zeros(len(rows), np.int64)
     if config.attribution:
         blocks = np.array(
@@ -174,6 +190,9 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: A
         less = np.array([(one.window_blocks, one.alignment_blocks) for one in found], np.int64).reshape(-1, 2)
         size = config.block_size if groups is None else groups.unit_tokens
         parts = breakdown(Blocks(*blocks.T, *(() if groups is None else less.T)), prompt, size)
+        if config.kv_offloading_size is not None:
+            names = ("external_blocks", "tier_evicted_blocks", "tier_pending_blocks", "tier_never_blocks")
+            tier = TierHits(*(np.array([getattr(one, name) for one in found], np.int64) * size for name in names))
         evicted_by = np.array([-1 if one.evicted_by is None else int(one.evicted_by) for one in found], np.int64)
         allocated = np.array([one.allocated_blocks for one in found], np.int64)
         again = np.array([one.readmission_hit_tokens for one in found], np.int64)
@@ -198,6 +217,7 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: A
             end_ms=_times(served, "end_ms"),
         ),
         groups=None if groups is None else _groups(groups, found),
+        tier=tier,
     )
 
 
@@ -279,7 +299,34 @@ def _setup(engine: Any, trace: TokenisedTrace, config: RunConfig, model: dict[st
         seed=config.seed,
         is_unlimited=config.blocks is None,
         publishes=config.router is not None and find_router(config.router).sees == "events",
+        tier=_tier(config),
+        tier_gb_per_s=_tier_speed(config),
         upstream=config.engine_args
         | config.scheduler_args()
         | ({} if config.tensor_parallel == 1 else {"tensor_parallel_size": config.tensor_parallel}),
     )
+
+
+def _tier(config: RunConfig) -> dict[str, Any] | None:
+    """The extra configuration of vLLM's OffloadingConnector; None: no blocks are in CPU memory."""
+    if config.kv_offloading_size is None:
+        return None
+    more: dict[str, Any] = {"block_size": config.offload_block_size}
+    if config.offload_store_threshold > 1:  # 1 is upstream's word for none
+        more["store_threshold"] = config.offload_store_threshold
+    if config.offload_policy not in ("lru", "arc"):
+        from vllm_sim.engine import tier_policy
+
+        tier_policy.policy_class(config.offload_policy)  # raises where there is none
+        more["cache_policy_module_path"] = tier_policy.__name__
+    return {
+        "cpu_bytes_to_use": config.kv_offloading_size * 2**30,
+        "eviction_policy": config.offload_policy,
+    } | {name: value for name, value in more.items() if value is not None}
+
+
+def _tier_speed(config: RunConfig) -> float | None:
+    """Gigabytes a second of copies; None: they take no time, as steps do."""
+    if config.kv_offloading_size is None or config.latency_model == "zero":
+        return config.offload_gbps
+    return config.offload_gbps or copy_gb_per_s(config.device)

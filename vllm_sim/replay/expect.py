@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from vllm_sim.replay.old_rows import upgraded
-from vllm_sim.replay.rows import GROUP_MISSES, MISSES, Row, RunSummary
+from vllm_sim.replay.rows import GROUP_MISSES, MISSES, TIER_MISSES, Row, RunSummary
 
 COUNTS = (
     "requests",
@@ -15,7 +15,7 @@ COUNTS = (
     *MISSES,
     *GROUP_MISSES,
 )
-MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens")
+MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens", "external_hit_tokens", *TIER_MISSES)
 
 
 def read_expected(path: Path) -> Row:

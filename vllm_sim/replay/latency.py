@@ -33,6 +33,7 @@ class Device:
         link_gb_per_s: To other devices, in one direction, 10^9 bytes a second. None: it has no link.
         memory_gib: Memory, in GiB, the vendor's number. None: it depends on the machine.
         source: The document.
+        host_gb_per_s: Bandwidth to the host's memory, one way, 10^9 bytes a second.
     """
 
     tflops: float
@@ -40,6 +41,7 @@ class Device:
     link_gb_per_s: float | None
     memory_gib: int | None
     source: str
+    host_gb_per_s: float = 32  # PCIe Gen4 x16
 
 
 DEVICES = {
@@ -48,7 +50,9 @@ DEVICES = {
         3350,
         450,
         80,
-        "NVIDIA H100 Tensor Core GPU datasheet, SXM: BF16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900",
+        "NVIDIA H100 Tensor Core GPU datasheet, SXM: BF16 1,979 TFLOPS with sparsity, 3.35 TB/s, NVLink 900, "
+        "PCIe Gen5 128",
+        64,
     ),
     "a100": Device(
         312, 2039, 300, 80, "NVIDIA A100 Tensor Core GPU datasheet, 80 GB SXM: BF16 312 TFLOPS, 2,039 GB/s, NVLink 600"
@@ -66,7 +70,8 @@ DEVICES = {
         None,
         None,
         "Intel Core Ultra 7 155H, product specifications: LPDDR5x-7467 on 128 bits; 6 performance cores at 4.8 GHz "
-        "with 32 FP32 operations a cycle (AVX2, two FMA units)",
+        "with 32 FP32 operations a cycle (AVX2, two FMA units); a copy reads and writes the one memory",
+        59.75,
     ),
 }
 
@@ -91,6 +96,11 @@ MEMORY_EFFICIENCY = 0.8
 _FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 _BYTES_A_VALUE = 2
 """BF16 weights and KV cache."""
+
+
+def copy_gb_per_s(device: str) -> float:
+    """How fast a device copies to the host's memory, and as fast from it: its bandwidth x 0.8, an assumption."""
+    return DEVICES[device].host_gb_per_s * MEMORY_EFFICIENCY
 
 
 class Roofline:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
-from vllm_sim.replay.rows import TIMES, CacheGroup, RequestResult, Row
+from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -75,6 +75,28 @@ class Fleet(NamedTuple):
     """By each; None: not known."""
 
 
+class TierHits(NamedTuple):
+    """What is known where blocks are in CPU memory too; arrays [n], in tokens."""
+
+    external: Array
+    """Of the hits."""
+    evicted: Array
+    """Of the evicted, as the next two."""
+    pending: Array
+    never: Array
+
+
+class TierTraffic(NamedTuple):
+    """What went to CPU memory and back, over the whole run."""
+
+    chunks: int
+    stored_bytes: int
+    loaded_bytes: int
+    unused_bytes: int | None
+    """None without attribution."""
+    stall_ms: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """A run's requests, in the trace's order; n is their number."""
@@ -98,6 +120,9 @@ class Outcome:
     """None where all layers have full attention."""
     fleet: Fleet | None = None
     """None: one replica."""
+    tier: TierHits | None = None
+    """None where no blocks are in CPU memory, or without attribution."""
+    traffic: TierTraffic | None = None
     files: dict[str, list[Row]] = field(default_factory=dict)
     """More files of the run, by name."""
     steps: str | None = None
@@ -146,6 +171,9 @@ def request_results(outcome: Outcome) -> Iterator[RequestResult]:
     if outcome.parts is not None and outcome.groups is not None:
         kinds = [f"{place}: {group.kind}" for place, group in enumerate(outcome.groups.groups)]
         columns["missed_group"] = [None if group < 0 else kinds[group] for group in outcome.groups.missed.tolist()]
+    if outcome.tier is not None:
+        columns["external_hit_tokens"] = outcome.tier.external.tolist()
+        columns |= dict(zip(TIER_MISSES, (part.tolist() for part in outcome.tier[1:]), strict=True))
     if outcome.retokenised is not None:
         columns["retokenised_tokens"] = list(outcome.retokenised)
     if outcome.schedule is not None:

@@ -22,6 +22,8 @@ SCHEMA = 1
 MISSES = ("miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
 GROUP_MISSES = ("miss_window_tokens", "miss_alignment_tokens")
 """In rows of models whose layers do not all keep the same, besides MISSES."""
+TIER_MISSES = ("tier_evicted_tokens", "tier_pending_tokens", "tier_never_tokens")
+"""What miss_evicted_tokens are made of, in rows of runs with blocks in CPU memory."""
 PARTIAL = "requests.partial.jsonl"
 TIMES = ("arrival_ms", "first_scheduled_ms", "first_token_ms", "end_ms")
 
@@ -49,10 +51,20 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: Annotated[int, About("generated, the end token included", "tokens")]
     hit_tokens: Annotated[Tokens, About("of the prompt, found cached at first admission", "tokens")] = UNSET
     hit_generated_tokens: Annotated[Tokens, About("of the hits, in blocks with a generated token", "tokens")] = UNSET
+    external_hit_tokens: Annotated[Tokens, About("of the hits, from CPU memory (tier)", "tokens", "engine")] = UNSET
     miss_cold_tokens: Annotated[
         Tokens, About("in blocks never cached before on its replica (compulsory)", "tokens")
     ] = UNSET
     miss_evicted_tokens: Annotated[Tokens, About("in blocks cached before and evicted (capacity)", "tokens")] = UNSET
+    tier_evicted_tokens: Annotated[
+        Tokens, About("of the evicted, in chunks that CPU memory held, and evicted too (tier)", "tokens", "engine")
+    ] = UNSET
+    tier_pending_tokens: Annotated[
+        Tokens, About("of the evicted, in chunks that were offered to CPU memory and not stored", "tokens", "engine")
+    ] = UNSET
+    tier_never_tokens: Annotated[
+        Tokens, About("of the evicted, never offered, or less than a chunk", "tokens", "engine")
+    ] = UNSET
     miss_window_tokens: Annotated[
         Tokens, About("computed before, and not kept by a sliding window or a state (several groups)", "tokens")
     ] = UNSET
@@ -173,11 +185,15 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     hit_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     hit_generated_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    external_hit_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
     token_hit_rate: Annotated[Rate, About("hit_tokens / prompt_tokens")] = UNSET
     block_hit_rate: Annotated[Rate, About("hit blocks / full prompt blocks (raw: all blocks)")] = UNSET
     request_hit_rate: Annotated[Rate, About("mean over requests of hit tokens / prompt tokens")] = UNSET
     miss_cold_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
     miss_evicted_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    tier_evicted_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
+    tier_pending_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
+    tier_never_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
     miss_window_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
     miss_alignment_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
     miss_partial_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
@@ -212,6 +228,15 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
     hit_alignment_tokens: Annotated[
         int | UnsetType, About("every hit is a multiple of it (several groups)", "tokens", "engine")
+    ] = UNSET
+    tier_chunks: Annotated[int | UnsetType, About("that CPU memory holds (tier)", "chunks", "engine")] = UNSET
+    tier_stored_bytes: Annotated[int | UnsetType, About("copied to CPU memory (tier)", "bytes", "engine")] = UNSET
+    tier_loaded_bytes: Annotated[int | UnsetType, About("copied from CPU memory (tier)", "bytes", "engine")] = UNSET
+    tier_unused_bytes: Annotated[
+        int | UnsetType, About("of chunks that were stored and never loaded (tier)", "bytes", "engine")
+    ] = UNSET
+    tier_stall_ms: Annotated[
+        float | UnsetType, About("steps waited for copies of blocks that they overwrite (tier)", "ms", "engine")
     ] = UNSET
     curve: Annotated[Curve | UnsetType, About("for capacity all")] = UNSET
     arrival: Annotated[str | UnsetType, About("how requests arrive, in words", scope="engine")] = UNSET

@@ -5,6 +5,7 @@
 config.BACKENDS, so that the fingerprint of a row (provenance.py) holds the code of its own backend alone.
 """
 
+import mmap
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any, NamedTuple, Protocol
 
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.simulate import Run
-from vllm_sim.models.layers import keeps_less
+from vllm_sim.models.layers import keeps_less, kv_bytes_a_token
 from vllm_sim.provenance import load_entry
 from vllm_sim.replay.breakdown import Blocks, breakdown
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
+from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
 from vllm_sim.replay.fleet import serve_fleet
-from vllm_sim.replay.outcome import Fleet, Labels, Outcome, Totals, labels_of
+from vllm_sim.replay.outcome import Fleet, Labels, Outcome, TierHits, TierTraffic, Totals, labels_of
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import RequestResult, RunSummary
 from vllm_sim.replay.summary import summarise
@@ -169,6 +170,8 @@ def serve(
         config: how.
         retokenised: as `Loaded` has it.
     """
+    if config.kv_offloading_size is not None:
+        return _serve_tiers(linked, records, labels, config, config.kv_offloading_size, retokenised)
     if config.backend == "blockpool":
         installed_version()  # its module imports vLLM
     if config.replicas > 1:
@@ -179,6 +182,34 @@ def serve(
         linked.chains, config.policy, config.blocks, config.policy_params, config.seed
     )
     return outcome_of(found, linked, records, labels, config, retokenised)
+
+
+def _serve_tiers(
+    linked: Linked,
+    records: Sequence[Record],
+    labels: Labels,
+    config: RunConfig,
+    size_gib: float,
+    retokenised: Sequence[int | None] | None,
+) -> Outcome:
+    """As `serve`, with so many GiB of CPU memory; only `fast` comes here."""
+    requests, chains = linked
+    size = config.block_size
+    block_bytes = size * kv_bytes_a_token(config.model)
+    chunk_bytes = -(-block_bytes // mmap.PAGESIZE) * mmap.PAGESIZE  # as CPUOffloadingSpec
+    chunks = int(size_gib * 2**30) // chunk_bytes
+    found, tier = load_entry(TIERS[config.backend])(
+        chains, requests.output_tokens, config.policy, config.blocks, chunks, 1, config.policy_params, config.seed
+    )
+    outcome = outcome_of(found, linked, records, labels, config, retokenised)
+    stored, loaded, unused = (
+        count * block_bytes for count in (tier.stored_blocks, tier.loaded_blocks, tier.unused_blocks)
+    )
+    return replace(
+        outcome,
+        tier=TierHits(*(part * size for part in (tier.external, tier.gone, tier.pending, tier.never))),
+        traffic=TierTraffic(chunks, stored, loaded, unused, stall_ms=0.0),
+    )
 
 
 def outcome_of(

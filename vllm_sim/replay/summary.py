@@ -12,7 +12,7 @@ from vllm_sim.block_rules import computed_tokens
 from vllm_sim.replay.breakdown import Array
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Fleet, Label, Mask, Outcome
-from vllm_sim.replay.rows import Latencies, Rates, ReplicaResult, RunSummary, SessionResult
+from vllm_sim.replay.rows import TIER_MISSES, Latencies, Rates, ReplicaResult, RunSummary, SessionResult
 
 SHARES = (50, 90, 99)
 """Percentiles of latencies."""
@@ -128,6 +128,9 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
             "cache_groups": list(outcome.groups.groups),
             "hit_alignment_tokens": outcome.groups.hit_alignment_tokens,
         }
+    if outcome.traffic is not None:
+        found = outcome.traffic._asdict()
+        values |= {f"tier_{name}": value for name, value in found.items() if value is not None}
     if outcome.parts is not None:
         values |= _cache_values(outcome, counted)
         sessions = [row.token_hit_rate for row in session_results(outcome, config.warmup)]
@@ -142,9 +145,9 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
             values["readmission_hit_tokens"] = int(outcome.schedule.readmission_hit_tokens[counted].sum())
         values |= latencies(outcome, counted)
         if outcome.parts is not None:
-            found = outcome.parts.hit > 0
+            was_hit = outcome.parts.hit > 0
             values["by_hit"] = {
-                name: _latencies_of(outcome, counted & where) for name, where in (("hit", found), ("miss", ~found))
+                name: _latencies_of(outcome, counted & where) for name, where in (("hit", was_hit), ("miss", ~was_hit))
             }
     return RunSummary(trace=trace, trace_sha256=trace_sha256, config=config, **values, **more)
 
@@ -159,6 +162,9 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
     if parts.window is not None and parts.alignment is not None:
         values["miss_window_tokens"] = int(parts.window[counted].sum())
         values["miss_alignment_tokens"] = int(parts.alignment[counted].sum())
+    if outcome.tier is not None:
+        names = ("external_hit_tokens", *TIER_MISSES)
+        values |= {name: int(part[counted].sum()) for name, part in zip(names, outcome.tier, strict=True)}
     if outcome.groups is None:  # else a block is no number of tokens
         values["slots_allocated"] = int(allocated[served].sum()) * outcome.block_size
         values["slots_filled"] = int(filled_slots(outcome)[served].sum())
@@ -175,14 +181,15 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
 
 
 def filled_slots(outcome: Outcome) -> Array:
-    """Tokens that each request computes at a first try, [n].
+    """Tokens that each request computes at a first try, or loads into blocks of its own, [n].
 
     Raises:
         ValueError: the run has no attribution.
     """
     if outcome.parts is None:
         raise ValueError("a run without attribution has no hits; allowed: one with")
-    return computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - outcome.parts.hit
+    found = outcome.parts.hit if outcome.tier is None else outcome.parts.hit - outcome.tier.external
+    return computed_tokens(outcome.prompt_tokens, np.maximum(outcome.output_tokens, 1)) - found
 
 
 def _by(outcome: Outcome, label: Label, counted: Mask) -> dict[str, Rates]:

@@ -1,14 +1,14 @@
 """Capacities as a sweep's user writes them, in blocks."""
 
-import json
 import re
-from pathlib import Path
-from typing import Any
+
+from vllm_sim.models.layers import kv_bytes_a_token
+
+__all__ = ["capacity_blocks", "kv_bytes_a_token"]
 
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%|Ktok|Mtok|tok|KiB|MiB|GiB|TiB|)")
 _TOKENS = {"tok": 1, "Ktok": 1000, "Mtok": 1_000_000}
 _BYTES = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_VALUE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4, "float8_e4m3fn": 1}
 MOST_BLOCKS = 2**31 - 1
 """vLLM's block tables hold numbers of 32 bits."""
 ALLOWED = "blocks (3000), tokens (48000tok, 48Ktok), a share of the working set (10%), bytes (16GiB), unlimited, all"
@@ -58,28 +58,3 @@ def size_bytes(text: str) -> int:
     if match is None or match[2] not in _BYTES or float(match[1]) == 0:
         raise ValueError(f"size is {text!r}; allowed: bytes as in 512MiB, 40GiB, 1.5TiB")
     return int(float(match[1]) * _BYTES[match[2]])
-
-
-def kv_bytes_a_token(model: str | None) -> int:
-    """Bytes of a token in the cache: keys and values x layers x key-value heads x head size x bytes a value.
-
-    Raises:
-        ValueError: there is no model, its folder holds no config.json, or its dtype is not known.
-    """
-    if model is None:
-        raise ValueError("a capacity in bytes needs a model; allowed: --model FOLDER with a config.json")
-    path = Path(model) / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{model} holds no config.json, which a capacity in bytes needs; allowed: --model FOLDER")
-    config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    if config.get("kv_lora_rank"):
-        raise ValueError(
-            f"{path}: a token of latent attention has no keys and values; allowed: blocks, tokens, a share"
-        )
-    heads = config["num_attention_heads"]
-    size = config.get("head_dim") or config["hidden_size"] // heads
-    dtype = config.get("torch_dtype") or config.get("dtype") or "bfloat16"
-    if dtype not in _VALUE_BYTES:
-        raise ValueError(f"{path}: dtype is {dtype!r}; allowed: {', '.join(_VALUE_BYTES)}")
-    kv_heads = config.get("num_key_value_heads") or heads
-    return 2 * config["num_hidden_layers"] * kv_heads * size * _VALUE_BYTES[dtype]

@@ -187,7 +187,13 @@ def sweep(
     plan = [
         PlannedRun(
             key=row_key(run),
-            code=row_code(run.config.backend, run.config.policy, run.config.router, has_groups(run.config)),
+            code=row_code(
+                run.config.backend,
+                run.config.policy,
+                run.config.router,
+                has_groups(run.config),
+                run.config.kv_offloading_size is not None,
+            ),
             files=(out,),
             values=run,
             group=(str(run.trace), run.config.block_size),

@@ -21,7 +21,7 @@ from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.registry import find_router
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, RunConfig
+from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 
@@ -77,7 +77,9 @@ def row_key(run: GridRun) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def row_code(backend: str, policy: str, router: str | None = None, has_groups: bool = False) -> str:
+def row_code(
+    backend: str, policy: str, router: str | None = None, has_groups: bool = False, has_tier: bool = False
+) -> str:
     """A fingerprint of all code that a row comes from: its backend's, its policy's and its router's, and vLLM's version
     where vLLM runs. With the key it decides the row.
 
@@ -86,17 +88,20 @@ def row_code(backend: str, policy: str, router: str | None = None, has_groups: b
         policy: the row's.
         router: the row's.
         has_groups: whether layers of its model keep less than every token; only then `fast` needs vLLM.
+        has_tier: whether blocks are kept in CPU memory too.
     """
     is_reached = backend in CACHE_OF_GROUPS and (has_groups or backend != "fast")
-    of_groups = [CACHE_OF_GROUPS[backend]] if is_reached else []
+    more = [CACHE_OF_GROUPS[backend]] if is_reached else []
+    more += [TIERS[backend]] if has_tier and backend in TIERS else []
     of_router = [] if router is None else [find_router(router)]
-    return fingerprint(make_row, BACKENDS[backend], *of_groups, find_policy(policy), *of_router)
+    return fingerprint(make_row, BACKENDS[backend], *more, find_policy(policy), *of_router)
 
 
 def code_of(row: Row) -> str | None:
     """What `row_code` is today for a stored row; None if its policy or router cannot be found."""
     try:
-        return row_code(row["backend"], row["policy"], row.get("router"), "cache_groups" in row)
+        parts = "cache_groups" in row, "kv_offloading_size" in row
+        return row_code(row["backend"], row["policy"], row.get("router"), *parts)
     except Exception:  # a policy's module is the user's, as a router's
         return None
 

@@ -23,11 +23,13 @@ from vllm.v1.engine.core import EngineCore
 from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
 from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
-from vllm_sim.engine.backends.ledger import Admission
+from vllm_sim.engine.backends.ledger import Admission, Ledger
 from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
 from vllm_sim.engine.backends.sparse import SparseSteps
 from vllm_sim.engine.backends.stepping import plain_reason
 from vllm_sim.engine.backends.stored_hashes import use_stored_hashes
+from vllm_sim.engine.backends.tier_ledger import TierReport
+from vllm_sim.engine.backends.tier_steps import TierSteps
 from vllm_sim.step_load import EMPTY, StepLoad, load_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -124,7 +126,14 @@ class Driver:
         capacity_tokens = config.cache_config.kv_cache_size_tokens or 0
         self.groups: GroupFacts | None = group_facts(manager, unit_tokens, capacity_tokens)
         """None where all layers have full attention."""
-        self.ledger = make_ledger(manager, unit_tokens) if attribution else None
+        self.tier: TierReport | None = None
+        """What is copied to CPU memory and back; None where nothing is."""
+        if self.executor.tier is not None:
+            longest = int(trace.prompt_lengths.max(initial=0))
+            self.tier = TierReport(self.executor, self.scheduler, longest, attribution)
+        self.ledger: Ledger | GroupLedger | None = None
+        if attribution:
+            self.ledger = make_ledger(manager, unit_tokens) if self.tier is None else self.tier.make_ledger(unit_tokens)
         if plain_steps:
             self.plain_reason: str | None = "--plain-steps"
         else:
@@ -134,6 +143,7 @@ class Driver:
         if self.plain_reason is None:
             assert not isinstance(self.ledger, GroupLedger)  # of one group of full attention
             self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger)
+        self._tier_steps = None if self.tier is None else TierSteps(self.executor, self.step_ms)
         self.now_ms = 0.0
         self._running: dict[str, Served] = {}
         self._requests: dict[str, Any] = {}
@@ -164,8 +174,8 @@ class Driver:
                 yield served
 
     def is_busy(self) -> bool:
-        """Whether a request is served, or a step of requests that have ended is still computed."""
-        return bool(self._running or self._batches)
+        """Whether a request is served, a step of requests that have ended is still computed, or a copy is under way."""
+        return bool(self._running or self._batches) or (self._tier_steps is not None and self.scheduler.has_requests())
 
     def admit(self, due: list[tuple[float, int]]) -> list[Served]:
         """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
@@ -245,6 +255,8 @@ class Driver:
             self._sparse.hide()
         if self.ledger is not None:
             self.ledger.set_time(self.now_ms)
+        if self._tier_steps is not None:
+            self._tier_steps.launch(self.now_ms, self._batches)
         outputs, _ = self.core.step_fn()
         scheduled = self.executor.take_scheduled()
         hidden = EMPTY if self._sparse is None else self._sparse.reveal(scheduled)
@@ -255,9 +267,13 @@ class Driver:
                     served.first_scheduled_ms = self.now_ms
             is_timed = self.step_ms is not None or self.on_step is not None
             self._batches.append(self._load(scheduled).plus(hidden) if is_timed else EMPTY)
+            if self._tier_steps is not None:
+                self.now_ms = self._tier_steps.launched(self.now_ms, self._batches, scheduled)
         # Asynchronous: the batch that was scheduled stays in upstream's queue, and the one before it has ended.
         if len(self._batches) > len(self.core.batch_queue or ()):
             self._pass(self._batches.popleft())
+        if self._tier_steps is not None:
+            self.now_ms = self._tier_steps.ended(self.now_ms, due[0][0] if due else None, len(self._batches))
         ended = []
         silent = self._silent
         for group in (outputs or {}).values():

@@ -36,6 +36,12 @@ class Admission:
     alignment_blocks: int = 0
     missed_group: int | None = None
     """The cache group whose block was missed first."""
+    # Where blocks are in CPU memory too (tier_ledger.py); the three are what evicted_blocks are made of:
+    external_blocks: int = 0
+    """Of the hit."""
+    tier_evicted_blocks: int = 0
+    tier_pending_blocks: int = 0
+    tier_never_blocks: int = 0
 
 
 class Ledger:
@@ -146,8 +152,9 @@ class Ledger:
         self._cached.pop(name, None)
         return self.admissions.pop(name)
 
-    def _look(self, request: Any, hit_blocks: Sequence[int]) -> Admission:
-        hit, hashes, numbers = len(hit_blocks), request.block_hashes, self._number
+    def _look(self, request: Any, hit_blocks: Sequence[int], loaded_blocks: int = 0) -> Admission:
+        """What a request finds: blocks of the cache, and so many after them from elsewhere (tier_ledger.py)."""
+        hit, hashes, numbers = len(hit_blocks) + loaded_blocks, request.block_hashes, self._number
         known = hittable = hittable_blocks(request.num_prompt_tokens, self.block_size)
         for place in range(hit, hittable):
             if hashes[place] not in numbers:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from vllm.config import KVEventsConfig, VllmConfig
+from vllm.config import KVEventsConfig, KVTransferConfig, VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
@@ -26,6 +26,7 @@ from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.backends.cache_groups import keeps_everything
+from vllm_sim.engine.copy_clock import VirtualClock
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
 from vllm_sim.engine.options import KEY
@@ -76,6 +77,10 @@ class Setup:
     """Nothing is ever evicted: several cache groups take as many blocks as they need, whatever capacity_blocks is."""
     publishes: bool = False
     """KV events are collected and published, to whoever takes them (fleet.py)."""
+    tier: dict[str, Any] | None = None
+    """Blocks in CPU memory: the extra configuration of vLLM's OffloadingConnector; None: there are none."""
+    tier_gb_per_s: float | None = None
+    """To CPU memory, and as many from it; None: copies take no time."""
     upstream: dict[str, Any] = field(default_factory=dict)
     """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
 
@@ -84,6 +89,8 @@ class RowExecutor(ReplayExecutor):
     """Answers the request named "7" with row 7, and keeps what was scheduled until the driver takes it."""
 
     _scheduled: SchedulerOutput | None = None
+    clock: VirtualClock
+    """Of the copies between tiers, where there are any; the driver sets it."""
 
     def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
         row = int(request_id)
@@ -106,6 +113,10 @@ class RowExecutor(ReplayExecutor):
             return super().determine_available_memory()
         lengths = (self.trace.prompt_lengths + self.trace.response_lengths).tolist()
         return [ample_bytes(self.vllm_config, self._layers.specs, lengths)]
+
+    def _copy_clock(self) -> VirtualClock:
+        self.clock = VirtualClock()
+        return self.clock
 
     def take_scheduled(self) -> SchedulerOutput | None:
         """What was scheduled since the last call, if anything was."""
@@ -192,10 +203,16 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
         "max_num_batched_tokens": setup.max_num_batched_tokens,
         "async_scheduling": setup.async_scheduling,
         "disable_log_stats": True,
-        "additional_config": {KEY: {"on_inexact": "warn"}},
+        "additional_config": {KEY: {"on_inexact": "warn", "offload_gbps": setup.tier_gb_per_s}},
+        "kv_transfer_config": None,
+        "kv_offloading_size": None,
     }
     if setup.publishes:
         arguments["kv_events_config"] = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
+    if setup.tier is not None:
+        arguments["kv_transfer_config"] = KVTransferConfig(
+            kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config=setup.tier
+        )
     known = {field.name for field in fields(EngineArgs)} - arguments.keys()
     for name in setup.upstream:
         if name not in known:
