@@ -10,7 +10,7 @@ import pytest
 
 from tests.making import settings, small_trace
 from vllm_sim.cli.running import add_config_options, config_from
-from vllm_sim.replay.config import BACKENDS, SCHEDULER, RunConfig, config_fields, config_of, fields_of
+from vllm_sim.replay.config import BACKENDS, SCHEDULER, TIER_FIELDS, RunConfig, config_fields, config_of, fields_of
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, MODELS
 from vllm_sim.replay.old_rows import upgraded
@@ -86,12 +86,20 @@ def test_rows_of_the_engine_alone_hold_what_it_alone_heeds() -> None:
         "max_num_active_seqs": 4,
     }
     assert set(scheduler) == set(SCHEDULER)
+    tier = {
+        "kv_offloading_size": 1.0,
+        "offload_gbps": 5.0,
+        "offload_block_size": 32,
+        "offload_store_threshold": 2,
+        "offload_policy": "arc",
+    }
+    devices = {"tensor_parallel": 2, "host_overhead_ms": 1.0, "engine_args": {"stream_interval": 2}}
     fast = settings().values()
-    engine = settings(
-        backend="engine", engine_args={"stream_interval": 2}, tensor_parallel=2, host_overhead_ms=1.0, **scheduler
-    ).values()
+    engine = settings(backend="engine", **devices, **scheduler, **tier).values()
     own = set(engine) - set(fast)
-    assert own == {field.name for field in config_fields() if field.about.scope != "all"}
+    assert set(tier) == set(TIER_FIELDS)
+    assert own - set(tier) == {field.name for field in config_fields() if field.about.scope != "all"} - set(tier)
+    assert set(tier) < own
     pool = settings(backend="blockpool", model="m", engine_args={"watermark": 0.1}, max_num_batched_tokens=64).values()
     assert set(pool) - set(fast) == {field.name for field in config_fields() if field.about.scope == "groups"}
     assert set(settings(backend="blockpool").values()) == set(fast)

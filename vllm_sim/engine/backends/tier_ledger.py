@@ -131,7 +131,7 @@ class TieredLedger(Ledger):
 
     def _look(self, request: Any, hit_blocks: Sequence[int], loaded_blocks: int = 0) -> Admission:
         local, loaded = len(hit_blocks), self._external_tokens // self.block_size
-        found = super()._look(request, hit_blocks, loaded)
+        found: Admission = super()._look(request, hit_blocks, loaded)
         hit = found.hit_blocks
         found.external_blocks = loaded
         found.hit_generated_blocks += sum(map(self._held_generated, request.block_hashes[local:hit]))
@@ -143,7 +143,8 @@ class TieredLedger(Ledger):
     def _admit(self, request: Any, hit_blocks: Sequence[int]) -> None:
         super()._admit(request, hit_blocks)
         if request.num_preemptions:
-            self.admissions[request.request_id].readmission_hit_tokens += self._external_tokens
+            admission: Admission = self.admissions[request.request_id]
+            admission.readmission_hit_tokens += self._external_tokens
 
     def take(self, name: str, new: Sequence[Any]) -> None:
         """See Ledger."""
