@@ -13,6 +13,7 @@ import random
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -214,9 +215,9 @@ def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_trace(tmp_path_factory.mktemp("bench") / "chats.jsonl", rows[:CHATS])
 
 
-def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
-    """Seconds for all rows; sparse ones take the hashes that are kept, plain ones hash as they did before."""
-    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core, use_stored_hashes
+def make_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> Any:
+    """A driver over a trace; sparse steps take the hashes that are kept, plain ones hash as they did before."""
+    from vllm_sim.engine.backends.driver import Asked, Driver, Setup, make_core, use_stored_hashes
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -228,13 +229,20 @@ def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attrib
     if not plain:
         use_stored_hashes(core, tokens, [None] * len(tokens))
     asked = [Asked()] * len(tokens)
-    driver = Driver(core, tokens, roofline.step_ms, asked, concurrency, attribution=attribution, plain_steps=plain)
-    gap_ms = 294.0 if concurrency is None else 0.0
+    return Driver(core, tokens, roofline.step_ms, asked, concurrency, attribution=attribution, plain_steps=plain)
+
+
+def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
+    """Seconds for all rows."""
+    from vllm_sim.engine.backends.driver import Arrival
+
+    driver = make_steps(path, sizes, concurrency, attribution, plain)
+    gap_ms, rows = 294.0 if concurrency is None else 0.0, len(driver.trace)
     start = time.process_time()
-    served = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(len(tokens))]))
+    served = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(rows)]))
     seconds = time.process_time() - start
-    assert len(served) == len(tokens)
-    core.shutdown()
+    assert len(served) == rows
+    driver.core.shutdown()
     return seconds
 
 
@@ -280,6 +288,56 @@ def test_sparse_steps_of_long_prompts(long_trace: Path, attribution: bool, bar: 
             unit="times",
             at_least=bar,
             parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
+
+
+@pytest.mark.parametrize("shape", ["64 chats at once", "256 chats at once", "long prompts"])
+def test_attribution_costs_at_most_a_fifth(shape: str, chat_trace: Path, long_trace: Path, measured: Measured) -> None:
+    arguments: tuple[Any, ...] = (long_trace, LONG_SIZES | {"max_num_batched_tokens": 8192}, None)
+    if shape != "long prompts":
+        arguments = chat_trace, CHAT_SIZES, int(shape.split()[0])
+    run_steps(*arguments, attribution=False, plain=False)  # writes the hashes
+    best = {True: math.inf, False: math.inf}
+    for _ in range(CHAT_ROUNDS):
+        for attribution in best:
+            best[attribution] = min(best[attribution], run_steps(*arguments, attribution=attribution, plain=False))
+    measured(
+        Measurement(
+            name=f"attribution_{shape.replace(' ', '_')}",
+            what=f"time of sparse steps with attribution over that without, {shape}",
+            value=best[True] / best[False],
+            unit="times",
+            at_most=1.2,
+            parts={"with, s": best[True], "without, s": best[False]},
+        )
+    )
+
+
+def test_attribution_keeps_less_than_250_bytes_a_distinct_block(chat_trace: Path, measured: Measured) -> None:
+    """What a run has kept when it ends, with attribution and without."""
+    from vllm_sim.engine.backends.driver import Arrival
+
+    run_steps(chat_trace, CHAT_SIZES, 64, attribution=False, plain=False)  # writes the hashes
+    kept, blocks = {}, 0
+    for attribution in (True, False):
+        driver = make_steps(chat_trace, CHAT_SIZES, 64, attribution, plain=False)
+        tracemalloc.start()
+        rows = sum(1 for _ in driver.run([Arrival(row, None, 0.0) for row in range(CHATS)]))
+        kept[attribution] = tracemalloc.get_traced_memory()[0]
+        tracemalloc.stop()
+        assert rows == CHATS
+        if driver.ledger is not None:
+            blocks = driver.ledger.working_set_blocks
+        driver.core.shutdown()
+    measured(
+        Measurement(
+            name="attribution_memory",
+            what="memory that attribution keeps of a distinct block, 1,000 chats",
+            value=(kept[True] - kept[False]) / blocks,
+            unit="bytes",
+            at_most=250,
+            parts={"distinct blocks": blocks},
         )
     )
 

@@ -94,6 +94,23 @@ def blocks_that_are_given_back_do_not_matter(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SparseSteps, "_find_refused", forgetful)
 
 
+def blocks_that_an_unseen_end_gives_back_do_not_matter(patch: pytest.MonkeyPatch) -> None:
+    end = SparseSteps._end
+
+    def forgetful(self: SparseSteps, *arguments: Any) -> list[str]:
+        refused = self._refused
+        ended = end(self, *arguments)
+        self._refused = refused
+        return ended
+
+    patch.setattr(SparseSteps, "_end", forgetful)
+
+
+def unseen_ends_come_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    end = SparseSteps._end
+    patch.setattr(SparseSteps, "_end", lambda self, ending, now_ms: end(self, ending[::-1], now_ms))
+
+
 def a_preemption_counts_as_a_refusal(patch: pytest.MonkeyPatch) -> None:
     find = SparseSteps._find_refused
 
@@ -155,13 +172,7 @@ def the_ledgers_time_is_not_set(patch: pytest.MonkeyPatch) -> None:
 
 
 def skipped_steps_do_not_count(patch: pytest.MonkeyPatch) -> None:
-    hide = SparseSteps.hide
-
-    def uncounted(self: SparseSteps) -> None:
-        self._skipped = 0
-        hide(self)
-
-    patch.setattr(SparseSteps, "hide", uncounted)
+    patch.setattr(SparseSteps, "_count_skipped", lambda self: None)
 
 
 def contexts_do_not_grow(patch: pytest.MonkeyPatch) -> None:
@@ -183,7 +194,7 @@ def a_prompt_that_is_cut_is_hidden(patch: pytest.MonkeyPatch) -> None:
         try:
             return skip(self, now_ms)
         finally:
-            self.scheduler.running = running
+            self.scheduler.running = [request for request in running if not request.is_finished()]
 
     patch.setattr(SparseSteps, "skip", hiding)
 
@@ -203,7 +214,9 @@ TRAPS: dict[Trap, int | str] = {
     max_model_len_is_not_seen: "longest",
     the_queue_is_asked_before_the_steps_blocks_are_served: "longer hit",
     a_longer_hit_of_the_head_is_not_seen: "longer hit",
-    ending_requests_are_shown_in_another_order: 4,
+    ending_requests_are_shown_in_another_order: 37,
+    unseen_ends_come_in_another_order: 4,
+    blocks_that_an_unseen_end_gives_back_do_not_matter: 21,
     steps_are_skipped_beyond_an_arrival: 9,
     an_end_token_within_an_answer_is_not_seen: 4,
     blocks_that_are_given_back_do_not_matter: 5,

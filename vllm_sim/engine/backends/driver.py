@@ -237,10 +237,11 @@ class Driver:
         if not self.is_busy():
             return []
         if self._sparse is not None:
-            while (load := self._sparse.skip(self.now_ms)) is not None:
-                self._pass(load)
-                if is_alone or self._is_due(due):
-                    return []
+            while (skipped := self._sparse.skip(self.now_ms)) is not None:
+                self._pass(skipped.load)
+                ended = [self._end(name) for name in skipped.ended]
+                if ended or is_alone or self._is_due(due):
+                    return ended
             self._sparse.hide()
         if self.ledger is not None:
             self.ledger.set_time(self.now_ms)

@@ -255,6 +255,4 @@ def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedg
     """
     if not keeps_everything(manager):
         return GroupLedger(manager, unit_tokens)
-    ledger = Ledger(manager.block_pool.hash_block_size)
-    ledger.watch(manager)
-    return ledger
+    return Ledger(manager)

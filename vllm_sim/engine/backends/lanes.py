@@ -15,15 +15,17 @@ class Lane:
         number: Ascends as the requests stand in `running`.
         tokens: Its answer.
         step: See `request`.
-        end: The step in which it ends.
+        end: The step in which it ends, or in which the executor is asked for more tokens than its answer has.
+        is_known: Whether its last token is in its answer.
         origin: Its computed tokens in step s are `origin + s`.
     """
 
-    __slots__ = ("end", "number", "origin", "request", "step", "tokens")
+    __slots__ = ("end", "is_known", "number", "origin", "request", "step", "tokens")
 
     def __init__(self, request: Request, number: int, tokens: list[int], step: int, end: int):
         self.request, self.number, self.tokens, self.step, self.end = request, number, tokens, step, end
         self.origin = request.num_computed_tokens - step
+        self.is_known = request.num_output_tokens + end - step < len(tokens)
 
 
 def is_quiet(request: Request) -> bool:

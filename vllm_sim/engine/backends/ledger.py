@@ -1,13 +1,14 @@
 """Why a block was not hit: what vLLM's allocations tell while an engine runs.
 
-Nothing is decided here. `watch` stands before one manager's allocate_slots and cache_blocks and its pool's free_blocks,
-calls them, and then looks at the request's blocks. Read: v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py
-and block_pool.py of vLLM 0.32: a block loses its hash when it is allocated anew, and at no other time in a run without
-resets; so a cached block that is allocated has been evicted, by the request that is served. A block that has a hash
-after a call is cached. KV events would tell the same and cost more.
+Nothing is decided here. The ledger stands before one manager's allocate_slots and cache_blocks and its pool's
+free_blocks, calls them, and then looks at the request's blocks. Read: v1/core/kv_cache_manager.py,
+single_type_kv_cache_manager.py and block_pool.py of vLLM 0.32: a block loses its hash when it is allocated anew, and at
+no other time in a run without resets; so a cached block that is allocated has been evicted, by the request that is
+served. num_cached_block says how many blocks of a request have a hash. KV events would tell the same and cost more.
 """
 
-from collections.abc import Iterable, KeysView
+from array import array
+from collections.abc import Iterable, KeysView, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,10 +39,18 @@ class Admission:
 
 
 class Ledger:
-    """Blocks by hash: seen, cached, evicted by whom; and the admissions by request. Hashes have numbers here."""
+    """Blocks by hash: seen, cached, evicted by whom; and the admissions by request. Hashes have numbers here.
 
-    def __init__(self, block_size: int):
-        self.block_size = block_size
+    Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time: about
+    170 bytes each.
+
+    Args:
+        manager: one that has served nobody yet, of one group of full attention; its methods and its pool's are watched.
+    """
+
+    def __init__(self, manager: KVCacheManager):
+        pool, (single,) = manager.block_pool, manager.coordinator.single_type_managers
+        self.block_size = pool.hash_block_size
         self.lifetimes = Lifetimes()
         self.admissions: dict[str, Admission] = {}
         self.evictions: dict[tuple[str, str], int] = {}
@@ -50,16 +59,20 @@ class Ledger:
         self._orphans = 0
         self._number: dict[Any, int] = {}
         # By the number of a hash:
-        self._copies: list[int] = []
         self._owner: list[str] = []
         self._evictor: list[str | None] = []
-        self._parent: list[int | None] = []
-        self._children: list[int] = []
+        self._copies, self._children = array("i"), array("i")
+        self._parent = array("i")
+        """Or -1: it is the first block of its prompts."""
         # By vLLM's block number:
-        self._hash: dict[int, int] = {}
-        self._generated: dict[int, bool] = {}
+        self._held: list[int | None] = [None] * pool.num_gpu_blocks
+        self._is_generated = bytearray(pool.num_gpu_blocks)
+        """Of those that hold one."""
         self._cached: dict[str, int] = {}
-        """How many blocks of a request are cached, hits included."""
+        """How many blocks of a request are noted as cached, hits included."""
+        # The manager's own, by request:
+        self._blocks, self._full = single.req_to_blocks, single.num_cached_block
+        self._watch(manager)
 
     @property
     def working_set_blocks(self) -> int:
@@ -71,8 +84,7 @@ class Ledger:
         """Of the blocks that were ever cached."""
         return self._number.keys()
 
-    def watch(self, manager: KVCacheManager) -> None:
-        """Puts the ledger before a manager, which has served nobody yet."""
+    def _watch(self, manager: KVCacheManager) -> None:
         allocate, cache, free = manager.allocate_slots, manager.cache_blocks, manager.block_pool.free_blocks
 
         def allocate_slots(
@@ -83,32 +95,33 @@ class Ledger:
             *args: Any,
             **kwargs: Any,
         ) -> Any:
-            name, computed, hit = request.request_id, request.num_computed_tokens, new_computed_blocks
-            is_first = not computed and name not in self.admissions
-            found = self._look(request, num_new_computed_tokens, hit) if is_first else None
-            blocks = allocate(request, num_new_tokens, num_new_computed_tokens, hit, *args, **kwargs)
+            name, found = request.request_id, None
+            hit: Sequence[int] = ()
+            if not request.num_computed_tokens:
+                if num_new_computed_tokens:
+                    hit = new_computed_blocks.get_block_ids()[0]
+                found = self.admissions.get(name) or self._look(request, hit)
+            blocks = allocate(request, num_new_tokens, num_new_computed_tokens, new_computed_blocks, *args, **kwargs)
             if blocks is None:
                 return None
             if found is not None:
                 self.admissions[name] = found
-            if not computed:
-                self._admit(request, num_new_computed_tokens, hit)
+                self._admit(request, hit)
             self.lifetimes.computed_tokens += num_new_tokens
-            if blocks.blocks and blocks.blocks[0]:
-                self._take(request, [block.block_id for block in blocks.blocks[0]], manager)
-            if (computed + num_new_computed_tokens + num_new_tokens) // self.block_size > self._cached[name]:
-                self._note_cached(request, manager)
+            if new := blocks.blocks[0]:
+                self.take(name, new)
+            self.cache(request)
             return blocks
 
         def cache_blocks(request: Any, num_computed_tokens: int) -> None:
             cache(request, num_computed_tokens)
-            if num_computed_tokens // self.block_size > self._cached[request.request_id]:
-                self._note_cached(request, manager)
+            self.cache(request)
 
         def free_blocks(ordered_blocks: Iterable[Any]) -> None:
-            blocks = list(ordered_blocks)
+            blocks, held = list(ordered_blocks), self._held
             free(blocks)
-            self.lifetimes.released([block.block_id for block in blocks if not block.ref_cnt])
+            left = [block.block_id for block in blocks if not block.ref_cnt]
+            self.lifetimes.released([block for block in left if held[block] is not None])
 
         compat.ALLOCATE.put(manager, allocate_slots)
         compat.CACHE.put(manager, cache_blocks)
@@ -124,7 +137,7 @@ class Ledger:
 
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was seen counts as evicted."""
-        found = self._look(request, 0, None)
+        found = self._look(request, ())
         found.evicted_by = None
         return found
 
@@ -133,80 +146,104 @@ class Ledger:
         self._cached.pop(name, None)
         return self.admissions.pop(name)
 
-    def _look(self, request: Any, hit_tokens: int, hit_blocks: Any) -> Admission:
-        hit, hashes, numbers = hit_tokens // self.block_size, request.block_hashes, self._number
+    def _look(self, request: Any, hit_blocks: Sequence[int]) -> Admission:
+        hit, hashes, numbers = len(hit_blocks), request.block_hashes, self._number
         known = hittable = hittable_blocks(request.num_prompt_tokens, self.block_size)
         for place in range(hit, hittable):
             if hashes[place] not in numbers:
                 known = place
                 break
-        generated = sum(self._generated.get(block, False) for block in hit_blocks.get_block_ids()[0]) if hit else 0
         by = self._evictor[numbers[hashes[hit]]] if known > hit else None
+        generated = sum([self._is_generated[block] for block in hit_blocks])
         return Admission(hit, generated, hittable - known, known - hit, by)
 
-    def _admit(self, request: Any, hit_tokens: int, hit_blocks: Any) -> None:
+    def _admit(self, request: Any, hit_blocks: Sequence[int]) -> None:
         """A request starts, or returns from a preemption."""
-        self._cached[request.request_id] = hit_tokens // self.block_size
-        if request.num_preemptions:
-            self.admissions[request.request_id].readmission_hit_tokens += hit_tokens
+        self._cached[request.request_id] = len(hit_blocks)
+        is_return = request.num_preemptions > 0
+        if is_return:
+            self.admissions[request.request_id].readmission_hit_tokens += len(hit_blocks) * self.block_size
         else:
             self.lifetimes.requests += 1
-        if hit_tokens:
-            self.lifetimes.hit(hit_blocks.get_block_ids()[0], is_return=request.num_preemptions > 0)
+        if hit_blocks:
+            self.lifetimes.hit(hit_blocks, is_return)
 
-    def _take(self, request: Any, new: list[int], manager: KVCacheManager) -> None:
-        """Blocks were allocated, and what was cached in them is evicted."""
-        name = request.request_id
-        start = len(manager.get_blocks(name).blocks[0]) - len(new)
-        prompt = max(0, request.num_prompt_tokens // self.block_size - start)
-        self._generated.update(dict.fromkeys(new[:prompt], False))
-        self._generated.update(dict.fromkeys(new[prompt:], True))
+    def take(self, name: str, new: Sequence[Any]) -> None:
+        """Blocks were allocated to a request, and what was cached in them is evicted."""
         self.admissions[name].allocated_blocks += len(new)
-        self.lifetimes.taken(new)
-        for block in new:
-            number = self._hash.pop(block, None)
-            if number is not None:
-                self._evict(number, name)
+        held = self._held
+        evicted = [block.block_id for block in new if held[block.block_id] is not None]
+        if evicted:
+            self.lifetimes.taken(evicted)
+            self._evict(evicted, name)
 
-    def _note_cached(self, request: Any, manager: KVCacheManager) -> None:
+    def _evict(self, blocks: list[int], name: str) -> None:
+        held, copies, children, evictions = self._held, self._copies, self._children, self.evictions
+        self.evicted_blocks += len(blocks)
+        for block in blocks:
+            number = held[block]
+            assert number is not None
+            held[block] = None
+            self._evictor[number] = name
+            pair = self._owner[number], name
+            evictions[pair] = evictions.get(pair, 0) + 1
+            copies[number] -= 1
+            if not copies[number]:
+                # Its children lose their parent, and if it had lost its own, there is one less of such.
+                self._orphans += children[number]
+                parent = self._parent[number]
+                if parent >= 0:
+                    children[parent] -= 1
+                    self._orphans -= not copies[parent]
+                self.orphan_blocks = max(self.orphan_blocks, self._orphans)
+
+    def cache(self, request: Any) -> None:
         """Notes the blocks of a request that have got their hash since the last call."""
-        name, hashes, numbers = request.request_id, request.block_hashes, self._number
-        blocks = manager.get_blocks(name).blocks[0]
-        start = end = self._cached[name]
-        parent = numbers[hashes[start - 1]] if start else None
-        while end < len(blocks) and blocks[end].block_hash is not None:
-            number = numbers.get(hashes[end])
+        name = request.request_id
+        start, full = self._cached[name], self._full.get(name, 0)
+        if full <= start:
+            return
+        self._cached[name] = full
+        hashes = request.block_hashes[start:full]
+        blocks = [block.block_id for block in self._blocks[name][start:full]]
+        numbers = self._numbers(hashes, self._number[request.block_hashes[start - 1]] if start else -1, name)
+        held, is_generated = self._held, self._is_generated
+        prompt = request.num_prompt_tokens // self.block_size - start
+        for place, block in enumerate(blocks):
+            held[block] = numbers[place]
+            is_generated[block] = place >= prompt
+        self.lifetimes.cached(blocks)
+
+    def _numbers(self, hashes: Sequence[Any], parent: int, name: str) -> list[int]:
+        """Counts blocks that a request has cached, one after the other, after a parent; returns their numbers."""
+        numbers, copies, children = self._number, self._copies, self._children
+        found: list[int] = []
+        for key in hashes:
+            number = numbers.get(key)
             if number is None:
-                number = numbers[hashes[end]] = len(numbers)
-                self._copies.append(0)
-                self._owner.append(name)
-                self._evictor.append(None)
-                self._parent.append(parent)
-                self._children.append(0)
+                break
+            found.append(number)
             self._owner[number] = name
-            self._copies[number] += 1
-            if self._copies[number] == 1:
-                self._count(number, 1)
-            self._hash[blocks[end].block_id] = parent = number
-            end += 1
-        self._cached[name] = end
-        self.lifetimes.cached([block.block_id for block in blocks[start:end]])
-
-    def _evict(self, number: int, name: str) -> None:
-        self.evicted_blocks += 1
-        self._evictor[number] = name
-        pair = self._owner[number], name
-        self.evictions[pair] = self.evictions.get(pair, 0) + 1
-        self._copies[number] -= 1
-        if not self._copies[number]:
-            self._count(number, -1)
-            self.orphan_blocks = max(self.orphan_blocks, self._orphans)
-
-    def _count(self, number: int, change: int) -> None:
-        """Keeps the number of cached blocks whose parent's hash is in no block."""
-        self._orphans -= change * self._children[number]
-        parent = self._parent[number]
-        if parent is not None:
-            self._children[parent] += change
-            if not self._copies[parent]:
-                self._orphans += change
+            copies[number] += 1
+            if copies[number] == 1:
+                self._orphans -= children[number]
+                if parent >= 0:  # it is cached: the request has it
+                    children[parent] += 1
+            parent = number
+        # Whoever caches a block has cached those before it: after the first new one all are new.
+        new = hashes[len(found) :]
+        if new:
+            begin, count = len(numbers), len(new)
+            added = range(begin, begin + count)
+            numbers.update(zip(new, added, strict=True))
+            self._owner += [name] * count
+            self._evictor += [None] * count
+            copies.extend([1] * count)
+            self._parent.append(parent)
+            self._parent.extend(added[:-1])
+            children.extend([1] * (count - 1))
+            children.append(0)
+            if parent >= 0:
+                children[parent] += 1
+            found += added
+        return found

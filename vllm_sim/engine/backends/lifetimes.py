@@ -1,12 +1,15 @@
 """How long blocks stay cached, how long they were idle before they were evicted, and how soon they are used again.
 
-Told by the ledger; blocks are vLLM's block numbers. Three clocks: computed tokens (prompt and generated, of all
-requests), requests admitted for the first time, and virtual milliseconds. Spans go into bins that double.
+The ledger says what happens; blocks are vLLM's block numbers. Three clocks: computed tokens (prompt and generated, of
+all requests), requests admitted for the first time, and virtual milliseconds. Spans go into bins that double: many at
+once, so that one costs little.
 """
 
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 CLOCKS = ("computed_tokens", "requests", "virtual_ms")
 KINDS = ("lifetime", "idle", "reuse_gap")
@@ -14,6 +17,9 @@ KINDS = ("lifetime", "idle", "reuse_gap")
 of a preempted request is none)."""
 
 _Moment = tuple[int, int, int]
+
+_BATCH = 10_000
+"""Spans that wait to be added up."""
 
 
 class Lifetimes:
@@ -24,26 +30,25 @@ class Lifetimes:
         self.now_ms = 0.0
         self._cached: dict[int, _Moment] = {}
         self._released: dict[int, _Moment] = {}
-        self._bins: dict[str, tuple[Counter[int], ...]] = {kind: (Counter(), Counter(), Counter()) for kind in KINDS}
-        self._sums = {kind: [0, 0, 0] for kind in KINDS}
-        self._most = {kind: [0, 0, 0] for kind in KINDS}
+        self._spans = {kind: _Spans() for kind in KINDS}
 
     def cached(self, blocks: Iterable[int]) -> None:
-        self._cached.update(dict.fromkeys(blocks, self._moment()))
+        moment, cached = self._moment(), self._cached
+        for block in blocks:
+            cached[block] = moment
 
     def released(self, blocks: Iterable[int]) -> None:
         """Nobody uses these blocks any more."""
-        self._released.update(dict.fromkeys(blocks, self._moment()))
+        moment, released = self._moment(), self._released
+        for block in blocks:
+            released[block] = moment
 
     def hit(self, blocks: Iterable[int], is_return: bool) -> None:
         """Cached blocks are used again; is_return: by a preempted request."""
-        spans = []
-        for block in blocks:
-            moment = self._released.pop(block, None)
-            if moment is not None:
-                spans.append(moment)
+        pop = self._released.pop
+        since = [moment for block in blocks if (moment := pop(block, None)) is not None]
         if not is_return:
-            self._note("reuse_gap", spans)
+            self._spans["reuse_gap"].add(self._moment(), since)
 
     def taken(self, blocks: Iterable[int]) -> None:
         """Blocks are allocated; those that were cached have been evicted for it."""
@@ -53,31 +58,59 @@ class Lifetimes:
             if released is not None and cached is not None:
                 lives.append(cached)
                 idles.append(released)
-        self._note("lifetime", lives)
-        self._note("idle", idles)
+        moment = self._moment()
+        self._spans["lifetime"].add(moment, lives)
+        self._spans["idle"].add(moment, idles)
 
     def rows(self) -> list[dict[str, Any]]:
         """A row for each kind and clock; `below` counts blocks by the upper end of their bin (the lower is half)."""
-        result = []
-        for kind in KINDS:
-            blocks = self._bins[kind][0].total()
-            for place, clock in enumerate(CLOCKS):
-                bins = self._bins[kind][place]
-                mean = round(self._sums[kind][place] / blocks, 3) if blocks else None
-                below = {str(2**size): bins[size] for size in sorted(bins)}
-                row = {"kind": kind, "clock": clock, "blocks": blocks, "mean": mean}
-                result.append(row | {"max": self._most[kind][place], "below": below})
-        return result
+        return [
+            {"kind": kind, "clock": clock} | self._spans[kind].row(place)
+            for kind in KINDS
+            for place, clock in enumerate(CLOCKS)
+        ]
 
     def _moment(self) -> _Moment:
         return self.computed_tokens, self.requests, int(self.now_ms)
 
-    def _note(self, kind: str, since: list[_Moment]) -> None:
-        if not since:
+
+class _Spans:
+    """Spans of one kind, by clock: how many there are of each size, their sums and the largest."""
+
+    def __init__(self) -> None:
+        self._bins = np.zeros((len(CLOCKS), 64), np.int64)
+        """[clocks, bits]: spans of so many bits."""
+        self._sums, self._most = np.zeros((2, len(CLOCKS)), np.int64)
+        self._waiting: list[tuple[_Moment, Sequence[_Moment]]] = []
+        self._count = 0
+        """Of those that wait."""
+
+    def add(self, now: _Moment, since: Sequence[_Moment]) -> None:
+        """Adds the spans from some moments until now."""
+        if since:
+            self._waiting.append((now, since))
+            self._count += len(since)
+            if self._count >= _BATCH:
+                self._add_up()
+
+    def row(self, clock: int) -> dict[str, Any]:
+        """What blocks.jsonl has of a clock, by its place."""
+        self._add_up()
+        bins = self._bins[clock]
+        blocks = int(bins.sum())
+        mean = round(int(self._sums[clock]) / blocks, 3) if blocks else None
+        below = {str(2**size): int(bins[size]) for size in np.flatnonzero(bins).tolist()}
+        return {"blocks": blocks, "mean": mean, "max": int(self._most[clock]), "below": below}
+
+    def _add_up(self) -> None:
+        if not self._count:
             return
-        bins, sums, most = self._bins[kind], self._sums[kind], self._most[kind]
-        for place, now in enumerate(self._moment()):
-            spans = [now - moment[place] for moment in since]
-            bins[place].update([span.bit_length() for span in spans])
-            sums[place] += sum(spans)
-            most[place] = max(most[place], *spans)
+        ends, sizes = [now for now, _ in self._waiting], [len(since) for _, since in self._waiting]
+        begins = np.fromiter(chain.from_iterable(chain.from_iterable(since for _, since in self._waiting)), np.int64)
+        spans = np.repeat(np.array(ends, np.int64), sizes, axis=0) - begins.reshape(-1, len(CLOCKS))
+        bits = np.frexp(spans)[1]  # of whole numbers below 2**53
+        for clock, bins in enumerate(self._bins):
+            bins += np.bincount(bits[:, clock], minlength=bins.size)
+        self._sums += spans.sum(0)
+        self._most = np.maximum(self._most, spans.max(0))
+        self._waiting, self._count = [], 0

@@ -8,16 +8,15 @@ Faithful to vLLM 0.32 (v1/core/sched/scheduler.py schedule, _update_after_schedu
 check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/request.py, read), bit for bit, because:
 
 - Upstream calls KVCacheManager.allocate_slots(request, 1) in each step. Of `computed` tokens, that takes a block where
-  computed % B == 0 and caches one where (computed + 1) % B == 0; else it changes nothing. Here a block is taken by the
-  same call, and cached by KVCacheManager.cache_blocks(request, computed + 1), with which allocate_slots ends and before
-  which it finds nothing to take; both just in those steps, in upstream's order: by step, then by the place in
-  `Scheduler.running`. Once more in the same step allocate_slots does nothing, so that a request which upstream is to
-  see is served beforehand with the others, in its turn.
-- num_computed_tokens is set before such a call and before upstream sees a request. Its tokens and block hashes come by
-  upstream's Request.append_output_token_ids, several at once, before a block is cached and before upstream sees it: of
-  tokens that are not there yet allocate_slots reads the number alone, as a bound of what it caches, and where it takes
-  a block of more than one token it caches nothing. Nothing else of a request changes in a step.
-- The step in which a request ends is known (check_stop: an end token, max_tokens, max_model_len); upstream runs it.
+  computed % B == 0 and caches one where (computed + 1) % B == 0; else it changes nothing. Here both are done by what it
+  calls for it, FullAttentionManager.allocate_new_blocks and cache_blocks, just in those steps and in upstream's order:
+  by step, then by the place in `Scheduler.running`. Once more in the same step allocate_slots does nothing, so that a
+  request which upstream is to see is served beforehand with the others, in its turn.
+- A request's tokens and block hashes come by upstream's Request.append_output_token_ids, several at once, before a
+  block is cached and before upstream sees it; num_computed_tokens is set then. Nothing else of it changes in a step.
+- The step in which a request ends is known (check_stop: an end token, max_tokens, max_model_len). Where upstream need
+  see nothing else of it, the request is ended by the functions that update_from_output calls for it, in its order:
+  _update_request_with_output and _free_request for each, then remove_all.
 - Quiet requests are the first of `running`, since a prompt that is cut has used up its step's tokens and is the last.
   So the hidden ones take one token and one place each before the others get any: where upstream sees a step, its
   max_num_scheduled_tokens and max_num_active_reqs are lowered by their number for this one call.
@@ -32,18 +31,30 @@ the scheduler and what its output would tell a worker, which the replay executor
 """
 
 from bisect import bisect_left
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.core.sched.utils import remove_all
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.backends.lanes import Lane, is_quiet, last_output
 from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.executor import ReplayExecutor
+from vllm_sim.engine.pool import PolicyBlockPool
 from vllm_sim.step_load import StepLoad, decode_load
+
+
+class Skipped(NamedTuple):
+    """A step that upstream was not shown."""
+
+    load: StepLoad
+    """What it computed."""
+    ended: list[str]
+    """Requests that ended in it, in their order."""
 
 
 class _Refused(NamedTuple):
@@ -68,7 +79,9 @@ class SparseSteps:
         self.step = 0
         """The next step; all before it have run."""
         self._manager = scheduler.kv_cache_manager
+        (self._single,) = self._manager.coordinator.single_type_managers
         self._pool = self._manager.block_pool
+        self._policy_pool = self._pool if isinstance(self._pool, PolicyBlockPool) else None
         self._block_size = scheduler.block_size
         self._lanes: dict[int, Lane] = {}
         """By their numbers, ascending: the first of `running`."""
@@ -88,27 +101,29 @@ class SparseSteps:
         self._set_budget, self._set_active = compat.BUDGET.writer(), compat.ACTIVE.writer()
         self._set_step = compat.STEP.writer()
 
-    def skip(self, now_ms: float) -> StepLoad | None:
+    def skip(self, now_ms: float) -> Skipped | None:
         """Runs the next step without upstream.
 
         Args:
             now_ms: When it begins.
 
         Returns:
-            What it computes; None where upstream must see the step, and nothing but the lanes' blocks is served.
+            None where upstream must see the step, and nothing but the lanes' blocks is served.
         """
         lanes = len(self._lanes)
         if not lanes or not self._fits():
             return None
         self._serve(now_ms)
-        if self.step in self._ends or lanes < len(self.scheduler.running) or self._tries_waiting():
+        ending = self._ends.get(self.step, ())
+        if lanes < len(self.scheduler.running) or self._tries_waiting() or not all(lane.is_known for lane in ending):
             return None
         load = self._load()
-        self.step += 1
-        self._skipped += 1
         self._computed_tokens += lanes
+        self._skipped += 1
+        ended = self._end(tuple(ending), now_ms) if ending else []
+        self.step += 1
         self._is_served = False
-        return load
+        return Skipped(load, ended)
 
     def hide(self) -> None:
         """Leaves the scheduler, for one step, the requests that it must see. They are up to date."""
@@ -121,9 +136,7 @@ class SparseSteps:
         if hidden:
             self._set_running(scheduler, [lane.request for lane in ending] + scheduler.running[lanes:])
             self._lower(len(hidden))
-        if self._skipped:
-            self._set_step(scheduler, scheduler.current_step + self._skipped)
-            self._skipped = 0
+        self._count_skipped()
         if self.ledger is not None:
             self.ledger.set_computed(self._computed_tokens + len(hidden))
 
@@ -192,6 +205,31 @@ class SparseSteps:
         """What the next step computes for the lanes."""
         return decode_load(len(self._lanes), self._origins + len(self._lanes) * self.step)
 
+    def _end(self, ending: Iterable[Lane], now_ms: float) -> list[str]:
+        """Ends lanes with the token that the next step computes; returns their names."""
+        if self.ledger is not None:
+            self.ledger.set_time(now_ms)
+            self.ledger.set_computed(self._computed_tokens)
+        scheduler, ended = self.scheduler, []
+        for lane in ending:
+            request = lane.request
+            self._update(lane)
+            self._remove(lane)
+            self._set_computed(request, lane.origin + self.step + 1)
+            _, stopped = scheduler._update_request_with_output(request, [lane.tokens[request.num_output_tokens]])
+            assert stopped
+            scheduler._free_request(request)
+            ended.append(request)
+        self._set_running(scheduler, remove_all(scheduler.running, set(ended)))
+        self._refused = None
+        self._count_skipped()
+        return [request.request_id for request in ended]
+
+    def _count_skipped(self) -> None:
+        """Counts the steps that upstream was not shown as it counts its own."""
+        self._set_step(self.scheduler, self.scheduler.current_step + self._skipped)
+        self._skipped = 0
+
     # Blocks
 
     def _fits(self) -> bool:
@@ -201,27 +239,27 @@ class SparseSteps:
     def _serve(self, now_ms: float) -> None:
         """Takes and caches the blocks of the lanes in the next step, in the order of `running`."""
         self._is_served = True
-        step, size, ledger, manager = self.step, self._block_size, self.ledger, self._manager
+        step, size, ledger, single = self.step, self._block_size, self.ledger, self._single
         takes, fills = self._phases[step % size], self._phases[(step + 1) % size]
-        numbers = sorted([*takes, *fills] if size > 1 else takes)
+        numbers = sorted(takes | fills)
         if numbers and ledger is not None:
             ledger.set_time(now_ms)
         for number in numbers:
             lane = self._lanes[number]
-            request, computed = lane.request, lane.origin + step
-            is_take = number in takes
-            if ledger is not None:  # allocate_slots adds the one token itself
-                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number) + (not is_take))
-            if not is_take:
+            request, computed = lane.request, lane.origin + step + 1
+            if ledger is not None:
+                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number) + 1)
+            if self._policy_pool is not None:
+                self._policy_pool.serve(request)
+            if number in takes:
+                new = single.allocate_new_blocks(request.request_id, computed, computed)
+                if ledger is not None:
+                    ledger.take(request.request_id, new)
+            if number in fills:
                 self._update(lane)
-                manager.cache_blocks(request, computed + 1)
-                continue
-            if size == 1:
-                self._update(lane)
-            else:
-                self._set_computed(request, computed)
-            blocks = manager.allocate_slots(request, 1, num_lookahead_tokens=self.scheduler.num_lookahead_tokens)
-            assert blocks is not None
+                single.cache_blocks(request, computed, replay_boundaries=())
+                if ledger is not None:
+                    ledger.cache(request)
 
     # The queue
 
