@@ -29,7 +29,7 @@ def ending_requests_are_shown_in_another_order(patch: pytest.MonkeyPatch) -> Non
 
 
 def steps_are_skipped_beyond_an_arrival(patch: pytest.MonkeyPatch) -> None:
-    is_due, step = Driver._is_due, Driver._step
+    is_due, step = Driver._is_due, Driver.step
 
     def blind(self: Driver, due: Any, is_alone: bool) -> Any:
         patch.setattr(Driver, "_is_due", lambda self, due: False)
@@ -38,12 +38,12 @@ def steps_are_skipped_beyond_an_arrival(patch: pytest.MonkeyPatch) -> None:
         finally:
             patch.setattr(Driver, "_is_due", is_due)
 
-    patch.setattr(Driver, "_step", blind)
+    patch.setattr(Driver, "step", blind)
 
 
 def followers_of_a_rejected_row_come_late(patch: pytest.MonkeyPatch) -> None:
-    step = Driver._step
-    patch.setattr(Driver, "_step", lambda self, due, is_alone: step(self, due, is_alone=False))
+    step = Driver.step
+    patch.setattr(Driver, "step", lambda self, due, is_alone: step(self, due, is_alone=False))
 
 
 def an_end_token_within_an_answer_is_not_seen(patch: pytest.MonkeyPatch) -> None:
