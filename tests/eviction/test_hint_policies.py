@@ -45,12 +45,12 @@ BRIEF = Hints(retention_priority=80, retention_ms=1500)
         ([("a", 0, NOTHING), ("b", 1, NOTHING), ("c", 2, NOTHING), ("a", 10, NOTHING)], "0000"),
         # a did not come back: its time is over before b's, which was used at 16 s.
         ([("a", 0, SOON), ("b", 16, NOTHING), ("c", 17, NOTHING), ("b", 18, NOTHING)], "0001"),
-        # Both are to live: the shorter time goes.
-        ([("a", 0, LATER), ("b", 1, SOON), ("c", 2, SOON), ("a", 10, NOTHING)], "0001"),
+        # Both are to live: what comes back last goes.
+        ([("a", 0, LATER), ("b", 1, SOON), ("c", 2, SOON), ("b", 10, NOTHING)], "0001"),
         # b is over, and goes before the older a.
         ([("a", 0, NOTHING), ("b", 1, OVER), ("c", 2, NOTHING), ("a", 3, NOTHING)], "0001"),
     ],
-    ids=["kept", "nothing said", "past its time", "shorter", "over"],
+    ids=["kept", "nothing said", "past its time", "last", "over"],
 )
 def test_ttl_keeps_what_comes_back_and_evicts_first_what_is_over(
     rows: list[tuple[str, float, Hints]], expected: str

@@ -2,10 +2,10 @@
 
 Source: Continuum (Li et al., 2025, arXiv 2511.02230), whose time to live is today's CacheTTL: a session that waits for
 a tool keeps its blocks for about as long as the tool takes. Here the client says how long (`next_turn_ms`), times
-`slack`; what is said beyond `most_ms` counts as that. Where all that is left is still to live, what has the shortest
-time to live goes. `session_end` ends it for the blocks that belong to the session alone: those that no request used
-which continues no other one (continuations.py). Without hints it is LRU. Not as there: no scheduling by time to live;
-only leaves are evicted.
+`slack`; what is said beyond `most_ms` counts as that. Where all that is left is still to live, what comes back last
+goes. `session_end` ends it for the blocks that belong to the session alone: those that no request used which continues
+no other one (continuations.py). Without hints it is LRU. Not as there: no scheduling by time to live; only leaves are
+evicted.
 """
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from vllm_sim.eviction.compiled import compiled
 from vllm_sim.eviction.continuations import CONTINUES, Continuations
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
+from vllm_sim.eviction.prefix_index import PrefixIndex
 
 
 @compiled
@@ -27,6 +28,8 @@ class TimeToLive(Policy):
     Raises:
         ValueError: a value is out of range.
     """
+
+    both_ends = True
 
     def __init__(self, context: PolicyContext, slack: float = 1.5, most_ms: float = 300_000.0):
         super().__init__(context)
@@ -82,6 +85,12 @@ class TimeToLive(Policy):
         if self.is_last[node] and not self.is_shared[node]:
             return 0, -1
         return 0, int(self.until_ms[node])
+
+    def victim(self, index: PrefixIndex) -> int:
+        block = index.leaves.first(0)
+        if index.leaves.key[block] > self.now_ms:
+            return index.back.first(0)
+        return block
 
     def forgotten(self, node: int) -> None:
         self.sessions.forget(node)
