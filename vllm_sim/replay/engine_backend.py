@@ -1,5 +1,6 @@
 """The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
 
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -60,7 +61,7 @@ def run_engine(
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
-    from vllm_sim.engine.backends import driver as engine
+    engine = _import_engine()
 
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, config, model_config(config.model))
@@ -137,7 +138,7 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
     assert config.model is not None  # its groups are needed
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)
-    from vllm_sim.engine.backends import driver as engine
+    engine = _import_engine()
     from vllm_sim.engine.backends.sequence import SequentialCache
 
     setup = _setup(engine, trace, config, model_config(config.model))
@@ -174,6 +175,18 @@ def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None
     progress(len(records))
     outcome = replace(_outcome(served, loaded, config, cache.groups), totals=Totals(*totals), schedule=None)
     return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
+
+
+def _import_engine() -> Any:
+    """The module that drives the engine. No garbage is looked for while it imports vLLM: what that makes is kept."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        from vllm_sim.engine.backends import driver
+    finally:
+        if was_enabled:
+            gc.enable()
+    return driver
 
 
 def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
