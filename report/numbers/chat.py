@@ -54,7 +54,7 @@ def chat_numbers(results: Path) -> Numbers:
 
 def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
     small = rows.one("capacity", workload=name, capacity_share=SMALL)
-    reuse, system = (rows.one("reuse", workload=name, system_prompt=system_prompt) for system_prompt in (False, True))
+    reuse, prompted = (rows.one("reuse", workload=name, system_prompt=system_prompt) for system_prompt in (False, True))
     sources = reuse["hits_by_source_tokens"]
     system, system_small = (rows.one("system_prompt", workload=name, capacity_share=share) for share in (None, SMALL))
     generated = unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])
@@ -69,7 +69,7 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
         "with_system_prompt": percent(system["token_hit_rate"]),
         "system_gain": points(system["token_hit_rate"] - unlimited["token_hit_rate"], 1).lstrip("+"),
         "system_gain_small": points(system_small["token_hit_rate"] - small["token_hit_rate"], 1).lstrip("+"),
-        "system_share": percent(system["hits_by_source_share"]["system"]),
+        "system_share": percent(prompted["hits_by_source_share"]["system"]),
         "same_session": percent(sources["same_session"] / max(1, sum(sources.values()))),
         "never_hit": percent(reuse["blocks_never_hit"] / reuse["blocks"]),
         "gap_p50_s": number(reuse["reuse_gap_s"]["0.50"]),

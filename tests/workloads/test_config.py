@@ -94,7 +94,7 @@ def test_what_a_source_lacks_is_an_error_and_nothing_is_written(tmp_path, capsys
     (tmp_path / "t.jsonl").write_text('{"prompt": "a", "response": "b", "session_id": 1}\n' * 2)
     path.write_text(trace + "sessions = 3")
     assert "[sources.t]: " in (error := failure(path, capsys))
-    assert "3 sessions are asked for; allowed: 1 to 1" in error
+    assert "3 sessions are configured; allowed: 1 to 1" in error
     path.write_text(trace.replace("at_once", "recorded"))
     assert "has no timestamp; arrivals allowed: poisson" in failure(path, capsys)
     path.write_text(trace + 'think_ms = { kind = "recorded" }')
