@@ -29,8 +29,8 @@ from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
 
 ONLINE = [name for name in POLICIES if name not in ("lru", "belady")]
-QUICK = ("hybrid", "arc", "random", "tests.eviction.user_policies:MostRecent")
-"""In `make test`: our own, one with ghosts, one that draws, and a user's; the others are in `make test-all`."""
+QUICK = ("hybrid", "arc", "tests.eviction.user_policies:MostRecent")
+"""In `make test`: our own, one with ghosts, and a user's; the others are in `make test-all`."""
 BLOCK_SIZE = 8
 SHARED = "A library of eight floors, each with its own colour and its own smell. " * 6
 ROWS: list[dict[str, Any]] = [

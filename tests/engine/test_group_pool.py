@@ -152,7 +152,7 @@ def test_dead_are_the_idle_blocks_whose_eviction_changes_no_lookup_of_vllm(cache
 @pytest.mark.parametrize(
     "policy",
     [
-        pytest.param(name, marks=() if name in ("hybrid", "s3fifo") else pytest.mark.slow)
+        pytest.param(name, marks=() if name == "hybrid" else pytest.mark.slow)
         for name in POLICIES
         if name not in ("lru", "belady")
     ],

@@ -45,7 +45,7 @@ def test_with_the_variable_the_platform_is_ours_and_vllm_knows_the_variable(tmp_
     assert "Unknown vLLM environment variable" not in result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("value", [None, ""])
+@pytest.mark.parametrize("value", [None, pytest.param("", marks=pytest.mark.slow)])
 def test_without_the_variable_the_platform_is_vllms_own_choice(value: str | None) -> None:
     result = run(PLATFORM, VLLM_SIM_TRACE_PATH=value)
     assert "ReplayPlatform" not in result.stdout
