@@ -20,7 +20,7 @@ _SPARSE_MLA = (AttentionBackendEnum.FLASHMLA_SPARSE,)
 
 
 class BackendError(ValueError):
-    """No backend takes what is asked for."""
+    """No backend takes what is configured."""
 
 
 def backend_path(selected: AttentionBackendEnum | None, config: AttentionSelectorConfig) -> str:

@@ -305,7 +305,7 @@ TABLE: tuple[Contact, ...] = (
 
 
 def apply(*names: str) -> None:
-    """Rebinds what the named rows of the table name (all rebindings unless told), where it is not rebound yet.
+    """Rebinds what the named rows of the table name (all rebindings by default), where it is not rebound yet.
 
     Raises:
         ValueError: there is no such rebinding.

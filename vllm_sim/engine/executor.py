@@ -44,7 +44,7 @@ class _Answer:
     prompt_tokens: int
     tokens: list[int]
     goes_on: bool
-    """Whether deterministic tokens follow the last one; else nothing behind it is ever used."""
+    """Whether deterministic tokens follow the last one; else nothing after it is ever used."""
     stream: int
 
 
@@ -245,7 +245,7 @@ class ReplayExecutor(Executor):
     def execute_dummy_batch(self) -> None:
         pass
 
-    # What workers would be asked
+    # What workers would answer
 
     def get_kv_cache_specs(self) -> list[dict[str, KVCacheSpec]]:
         return [self._layers.specs]
@@ -257,7 +257,7 @@ class ReplayExecutor(Executor):
         return [self._layers.layouts]
 
     def set_kv_cache_layout(self, layout_name: str, *args: Any, **kwargs: Any) -> None:
-        """Workers would be told the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
+        """Workers would take the layout; vLLM 0.33 adds how context parallelism interleaves, which is refused."""
 
     def initialize_from_config(self, kv_cache_configs: list[KVCacheConfig]) -> None:
         if self.vllm_config.kv_transfer_config is not None:
@@ -280,7 +280,7 @@ class ReplayExecutor(Executor):
         )
 
     def _copy_clock(self) -> CopyClock:
-        """What tells the time of copies; called once."""
+        """What gives the time of copies; called once."""
         return WallClock()
 
     def compile_or_warm_up_model(self) -> None:

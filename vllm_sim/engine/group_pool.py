@@ -77,7 +77,7 @@ class GroupQueue(PolicyQueue):
 
 
 class GroupBlockPool(PolicyBlockPool):
-    """Upstream's pool of several groups, which tells the policy and the boundaries what happens."""
+    """Upstream's pool of several groups, which reports what happens to the policy and the boundaries."""
 
     free_block_queue: GroupQueue
 

@@ -14,7 +14,7 @@ def platform() -> str | None:
 def general() -> None:
     """Entry point of `vllm.general_plugins`, on every platform: the option `eviction` is heeded.
 
-    See the row `eviction` of compat.py for what this touches where nothing is asked for. On our platform classes of
+    See the row `eviction` of compat.py for what this touches where nothing is configured. On our platform classes of
     models may also import what is not installed (row `module`).
     """
     from vllm_sim.engine import compat
@@ -26,5 +26,5 @@ def general() -> None:
     try:
         compat.apply("eviction")
     except compat.VersionError as error:
-        # A vLLM that nobody asked to simulate anything must start all the same.
+        # A vLLM that is not configured to simulate anything must start all the same.
         logging.getLogger(__name__).warning("%s", error)

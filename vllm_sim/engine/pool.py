@@ -103,7 +103,7 @@ class PolicyQueue(FreeKVCacheBlockQueue):
 
 
 class PolicyBlockPool(BlockPool):
-    """Upstream's pool, which tells the online what happens."""
+    """Upstream's pool, which reports what happens to the online cache."""
 
     free_block_queue: PolicyQueue
 
@@ -115,7 +115,7 @@ class PolicyBlockPool(BlockPool):
         self._is_told = True
 
     def serve(self, request: Request) -> None:
-        """What follows is for this request; the policy is told once a block moves.
+        """What follows is for this request; the policy hears of it once a block moves.
 
         And again at the next call, whoever was served between them: a call that moves nothing leaves no trace.
         """
@@ -124,7 +124,7 @@ class PolicyBlockPool(BlockPool):
         self._is_told = False
 
     def _tell(self, matched: int = 0) -> bool:
-        """Tells the policy whom it serves, and how many of its blocks are cached; returns whether it was preempted."""
+        """Reports a request to the policy, and how many of its blocks are cached; returns whether it was preempted."""
         request = self._request
         if not self._is_told and request is not None:
             self._is_told = True
@@ -180,14 +180,14 @@ class PolicyBlockPool(BlockPool):
     def reset_prefix_cache(self) -> bool:
         done = super().reset_prefix_cache()
         if done:
-            # As they were released, so that no child is left behind.
+            # As they were released, so that no child is left.
             for block in self._online.held():
                 self.free_block_queue.drop(self.blocks[block])
         return done
 
 
 class PolicyKVCacheManager(KVCacheManager):
-    """Upstream's manager, which says whom it serves."""
+    """Upstream's manager, which names the request that it serves."""
 
     block_pool: PolicyBlockPool
 

@@ -1,7 +1,7 @@
 """A package that classes of models import for pictures, and that nothing here calls: torchvision, where it is missing.
 
 Read: model_executor/models/qwen3_5.py of vLLM 0.32, image_processing_qwen2_vl.py of transformers 5.19. PyPI's build of
-torchvision needs CUDA's libraries, and fails beside a CPU build of torch.
+torchvision needs CUDA's libraries, and fails with a CPU build of torch.
 """
 
 import importlib.util

@@ -68,7 +68,7 @@ class TimedCopies(OffloadingWorker):
     Args:
         block_bytes: As Tier has it.
         gb_per_s: 10^9 bytes a second in each direction; infinity: copies take no time.
-        clock: What tells the time.
+        clock: Gives the time.
     """
 
     def __init__(self, block_bytes: tuple[int, ...], gb_per_s: float, clock: CopyClock):
@@ -77,7 +77,7 @@ class TimedCopies(OffloadingWorker):
         self._unstarted: list[tuple[int, int]] = []
         """(job, bytes) of loads whose step is not launched yet."""
         self.told_jobs = 0
-        """Jobs of which it was told that they have ended."""
+        """Jobs that were reported to have ended."""
         self.stall_ms = 0.0
         """How long flushes have stalled the host."""
 

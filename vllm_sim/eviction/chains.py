@@ -25,7 +25,7 @@ class Requests(NamedTuple):
 
     ids: Array
     """Block ids, request after request: of the full blocks of the prompt, then of the block that its partial tail and
-    the generated tokens fill, and of the generated ones. Cached blocks without an id are fresh: they are never asked
+    the generated tokens fill, and of the generated ones. Cached blocks without an id are fresh: they are never needed
     for again."""
     begins: Array
     """Where a request's ids begin; [requests + 1]."""

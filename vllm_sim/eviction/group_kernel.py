@@ -183,7 +183,7 @@ def _look(shape: Any, cache: Any, nodes: Any, prompt: int, hit: int, out: Any) -
 
 @numba.njit(cache=True)
 def _blame(shape: Any, cache: Any, nodes: Any, kept: int, out: Any) -> None:
-    """Names the group whose block is the first that a longer hit needs and nothing has, and who evicted it."""
+    """Names the group whose block is the first that a longer hit needs and nothing has, and its evictor."""
     groups = shape.kind.size
     for group in range(groups):
         size = shape.units[group]

@@ -36,7 +36,7 @@ class HazardClasses:
 
     Args:
         sizes: how many values each number of a class has.
-        places: begins of waits that are told apart.
+        places: begins of waits that are kept apart.
         prior: for how many waits the chance of the row above counts.
     """
 
@@ -136,7 +136,7 @@ class HazardClasses:
                 self.write_worth(row, self.chance[row])
 
     def write_chance(self, row: int) -> None:
-        """Writes the chance of a use in each bin of age, for who comes to it."""
+        """Writes the chance of a use in each bin of age, for a node that comes to it."""
         at_risk = 0.0
         for age in range(AGES - 1, -1, -1):
             reused, lost = self.all_reused[row, age], self.all_lost[row, age]

@@ -43,7 +43,7 @@ def serve(index: Any, policy: Any, chains: Any, slots: Any, rows: Any, out: Any)
     Args:
         index: the index, empty or as the last call left it.
         policy: the policy, compiled as the index is (or both plain, with `serve.py_func`).
-        chains: what is asked for, see chains.py.
+        chains: the requests, see chains.py.
         slots: the blocks there are, as the last call left them.
         rows: which requests, in their order.
         out: written; [requests, 6], see the names of its columns.

@@ -88,7 +88,7 @@ class Stack:
         return least
 
     def take(self, node: int) -> int:
-        """A request uses a node that `find` was asked for; returns the block, which is not counted until released."""
+        """A request uses a node that `find` was called with; returns the block, which is not counted until released."""
         first = self.oldest[node]
         if self.newer[first] < 0:
             self.count(first, -1)

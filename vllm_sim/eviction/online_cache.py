@@ -124,7 +124,7 @@ class OnlineCache:
         return blocks.tolist()
 
     def take(self, block: int) -> None:
-        """A block that is held is evicted, and its policy was not asked."""
+        """A block that is held is evicted, and its policy did not choose it."""
         self._index.counts[EVICTED] += 1
         self._call(_take, block)
 

@@ -84,7 +84,7 @@ class Policy:
         """What is known of the request that is served now; after each `serving`, before `started`."""
 
     def started(self, request: int, hittable: int) -> None:
-        """A request is served for the first time: not told of its later chunks, nor when it returns preempted.
+        """A request is served for the first time: not called for its later chunks, nor when it returns preempted.
 
         Args:
             request: its number, ascending.

@@ -4,7 +4,7 @@
         def priority(self, block):
             return block.uses
 
-A priority is asked for when a block can be evicted from now on: its request has released it and it is a leaf. It stays
+A priority is computed when a block can be evicted from now on: its request has released it and it is a leaf. It stays
 until the block is used again. Ties go to the block that was released first, so that a chain loses its tail first.
 A policy whose priorities change with time, or that knows ghosts, is a `Policy` (policy.py).
 """

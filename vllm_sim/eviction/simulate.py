@@ -50,7 +50,7 @@ class SimulatedCache:
         capacity: usable blocks, None for a cache that never evicts.
         params: the policy's parameters.
         seed: for policies that draw.
-        rows: the requests that it will serve, which `belady` alone is told; None: all.
+        rows: the requests that it will serve, which `belady` alone knows; None: all.
         out: what it did is written there, see kernel.py; [requests, 6]. None: its own.
 
     Raises:

@@ -3,9 +3,9 @@
 Faithful to vLLM 0.32 (distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, v1/kv_offload/cpu/manager.py and
 policies/lru.py, read), one request after the other, each prompt in one step, copies of no time, upstream's lru there:
 CPU memory is looked up in whole chunks from the GPU's hit on; what it gives takes blocks of the GPU, which are cached
-before the rest of the prompt takes its own; all chunks of the prompt are offered, behind a load only those after it;
+before the rest of the prompt takes its own; all chunks of the prompt are offered, with a load only those after it;
 what is stored takes the places of the chunks that were used the longest time ago and are not offered; a request has
-used its chunks when it has ended, the tail first. A request is told of the end of the one before it in its first step:
+used its chunks when it has ended, the tail first. A request learns of the end of the one before it in its first step:
 where it computes then, it stores before the chunks of that one count as used, and where that one had a single step, its
 new chunks cannot be read or evicted yet. Generated tokens are not stored.
 
@@ -133,7 +133,7 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
         index: an empty index.
         policy: the policy, compiled as the index is (or both plain, with `serve_tiers.py_func`).
         tier: an empty ChunkTier, as they are.
-        chains: what is asked for, see chains.py.
+        chains: the requests, see chains.py.
         outputs: [requests], generated tokens.
         capacity: blocks of the GPU.
         out: written; [requests, 10], see the names of its columns.
@@ -155,7 +155,7 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
         hit = 0
         while not rejected and hit < limit and index.first[nodes[begin + hit]] >= 0:
             hit += 1
-        # What CPU memory has behind it; a chunk that is still written makes the request wait for a step.
+        # What CPU memory has after it; a chunk that is still written makes the request wait for a step.
         start = hit // size
         end = start
         waits = False
@@ -218,7 +218,7 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
                 out[row, GENERATED] += j < found and was_generated[node]
                 node_of[table[j]] = node
             done = full
-        # The first step of a request that neither loads nor waits is the one that tells of the end of the one before.
+        # The first step of a request that neither loads nor waits is the one that ends the one before.
         if external or waits:
             tier.finish(nodes, before, before_begin, before_start, before_end)
             before = -1

@@ -1,4 +1,4 @@
-"""What vLLM's start of an engine says of a model's KV cache: `engine/model_cache.py`, imported when it is asked."""
+"""What vLLM's start of an engine says of a model's KV cache: `engine/model_cache.py`, imported when it is needed."""
 
 import os
 from pathlib import Path

@@ -160,7 +160,7 @@ def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None
     Arguments as those of `run.run`.
     """
     path, trace, records = loaded.path, loaded.trace, loaded.records
-    assert config.model is not None  # its groups are asked for
+    assert config.model is not None  # its groups are needed
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)
     from vllm_sim.engine.backends import driver as engine

@@ -1,4 +1,4 @@
-"""A fleet of the `engine` backend: engines behind a router on one clock, and what is written of them."""
+"""A fleet of the `engine` backend: engines of a router on one clock, and what is written of them."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence

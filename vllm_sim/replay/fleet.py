@@ -1,4 +1,4 @@
-"""A fleet of the backends without a schedule: caches behind a router, one request after the other."""
+"""A fleet of the backends without a schedule: caches of a router, one request after the other."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -49,7 +49,7 @@ def serve_fleet(linked: "Linked", records: Sequence[Record], config: RunConfig) 
 
 
 def run_caches(linked: "Linked", records: Sequence[Record], config: RunConfig, router: Router) -> FleetRun:
-    """As `serve_fleet`, behind a given router."""
+    """As `serve_fleet`, with a given router."""
     kind: Any = load_entry(CACHES[config.backend])
 
     def make_cache(rows: Any, out: Any) -> Any:

@@ -1,7 +1,7 @@
 """What a plan comes to: a row for each load, policy and block size.
 
 Goodput counts requests whose own TTFT, TPOT and end-to-end time are within the bounds of the level, whatever percentile
-each is for. What binds a step is asked of the roofline, weighted by the step's time; a step under `table` has no parts.
+each is for. What binds a step is by the roofline, weighted by the step's time; a step under `table` has no parts.
 """
 
 from collections.abc import Iterable, Sequence

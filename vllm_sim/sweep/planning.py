@@ -9,7 +9,7 @@ For each load (speedup of the trace), policy and block size:
    the `fast` backend has all its hits well below the device's capacity, the search begins there.
 
 Assumed: more replicas or more blocks never make a level fail that was met. Every run is a row of OUT/runs.jsonl, which
-the runner of sweeps keeps, so a plan that is asked again computes nothing again.
+the runner of sweeps keeps, so a plan that is made again computes nothing again.
 """
 
 from collections.abc import Callable, Iterator

@@ -2,7 +2,7 @@
 
 driver      EngineCore step by step, in virtual time
 offline     an engine without a tokenizer, a model or workers
-ledger      who hit, missed and evicted which blocks
+ledger      which requests hit, missed and evicted which blocks
 lifetimes   how long blocks live
 blockpool   KVCacheManager, one request after the other
 """

@@ -138,7 +138,7 @@ def _nodes_of(chains: Chains, row: int) -> np.ndarray:
 
 
 def make_manager(capacity: int) -> KVCacheManager:
-    """One group of full attention, as the engine would make it, and the null block beside the usable ones."""
+    """One group of full attention, as the engine would make it, and the null block besides the usable ones."""
     spec = FullAttentionSpec(block_size=_BLOCK_TOKENS, num_kv_heads=1, head_size=1, dtype=torch.float32)
     config = KVCacheConfig(capacity + 1, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)])
     return KVCacheManager(
@@ -190,7 +190,7 @@ def _make_request(chains: Chains, row: int) -> _Row:
 
 
 class _Ledger:
-    """What vLLM's KV events tell: who evicted a node last, and whether cached blocks have lost their parents."""
+    """By vLLM's KV events: which request evicted a node last, and whether cached blocks have lost their parents."""
 
     def __init__(self, chains: Chains):
         self.parent = np.full(chains.working_set, -1)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 
 class Computed:
-    """The units of tokens that were ever computed, each behind those before it."""
+    """The units of tokens that were ever computed, each after those before it."""
 
     def __init__(self, unit_tokens: int):
         self.unit_tokens = unit_tokens
@@ -13,7 +13,7 @@ class Computed:
         self._is_generated: list[bool] = []
 
     def add(self, parent: int | str | None, tokens: Sequence[int], is_generated: bool) -> int:
-        """Notes a unit behind a parent: a unit's number, or at the start the request's salt. Returns its number."""
+        """Notes a unit after a parent: a unit's number, or at the start the request's salt. Returns its number."""
         number = self._number.setdefault((parent, array("i", tokens).tobytes()), len(self._number))
         if number == len(self._is_generated):
             self._is_generated.append(is_generated)

@@ -49,7 +49,7 @@ class Arrival(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a row's request asks for beside its prompt."""
+    """What a row's request asks for besides its prompt."""
 
     cache_salt: str | None = None
     priority: int = 0

@@ -7,7 +7,7 @@ kv_cache_manager.py, kv_cache_coordinator.py, single_type_kv_cache_manager.py an
 A prompt is split at three boundaries, each of which upstream's lookup or plain rounding gives:
 
     hit        what the lookup found
-    kept       what the same lookup finds where nothing was ever evicted: upstream's own lookup is asked over a pool
+    kept       what the same lookup finds where nothing was ever evicted: upstream's own lookup runs over a pool
                that has had every key. From hit to kept: evicted
     aligned    the last boundary of the hit alignment in what was ever computed. From kept to aligned: window, a block
                of a sliding window or a state that no group kept
@@ -32,7 +32,7 @@ from vllm_sim.engine.backends.lifetimes import Lifetimes
 
 
 class GroupLedger:
-    """Keys of cached blocks: had, cached by whom, evicted by whom; and the admissions by request.
+    """Keys of cached blocks: had, cached and evicted by which request; and the admissions by request.
 
     Args:
         manager: one that has served nobody yet; its methods and its pool's are watched.

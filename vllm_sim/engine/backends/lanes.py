@@ -15,7 +15,7 @@ class Lane:
         number: Ascends as the requests stand in `running`.
         tokens: Its answer.
         step: See `request`.
-        end: The step in which it ends, or in which the executor is asked for more tokens than its answer has.
+        end: The step in which it ends, or in which the executor must give more tokens than its answer has.
         is_known: Whether its last token is in its answer.
         origin: Its computed tokens in step s are `origin + s`.
     """

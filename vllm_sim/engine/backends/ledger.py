@@ -45,7 +45,7 @@ class Admission:
 
 
 class Ledger:
-    """Blocks by hash: seen, cached, evicted by whom; and the admissions by request. Hashes have numbers here.
+    """Blocks by hash: seen, cached, evicted by which request; and the admissions by request. Hashes have numbers here.
 
     Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time: about
     170 bytes each.
@@ -237,7 +237,7 @@ class Ledger:
                 if parent >= 0:  # it is cached: the request has it
                     children[parent] += 1
             parent = number
-        # Whoever caches a block has cached those before it: after the first new one all are new.
+        # A request that caches a block has cached those before it: after the first new one all are new.
         new = hashes[len(found) :]
         if new:
             begin, count = len(numbers), len(new)

@@ -142,7 +142,7 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
         known: What the policy may know; None for `lru`.
 
     Raises:
-        ValueError: the policy or a parameter is not known, or needs what it is not told.
+        ValueError: the policy or a parameter is not known, or needs what it is not given.
         RuntimeError: vllm was imported before VLLM_SIM_TRACE_PATH was set, and has chosen another platform.
     """
     if not isinstance(current_platform, ReplayPlatform):
@@ -178,9 +178,9 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
 
     Args:
         model: The model's folder.
-        setup: What is asked for.
+        setup: The configuration.
         is_full: Whether all layers have full attention, so that a request needs the blocks that its tokens
-            fill. Else upstream is asked for the longest request that the cache can serve.
+            fill. Else upstream finds the longest request that the cache can serve.
 
     Raises:
         ValueError: an argument of `setup.upstream` is not vLLM's, or is set here.
@@ -247,7 +247,7 @@ def scheduler_of(core: EngineCore) -> Scheduler:
 
 
 def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> OnlineCache | None:
-    """The policy's online, before there is an engine that an error would leave behind; None for `lru`.
+    """The policy's online, before there is an engine that an error would leave; None for `lru`.
 
     Args:
         setup: The configuration.
@@ -255,7 +255,7 @@ def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int
         numbers: Filled before the online is used: the node of each block hash, where the chains are known.
 
     Raises:
-        ValueError: the policy or a parameter is not known, or needs what it is not told.
+        ValueError: the policy or a parameter is not known, or needs what it is not given.
     """
     policy, params, capacity = setup.policy, setup.policy_params, setup.capacity_blocks
     if policy == "lru":

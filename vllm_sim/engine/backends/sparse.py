@@ -22,8 +22,8 @@ check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/req
   max_num_scheduled_tokens and max_num_active_reqs are lowered by their number for this one call.
 - A step with fewer free blocks than the quiet ones take preempts: then upstream sees everything.
 - Nobody waits in a skipped step, or the head of `waiting` is known to get no blocks: it was refused, nobody has given
-  blocks back since, it still is the head, and the block behind its hit is not cached. Taking a block lowers what is
-  free by one, and what the head needs by one at most. This is asked after the step's own blocks are served: one that
+  blocks back since, it still is the head, and the block after its hit is not cached. Taking a block lowers what is
+  free by one, and what the head needs by one at most. This is checked after the step's own blocks are served: one that
   is cached in a step can be hit in it.
 
 When this holds, and what steps plainly: stepping.py. Not kept in a step that is skipped: prev_step_scheduled_req_ids of
@@ -62,7 +62,7 @@ class _Refused(NamedTuple):
 
     head: Request
     behind: BlockHash | None
-    """Of the block behind its hit; None where a longer hit is not allowed."""
+    """Of the block after its hit; None where a longer hit is not allowed."""
 
 
 class SparseSteps:

@@ -1,8 +1,8 @@
-"""Block hashes of a trace's rows, computed once and kept beside its tokens.
+"""Block hashes of a trace's rows, computed once and kept next to its tokens.
 
 Faithful to vLLM 0.32 (v1/core/kv_cache_utils.py get_request_block_hasher, v1/engine/core.py, read): the hashes are what
 upstream's own hasher makes of a request with the row's prompt, generated tokens and salt, byte for byte; a sample is
-made again whenever they are read. What is not kept is hashed by upstream when it is asked for: tokens behind a row's
+made again whenever they are read. What is not kept is hashed by upstream when it is needed: tokens after a row's
 answer; the algorithms that start from a random value; and blocks of fewer than 8 tokens, whose hashes would take more
 than their tokens' room. Room: 32 bytes a block.
 """

@@ -10,7 +10,7 @@ first chunk that the hit lacks, and of each after it:
     never      it was never offered, as generated tokens and the rest of a prompt that fills no chunk; or less than a
                chunk is missing, which upstream does not load
 
-A chunk that the tier holds behind one that it lacks has the reason of that one.
+A chunk that the tier holds after one that it lacks has the reason of that one.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -200,7 +200,7 @@ class TieredGroupLedger(GroupLedger):
         found: Admission = super()._look(request, hit_tokens + self._external_tokens)
         found.external_blocks = found.hit_blocks - hit_tokens // self.unit_tokens
         # The tier keeps other chunks of a window than the GPU's cache would, and gives the last block of a prompt: a
-        # hit beyond a boundary takes from the parts behind it.
+        # hit beyond a boundary takes from the parts after it.
         parts, short = [], 0
         for blocks in (found.evicted_blocks, found.window_blocks, found.alignment_blocks, found.cold_blocks):
             parts.append(max(blocks + short, 0))

@@ -1,8 +1,8 @@
 """The virtual time of copies between the GPU's and the CPU's memory, around the steps that a driver takes.
 
 Faithful to vLLM 0.32 (v1/engine/core.py, v1/kv_offload/cpu/gpu_worker.py, read): a step is launched when the host comes
-to it, and with asynchronous scheduling while the step before it is computed; jobs that have ended by then are told in
-it. A flush stalls the host, and with it the step. An engine that only waits for copies steps on; upstream polls each
+to it, and with asynchronous scheduling while the step before it is computed; jobs that have ended by then are reported
+in it. A flush stalls the host, and with it the step. An engine that only waits for copies steps on; upstream polls each
 millisecond, and here the clock goes to the next end of a copy, or to the next arrival.
 """
 

@@ -1,4 +1,4 @@
-"""Hazard classes behind a guard: what is least worth its room goes, as long as that can cost little against LRU.
+"""Hazard classes under a guard: what is least worth its room goes, as long as that can cost little against LRU.
 
 Classes. When a node is left alone its class says what any server sees: how often requests used it, and how often the
 chain that it continues had been used when it was computed; whether the request continues another one or shares most of

@@ -5,7 +5,7 @@ times ((1 - p) / (1 - P))^gamma, and the highest goes first; p is the chance tha
 is used again within the time that a new block stays, P that of all blocks of that age; the ratio is held between 1/24
 and 24. Time counts computed blocks, and a new block stays for as many as there are. Features: use count, depth, and the
 time between the chain's last two requests. Not as there: neither tenants nor text; gamma is a constant and does not
-follow the size of the cache; not 24 blocks are drawn and ranked but the oldest one of each class; who is not used again
+follow the size of the cache; not 24 blocks are drawn and ranked but the oldest one of each class; one not used again
 is counted when its ghost is forgotten; estimates are shrunk towards those of all blocks with `prior` trials.
 """
 

@@ -1,7 +1,7 @@
 """Two experts, LRU and LFU; which of them evicts is drawn by weights that their regret moves.
 
-Source: Vietri et al., "Driving cache replacement with ML-based LeCaR", HotStorage 2018: who evicted what is wanted
-again loses weight, by a factor of exp(-rate x discount^(time since then)); discount = 0.005^(1 / blocks), rate = 0.45.
+Source: Vietri et al., "Driving cache replacement with ML-based LeCaR", HotStorage 2018: the expert that evicted what is
+wanted again loses weight, by a factor of exp(-rate x discount^(time since then)); discount = 0.005^(1 / blocks), rate = 0.45.
 Time counts computed blocks. Not as there: only leaves are evicted; the weights move once per request, by the mean over
 the ghosts that it brings back, since a request brings back a whole chain; both histories are one list of as many ghosts
 as there are blocks; use counts above 16 are the same; counts start anew after an eviction. Draws are reproducible.
@@ -49,7 +49,7 @@ class LeCaR(Policy):
         # Who evicted a ghost, -1 for none.
         self.by = np.full(context.nodes, -1, np.int64)
         self.weight = np.full(2, 0.5)
-        # Ghosts that the present request brought back, by who had evicted them, and their discounts.
+        # Ghosts that the present request brought back, by the expert that evicted them, and their discounts.
         self.returned = np.zeros(2, np.int64)
         self.regret = np.zeros(2)
         self.chosen = LRU

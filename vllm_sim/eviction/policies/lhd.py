@@ -126,7 +126,7 @@ class Lhd(Policy):
                     hits += self.prior * self.hits[other, age]
                     events += self.prior * self.evictions[other, age]
                 width = 1.0 if age < 2 else 2.0 ** (age // 2 - 1)
-                # Who is still there at the bin's end stays for all of it; who leaves in it, for half.
+                # What is still there at the bin's end stays for all of it; what leaves in it, for half.
                 time += width * (later + (hits + events) / 2)
                 later += hits + events
                 later_hits += hits
