@@ -2,9 +2,10 @@
 
 Source: Vietri et al., "Driving cache replacement with ML-based LeCaR", HotStorage 2018: the expert that evicted what is
 wanted again loses weight, by a factor of exp(-rate x discount^(time since then)); discount = 0.005^(1 / blocks), rate =
-0.45. Time counts computed blocks. Not as there: only leaves are evicted; the weights move once per request, by the mean over
-the ghosts that it brings back, since a request brings back a whole chain; both histories are one list of as many ghosts
-as there are blocks; use counts above 16 are the same; counts start anew after an eviction. Draws are reproducible.
+0.45. Time counts computed blocks. Not as there: only leaves are evicted; the weights move once per request, by the mean
+over the ghosts that it brings back, since a request brings back a whole chain; both histories are one list of as many
+ghosts as there are blocks; use counts above 16 are the same; counts start anew after an eviction. Draws are
+reproducible.
 """
 
 import math
