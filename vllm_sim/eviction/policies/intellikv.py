@@ -16,6 +16,7 @@ from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
 
 USES, DEPTHS, PAUSES = 5, 2, 5
+QUEUES = USES * DEPTHS * PAUSES
 AGES = 48
 """One to an octave: 0, 1, 2 to 3, 4 to 7 ..."""
 _BOUND = 24.0
@@ -35,7 +36,7 @@ class IntelliKV(Policy):
         ValueError: a value is out of range.
     """
 
-    queues = USES * DEPTHS * PAUSES
+    queues = QUEUES
 
     def __init__(self, context: PolicyContext, gamma: float = 3.0, prior: float = 50.0, deep: int = 64):
         super().__init__(context)
@@ -57,8 +58,8 @@ class IntelliKV(Policy):
         self.pause = np.zeros(context.nodes, np.int64)
         self.kind = np.zeros(context.nodes, np.int64)
         # Blocks that came to an age, and of them those that were used within the time that a new block stays.
-        self.came = np.zeros((self.queues, AGES))
-        self.returned = np.zeros((self.queues, AGES))
+        self.came = np.zeros((QUEUES, AGES))
+        self.returned = np.zeros((QUEUES, AGES))
         self.all_came = np.zeros(AGES)
         self.all_returned = np.zeros(AGES)
 
@@ -116,7 +117,7 @@ class IntelliKV(Policy):
 
     def victim(self, index: PrefixIndex) -> int:
         best, highest = -1, 0.0
-        for queue in range(self.queues):
+        for queue in range(QUEUES):
             block = index.leaves.first(queue)
             if block >= 0:
                 age = self.time - self.left[index.node[block]]
