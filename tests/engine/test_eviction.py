@@ -181,6 +181,7 @@ print(config.scheduler_config.scheduler_cls, "llvmlite" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_configuration_of_another_platform_names_a_policy_and_does_not_import_llvmlite() -> None:
     """Where it is imported, vLLM's CPU worker does not start."""
     environment = {name: value for name, value in os.environ.items() if name != TRACE_VARIABLE}

@@ -117,7 +117,9 @@ def without(whole: BlockHashToBlockMap, block: int) -> BlockHashToBlockMap:
     return less
 
 
-@pytest.mark.parametrize("cache", CACHES)
+@pytest.mark.parametrize(
+    "cache", [pytest.param(name, marks=pytest.mark.slow if name == "windows" else ()) for name in CACHES]
+)
 def test_dead_are_the_idle_blocks_whose_eviction_changes_no_lookup_of_vllm(cache: str) -> None:
     manager = make_manager(*CACHES[cache])
     adopt(

@@ -20,6 +20,8 @@ from vllm_sim.eviction.registry import POLICIES
 
 # The name `lru` means upstream's own queue.
 POOLED = ["vllm_sim.eviction.policies.lru:Lru", *(name for name in POLICIES if name not in ("lru", "belady"))]
+QUICK = (POOLED[0], "arc", "random", "hybrid")
+"""In `make test`; the others, each of which has to be compiled, are in `make test-all`."""
 BLOCKS, BLOCK_TOKENS = 8, 2
 ALL = range(1, BLOCKS + 1)
 PROMPTS = [
@@ -202,7 +204,9 @@ class PoolMachine(RuleBasedStateMachine):
         assert len(set(self.told)) == len(self.told)
 
 
-@pytest.mark.parametrize("policy", POOLED)
+@pytest.mark.parametrize(
+    "policy", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in POOLED]
+)
 def test_only_free_leaves_are_evicted_when_nothing_else_is_left_and_no_block_is_lost(policy: str) -> None:
     machine = type("Machine", (PoolMachine,), {"policy": policy})
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]

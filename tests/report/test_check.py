@@ -77,6 +77,7 @@ def test_engine_rows_come_again(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "1 rows computed again, 0 differ, 0 not checked\n"), done.stderr
 
 
+@pytest.mark.slow
 def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
     texts = [f"{i} one two three red green blue" * 4 for i in range(6)]
     records = [Record(prompt=text, response="yes", session_id=text, turn=0) for text in texts * 2]
