@@ -47,8 +47,7 @@ class Admission:
 class Ledger:
     """Blocks by hash: seen, cached, evicted by which request; and the admissions by request. Hashes have numbers here.
 
-    Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time: about
-    170 bytes each.
+    Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time.
 
     Args:
         manager: one that has served nobody yet, of one group of full attention; its methods and its pool's are watched.
