@@ -11,7 +11,7 @@ from vllm_sim.replay.rows import Row
 
 MAIN_BLOCK = 16
 ORACLE = "session_end_oracle"
-"""No policy of the registry: what LRU would be if it knew which sessions are over (ends.py)."""
+"""No policy of the registry: what LRU would be if it knew which sessions are over (session_end_oracle.py)."""
 
 
 class Point(NamedTuple):

@@ -1,9 +1,9 @@
 """`vllm-sim policy check`: whether a policy keeps what every policy must keep, and what it costs."""
 
 import argparse
-import json
 from typing import Any
 
+from vllm_sim.cli.checks import report
 from vllm_sim.cli.running import json_object
 
 
@@ -24,19 +24,10 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from vllm_sim.eviction.check import measure_cost, run_checks
-    from vllm_sim.terminal import printable
+    from vllm_sim.eviction.check import Cost, measure_cost, run_checks
 
-    results = list(run_checks(options.policy, options.policy_params))
-    failed = [result for result in results if result.error is not None]
-    cost = None if failed else measure_cost(options.policy, options.policy_params)
-    if options.json:
-        checks = [result._asdict() for result in results]
-        print(json.dumps({"policy": options.policy, "checks": checks, "cost": cost._asdict() if cost else None}))
-        return int(bool(failed))
-    for result in results:
-        failure = "" if result.error is None else f": {result.error}"
-        print(printable(f"{'FAILED' if failure else 'ok':6}  {result.claim}{failure}"))
-    if cost is not None:
-        print(f"{cost.block_us:.2f} us a block, {cost.over_lru:.1f} times lru")
-    return int(bool(failed))
+    def text(cost: Cost) -> str:
+        return f"{cost.block_us:.2f} us a block, {cost.over_lru:.1f} times lru"
+
+    chosen = options.policy, options.policy_params
+    return report("policy", options.policy, run_checks(*chosen), lambda: measure_cost(*chosen), text, options.json)

@@ -4,6 +4,7 @@ import argparse
 import json
 from typing import Any
 
+from vllm_sim.cli.checks import report
 from vllm_sim.cli.running import json_object
 
 
@@ -45,23 +46,16 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from vllm_sim.fleet.check import measure_router, run_router_checks
-    from vllm_sim.terminal import printable
+    from vllm_sim.fleet.check import RouterCost, measure_router, run_router_checks
 
-    results = list(run_router_checks(options.router, options.router_params))
-    failed = [result for result in results if result.error is not None]
-    cost = None if failed else measure_router(options.router, options.router_params)
-    if options.json:
-        checks = [result._asdict() for result in results]
-        print(json.dumps({"router": options.router, "checks": checks, "cost": cost._asdict() if cost else None}))
-        return int(bool(failed))
-    for result in results:
-        failure = "" if result.error is None else f": {result.error}"
-        print(printable(f"{'FAILED' if failure else 'ok':6}  {result.claim}{failure}"))
-    if cost is not None:
-        print(f"{cost.request_us:.1f} us a request, {cost.over_round_robin:.1f} times round_robin")
-        print(
+    def text(cost: RouterCost) -> str:
+        return (
+            f"{cost.request_us:.1f} us a request, {cost.over_round_robin:.1f} times round_robin\n"
             f"{cost.hit_blocks:,} hit blocks, round_robin {cost.round_robin_hit_blocks:,}; "
             f"largest share of a replica {cost.largest_share:.2f}"
         )
-    return int(bool(failed))
+
+    chosen = options.router, options.router_params
+    return report(
+        "router", options.router, run_router_checks(*chosen), lambda: measure_router(*chosen), text, options.json
+    )

@@ -6,7 +6,7 @@ multiples of the block size among them. vLLM is not needed; the real block pool 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,7 @@ _BLOCK_SIZE = 4
 
 
 class CheckResult(NamedTuple):
-    """How a policy did in a check."""
+    """How a policy or a router did in a check."""
 
     claim: str
     error: str | None
@@ -167,10 +167,15 @@ def run_checks(policy: str, params: Params | None = None) -> Iterator[CheckResul
         ValueError: there is no such policy or parameter.
     """
     make_policy(policy, make_context(link(random_requests(0), _BLOCK_SIZE), policy, 8), params)
-    for check in checks_of(policy):
+    yield from results_of(checks_of(policy), policy, params or {})
+
+
+def results_of(checks: Iterable[Check], name: str, params: Params) -> Iterator[CheckResult]:
+    """Runs checks of a policy, or of a router (fleet/check.py), by its name."""
+    for check in checks:
         claim = (check.__doc__ or "").partition("\n")[0].rstrip(".")
         try:
-            check(policy, params or {})
+            check(name, params)
         except Exception as error:  # whatever a policy raises is its failure
             reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
             yield CheckResult(claim, reason)

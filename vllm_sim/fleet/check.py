@@ -5,20 +5,19 @@ prompts without a full block. Replicas evict by LRU. vLLM is not needed.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from vllm_sim.eviction.chains import Requests, link
-from vllm_sim.eviction.check import CheckResult, random_requests
+from vllm_sim.eviction.check import Check, CheckResult, random_requests, results_of
 from vllm_sim.eviction.simulate import SimulatedCache
 from vllm_sim.fleet.registry import make_router
 from vllm_sim.fleet.router import RouterContext
 from vllm_sim.fleet.sequence import Calls, FleetRun, run_fleet
 
 Params = dict[str, Any]
-RouterCheck = Callable[[str, Params], None]
 _BLOCK_SIZE, _CAPACITY = 4, 12
 
 
@@ -52,7 +51,7 @@ def heeds_no_later_request(router: str, params: Params) -> None:
     _same(_run(router, params, 3).replica[:40], _run(router, params, 3, 40).replica)
 
 
-CHECKS: tuple[RouterCheck, ...] = (chooses_what_exists, chooses_the_same_again, heeds_no_later_request)
+CHECKS: tuple[Check, ...] = (chooses_what_exists, chooses_the_same_again, heeds_no_later_request)
 
 
 def run_router_checks(router: str, params: Params | None = None) -> Iterator[CheckResult]:
@@ -66,15 +65,7 @@ def run_router_checks(router: str, params: Params | None = None) -> Iterator[Che
         ValueError: there is no such router or parameter.
     """
     make_router(router, RouterContext(2, _BLOCK_SIZE), params)
-    for check in CHECKS:
-        claim = (check.__doc__ or "").partition("\n")[0].rstrip(".")
-        try:
-            check(router, params or {})
-        except Exception as error:  # whatever a router raises is its failure
-            reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            yield CheckResult(claim, reason)
-        else:
-            yield CheckResult(claim, None)
+    yield from results_of(CHECKS, router, params or {})
 
 
 def measure_router(router: str, params: Params | None = None) -> RouterCost:
