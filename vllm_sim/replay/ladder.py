@@ -13,7 +13,7 @@ hits on one level and not on the next:
     preemption        prompt tokens computed again after preemptions, less what was found on returns (engine)
 
 The steps of a request add up to the prompt tokens that it had computed: prompt - hit + recomputed. The first three are
-never negative. The others may be, for a request or in sum: the optimum serves the whole best and not each request,
+never negative. The others may be, for a request or in sum: the optimum is one for all requests and not for each,
 belady counts blocks, a schedule may serve requests in a better order, and what is found on a return may be generated.
 """
 

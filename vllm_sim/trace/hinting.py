@@ -1,4 +1,4 @@
-"""Adds to a trace what its clients could have said of their sessions: rightly, roughly, not at all, or wrongly.
+"""Adds to a trace what its clients could have said of their sessions: right, noisy, missing or wrong.
 
 What is right is read from the trace: a session is over with its last row, and goes on after the time to its next row. A
 row without a session is one of its own. Of each session it is drawn whether its client says anything; of each hint

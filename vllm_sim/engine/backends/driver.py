@@ -207,7 +207,7 @@ class Driver:
         return bool(due) and due[0][0] <= self.now_ms and not is_full
 
     def takes(self, row: int) -> bool:
-        """Whether a row can be served at all; with several groups upstream has bounded the tokens."""
+        """Whether the cache can hold a row; with several groups upstream has bounded the tokens."""
         computed = computed_tokens(int(self.trace.prompt_lengths[row]), int(self.trace.response_lengths[row]))
         needed = needed_blocks(computed, self.block_size) if self.groups is None else 0
         return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
