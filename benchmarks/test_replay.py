@@ -37,7 +37,7 @@ LONG_SIZES = {
 
 
 def make_driver(path: Path, attribution: bool) -> Any:
-    from vllm_sim.engine.backends.driver import Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Driver, RequestSettings, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     setup = Setup(
@@ -50,7 +50,7 @@ def make_driver(path: Path, attribution: bool) -> Any:
     )
     tokens = load_tokenised(path, str(MODEL))
     core = make_core(path, str(MODEL), setup)
-    return Driver(core, tokens, None, [Asked()] * len(tokens), attribution=attribution, plain_steps=True)
+    return Driver(core, tokens, None, [RequestSettings()] * len(tokens), attribution=attribution, plain_steps=True)
 
 
 def run_driver(driver: Any) -> float:
@@ -58,9 +58,9 @@ def run_driver(driver: Any) -> float:
     from vllm_sim.engine.backends.driver import Arrival
 
     start = time.process_time()
-    served = list(driver.run([Arrival(row, None, 0.0) for row in range(REQUESTS)]))
+    outcomes = list(driver.run([Arrival(row, None, 0.0) for row in range(REQUESTS)]))
     seconds = time.process_time() - start
-    assert sum(one.output_tokens for one in served) == REQUESTS * OUTPUT_TOKENS
+    assert sum(one.output_tokens for one in outcomes) == REQUESTS * OUTPUT_TOKENS
     return seconds
 
 
@@ -143,7 +143,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     from vllm.v1.engine.core import EngineCore
 
     from benchmarks.constant import ConstantExecutor
-    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, Setup, make_core
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -159,13 +159,13 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     def run_rows(attribution: bool, timed: bool) -> tuple[float, float]:
         core = make_core(long_trace, str(MODEL), Setup(model_positions=131072, **LONG_SIZES))
         step_ms = roofline.step_ms if timed else None
-        asked = [Asked()] * len(tokens)
-        driver = Driver(core, tokens, step_ms, asked, attribution=attribution, plain_steps=True)
+        settings = [RequestSettings()] * len(tokens)
+        driver = Driver(core, tokens, step_ms, settings, attribution=attribution, plain_steps=True)
         start = time.process_time()
-        served = list(driver.run([Arrival(row, None, 294.0 * row if timed else 0.0) for row in range(len(tokens))]))
+        outcomes = list(driver.run([Arrival(row, None, 294.0 * row if timed else 0.0) for row in range(len(tokens))]))
         seconds = time.process_time() - start
-        assert len(served) == LONG_REQUESTS
-        assert not any(one.rejected for one in served)
+        assert len(outcomes) == LONG_REQUESTS
+        assert not any(one.rejected for one in outcomes)
         return seconds, driver.now_ms / 1000
 
     best = dict.fromkeys(["bare loop", "driver", "driver with attribution"], math.inf)
@@ -217,7 +217,7 @@ def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> Any:
     """A driver over a trace; sparse steps take the hashes that are kept, plain ones hash as they did before."""
-    from vllm_sim.engine.backends.driver import Asked, Driver, Setup, make_core, use_stored_hashes
+    from vllm_sim.engine.backends.driver import Driver, RequestSettings, Setup, make_core, use_stored_hashes
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -228,8 +228,8 @@ def make_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attri
     core = make_core(path, str(MODEL), Setup(model_positions=131072, **sizes))
     if not plain:
         use_stored_hashes(core, tokens, [None] * len(tokens))
-    asked = [Asked()] * len(tokens)
-    return Driver(core, tokens, roofline.step_ms, asked, concurrency, attribution=attribution, plain_steps=plain)
+    settings = [RequestSettings()] * len(tokens)
+    return Driver(core, tokens, roofline.step_ms, settings, concurrency, attribution=attribution, plain_steps=plain)
 
 
 def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> float:
@@ -239,9 +239,9 @@ def run_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attrib
     driver = make_steps(path, sizes, concurrency, attribution, plain)
     gap_ms, rows = 294.0 if concurrency is None else 0.0, len(driver.trace)
     start = time.process_time()
-    served = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(rows)]))
+    outcomes = list(driver.run([Arrival(row, None, gap_ms * row) for row in range(rows)]))
     seconds = time.process_time() - start
-    assert len(served) == rows
+    assert len(outcomes) == rows
     driver.core.shutdown()
     return seconds
 

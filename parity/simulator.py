@@ -9,7 +9,7 @@ from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
 
 from parity.workload import Case, make_asks
-from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Known, RowExecutor, Setup, make_core
+from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, RowExecutor, RowFacts, Setup, make_core
 from vllm_sim.trace.tokens import load_tokenised
 
 __all__ = ["EagerExecutor", "LateExecutor", "RowExecutor", "make_driver"]
@@ -56,12 +56,12 @@ def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arriv
         upstream={name: value for name, value in case.upstream.items() if name != "kv_transfer_config"},
     )
     asks = make_asks(case.seed, case.sessions, case.shape)
-    known = Known(np.zeros(len(asks), np.int64), [None] * len(asks), None)  # one category, as in a live server
+    known = RowFacts(np.zeros(len(asks), np.int64), [None] * len(asks), None)  # one category, as in a live server
     driver = Driver(
         make_core(trace, model, setup, known),
         load_tokenised(trace, model),
         lambda load: 1.0,
-        [Asked(priority=ask.priority, max_tokens=ask.max_tokens) for ask in asks],
+        [RequestSettings(priority=ask.priority, max_tokens=ask.max_tokens) for ask in asks],
         case.concurrency,
         plain_steps=True,  # sparse ones are held equal to these by tests/engine/test_sparse.py
     )

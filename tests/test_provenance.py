@@ -14,7 +14,7 @@ from tests.making import small_trace
 from vllm_sim.eviction.policies.lru import Lru
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.provenance import file_sha256, fingerprint, load_entry, reached
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS
+from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS
 
 ROOT = Path(__file__).parents[1]
 MODEL = ROOT / "exported_models" / "Llama-3.2-1B-Instruct"
@@ -24,7 +24,7 @@ ROW = "vllm_sim.sweep.runs:make_row"
 CHAT, MIXED = (f"milestone{number}_code.study.rows:rows_of" for number in (2, 3))
 MAKERS = {
     **{name: [ROW, entry, LRU] for name, entry in BACKENDS.items()},
-    "chat": [CHAT, "milestone2_code.study.cell:cache_row", BACKENDS["fast"], LRU],
+    "chat": [CHAT, "milestone2_code.study.cache_rows:cache_row", BACKENDS["fast"], LRU],
     "chat engine": [CHAT, "milestone2_code.study.timed:engine_row", BACKENDS["engine"], LRU],
     "mixed": [MIXED, "milestone3_code.study.effects:bytes_row", LRU],
     "mixed engine": [MIXED, "milestone3_code.study.timed:engine_rows", BACKENDS["engine"], LRU],

@@ -6,7 +6,7 @@ from vllm_sim.replay.rows import Row
 
 AnyPoint = Point | EnginePoint
 MAKERS = {
-    "cache": "milestone2_code.study.cell:cache_row",
+    "cache": "milestone2_code.study.cache_rows:cache_row",
     "engine": "milestone2_code.study.timed:engine_row",
 }
 FULL_CONVERSATIONS = 2000

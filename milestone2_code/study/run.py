@@ -10,7 +10,7 @@ from milestone2_code.study.study import ORACLE, EnginePoint, Study, key
 from milestone2_code.study.timed import timed_trace
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
-from vllm_sim.replay.config import BACKENDS
+from vllm_sim.replay.backends import BACKENDS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 
-from milestone3_code.study.cell import begin, ratios, shares
+from milestone3_code.study.cache_rows import begin, ratios, shares
 from milestone3_code.study.study import Point, Study
 from milestone3_code.study.view import BURST, capacity_of, curve, hit_tokens, requests_of
 from vllm_sim.replay.rows import Row

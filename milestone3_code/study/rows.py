@@ -5,18 +5,18 @@ from vllm_sim.provenance import load_entry
 from vllm_sim.replay.rows import Row
 
 EXPERIMENTS = {
-    "mix": "milestone3_code.study.cell:mix_row",
-    "alone": "milestone3_code.study.cell:mix_row",
-    "loss": "milestone3_code.study.cell:loss_row",
-    "gap": "milestone3_code.study.cell:gap_row",
-    "lost": "milestone3_code.study.cell:lost_row",
+    "mix": "milestone3_code.study.cache_rows:mix_row",
+    "alone": "milestone3_code.study.cache_rows:mix_row",
+    "loss": "milestone3_code.study.cache_rows:loss_row",
+    "gap": "milestone3_code.study.cache_rows:gap_row",
+    "lost": "milestone3_code.study.cache_rows:lost_row",
     "isolation": "milestone3_code.study.effects:isolation_row",
     "guarantee": "milestone3_code.study.effects:guarantee_row",
     "ablation": "milestone3_code.study.effects:ablation_row",
     "cold_start": "milestone3_code.study.effects:cold_start_row",
     "windows": "milestone3_code.study.effects:windows_row",
     "bytes": "milestone3_code.study.effects:bytes_row",
-    "hash_trace": "milestone3_code.study.cell:hash_row",
+    "hash_trace": "milestone3_code.study.cache_rows:hash_row",
     "random": "milestone3_code.study.random_traffic:random_row",
     "engine": "milestone3_code.study.timed:engine_rows",
 }

@@ -11,7 +11,7 @@ from milestone3_code.study.rows import EXPERIMENTS, rows_of
 from milestone3_code.study.study import Point, Study
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
-from vllm_sim.replay.config import BACKENDS
+from vllm_sim.replay.backends import BACKENDS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 

@@ -12,11 +12,11 @@ from typing import Any, Literal
 from report.numbers.ablations import ablation_numbers
 from report.numbers.chat import chat_numbers
 from report.numbers.cost import cost_numbers
+from report.numbers.engine import engine_numbers, hash_numbers
 from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
-from report.numbers.proof import parity_numbers, upstream_numbers
-from report.numbers.users import engine_numbers, hash_numbers
+from report.numbers.parity import parity_numbers, upstream_numbers
 
 SOURCE = Path("report/report.typ")
 DATE = datetime(2026, 11, 24, tzinfo=UTC)

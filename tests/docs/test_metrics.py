@@ -8,7 +8,8 @@ import pytest
 
 from tests.docs.pages import ROOT
 from tests.making import settings, small_trace
-from vllm_sim.replay.config import RunConfig, fields_of
+from vllm_sim.replay.about import fields_of
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.rows import RequestResult, RunSummary, SessionResult
 from vllm_sim.sweep.grid import Grid, make_runs, sweep

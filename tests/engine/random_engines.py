@@ -18,8 +18,8 @@ import numpy as np
 
 from tests.engine.conftest import MODEL
 from vllm_sim.block_rules import computed_tokens, needed_blocks
-from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
-from vllm_sim.engine.backends.offline import Known
+from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, Setup, make_core
+from vllm_sim.engine.backends.engine_builder import RowFacts
 from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import LatencyTable, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
@@ -66,7 +66,7 @@ class Case(NamedTuple):
     setup: Setup
     rows: list[int]
     arrivals: list[Arrival]
-    asked: list[Asked]
+    settings: list[RequestSettings]
     concurrency: int | None
     latency: str
     attribution: bool
@@ -101,14 +101,14 @@ def draw_case(number: int, trace: TokenisedTrace, policy: str | None = None, asy
     for place, row in enumerate(rows):
         before = draw.choice(rows[:place]) if place and draw.random() < followers else None
         arrivals.append(Arrival(row, before, 0.0 if is_closed else draw.randint(0, 4 * place) * gap_ms))
-    asked = [Asked()] * len(trace)
+    settings = [RequestSettings()] * len(trace)
     salted = draw.random() < 0.3
     for row in rows:
         salt = draw.choice((None, "a")) if salted else None
-        asked[row] = Asked(salt, 0, draw.choice((None, None, len(trace.response(row)))))
+        settings[row] = RequestSettings(salt, 0, draw.choice((None, None, len(trace.response(row)))))
     stops = {row: draw.randrange(4) for row in rows} if draw.random() < 0.3 else {}
     concurrency = draw.choice((1, 2, 5, 20)) if is_closed else None
-    return Case(setup, rows, arrivals, asked, concurrency, draw.choice(list(LATENCIES)), draw.random() < 0.6, stops)
+    return Case(setup, rows, arrivals, settings, concurrency, draw.choice(list(LATENCIES)), draw.random() < 0.6, stops)
 
 
 _TEXT = list(range(10, 90))
@@ -148,18 +148,18 @@ def plan_case(name: str, trace: TokenisedTrace) -> Case:
         max_num_batched_tokens=64,
     )
     stops = {rows[0]: 99} if name == "longest" else {}
-    return Case(setup, rows, arrivals, [Asked()] * len(trace), None, "table", True, stops)
+    return Case(setup, rows, arrivals, [RequestSettings()] * len(trace), None, "table", True, stops)
 
 
 def make_driver(case: Case, path: Path, trace: TokenisedTrace, plain_steps: bool, on_step: Any = None) -> Driver:
-    known = Known(np.arange(len(trace)) % 3, [one.cache_salt for one in case.asked], None)
-    core = make_core(path, str(MODEL), case.setup, None if case.setup.policy == "lru" else known)
+    facts = RowFacts(np.arange(len(trace)) % 3, [one.cache_salt for one in case.settings], None)
+    core = make_core(path, str(MODEL), case.setup, None if case.setup.policy == "lru" else facts)
     latency = LATENCIES[case.latency]
     driver = Driver(
         core,
         trace,
         None if latency is None else latency.step_ms,
-        case.asked,
+        case.settings,
         case.concurrency,
         on_step=on_step,
         attribution=case.attribution,
@@ -231,14 +231,14 @@ def observe(
         log_calls(pool._online, POLICY_CALLS, log, driver)  # type: ignore[attr-defined]
     limit_steps(driver)
     try:
-        served = [dataclasses.asdict(one) for one in driver.run(case.arrivals)]
+        outcomes = [dataclasses.asdict(one) for one in driver.run(case.arrivals)]
     finally:
         driver.core.shutdown()
     found: dict[str, Any] = {
         "reason": driver.plain_reason,
         "log": log,
         "steps": steps,
-        "served": served,
+        "served": outcomes,
         "end": (driver.now_ms, driver.scheduler.current_step, len(driver.scheduler.requests)),
         "free": [block.block_id for block in pool.free_block_queue.get_all_free_blocks()],
         "blocks": [(block.block_id, block.block_hash, block.ref_cnt) for block in pool.blocks],

@@ -277,7 +277,7 @@ def test_warmup_is_left_out_of_the_rates(trace: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("trace")
 def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
-    from vllm_sim.engine.backends.driver import Arrival, Asked, Driver, Setup, make_core
+    from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, Setup, make_core
     from vllm_sim.trace.tokens import load_tokenised
 
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
@@ -291,9 +291,9 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
         max_num_batched_tokens=512,
     )
     tokens = load_tokenised(path, str(MODEL))
-    driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [Asked()] * 3)
-    served = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
-    assert sorted(one.row for one in served if one.rejected) == [0, 2]
+    driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [RequestSettings()] * 3)
+    outcomes = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
+    assert sorted(one.row for one in outcomes if one.rejected) == [0, 2]
     assert set(driver.executor.held_requests()) <= {"1"}
 
 
@@ -311,7 +311,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
 def test_a_wrong_policy_is_refused_before_there_is_an_engine(
     tmp_path: Path, policy: str, params: dict[str, Any], is_known: bool, message: str
 ) -> None:
-    from vllm_sim.engine.backends.driver import Known, Setup, make_core
+    from vllm_sim.engine.backends.driver import RowFacts, Setup, make_core
 
     setup = Setup(
         capacity_blocks=10,
@@ -323,7 +323,7 @@ def test_a_wrong_policy_is_refused_before_there_is_an_engine(
         policy=policy,
         policy_params=params,
     )
-    known = Known(np.zeros(1, np.int64), [None], None) if is_known else None
+    known = RowFacts(np.zeros(1, np.int64), [None], None) if is_known else None
     with pytest.raises(ValueError, match=message):
         make_core(tmp_path / "none.jsonl", str(tmp_path / "no_model"), setup, known)
 

@@ -157,14 +157,14 @@ def test_a_load_is_the_same_however_it_is_summed() -> None:
 def test_stored_hashes_are_those_that_upstream_computes(rows: Rows) -> None:
     for number in range(400):
         case = draw_case(number, rows.trace)
-        if case.setup.block_size >= 8 and any(one.cache_salt for one in case.asked):
+        if case.setup.block_size >= 8 and any(one.cache_salt for one in case.settings):
             break
     hashed = observe(case, *rows, plain_steps=True)
 
     def make(*arguments: Any, **named: Any) -> Any:
         driver = make_driver(*arguments, **named)
         before = driver.core.request_block_hasher
-        use_stored_hashes(driver.core, rows.trace, [one.cache_salt for one in case.asked])
+        use_stored_hashes(driver.core, rows.trace, [one.cache_salt for one in case.settings])
         assert driver.core.request_block_hasher is not before
         return driver
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milestone2_code.study.cell import _busy
+from milestone2_code.study.cache_rows import _busy
 from milestone2_code.study.reuse import Uses, find_uses
 from milestone2_code.study.session_end_oracle import with_oracle
 from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder

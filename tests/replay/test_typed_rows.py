@@ -10,7 +10,10 @@ import pytest
 
 from tests.making import settings, small_trace
 from vllm_sim.cli.running import add_config_options, config_from
-from vllm_sim.replay.config import BACKENDS, SCHEDULER, TIER_FIELDS, RunConfig, config_fields, config_of, fields_of
+from vllm_sim.replay.about import fields_of
+from vllm_sim.replay.backends import BACKENDS
+from vllm_sim.replay.config import RunConfig, config_fields, config_of
+from vllm_sim.replay.config_checks import SCHEDULER, TIER_FIELDS
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, MODELS
 from vllm_sim.replay.old_rows import upgraded

@@ -51,8 +51,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 
 def run_record(options: argparse.Namespace) -> None:
-    from vllm_sim.record.proxy import Limits
-    from vllm_sim.record.server import record
+    from vllm_sim.proxy.proxy import Limits
+    from vllm_sim.proxy.server import record
 
     record(
         options.upstream,

@@ -14,7 +14,8 @@ from typing import Any, get_args
 
 from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
 from vllm_sim.fleet.names import DEFAULT
-from vllm_sim.replay.config import Field, RunConfig, config_fields
+from vllm_sim.replay.about import Field
+from vllm_sim.replay.config import RunConfig, config_fields
 from vllm_sim.vllm_version import installed_version
 
 _OWN = ("latency_table", "attribution")

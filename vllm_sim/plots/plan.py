@@ -19,7 +19,7 @@ def draw_plan(row: Any, tried: Sequence[Any], level: Sequence[Any], out: Path) -
         out: folder for plan-LOAD-POLICY-BLOCK.png and .pdf.
     """
     same = sorted((one for one in tried if one.replicas == row.replicas), key=lambda one: one.config.blocks)
-    gib = [one.config.blocks * one.room.bytes_per_block / 2**30 for one in same]
+    gib = [one.config.blocks * one.device.bytes_per_block / 2**30 for one in same]
     figure, (left, right) = new_panels(
         f"{row.trace}: load {row.load:g}, {row.replicas} x {row.device}, {row.policy}", 2
     )

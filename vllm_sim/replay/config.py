@@ -5,61 +5,17 @@ heed it. `config_fields` lists them. A row of results begins with the fields of 
 back into a configuration (`config_of`) and run again.
 """
 
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from vllm_sim.eviction.names import full_name
 from vllm_sim.fleet.names import DEFAULT
+from vllm_sim.replay.about import About, Field, fields_of
+from vllm_sim.replay.backends import BACKENDS
+from vllm_sim.replay.config_checks import ALL, MOST, OPTIONAL, SCHEDULER, check
 from vllm_sim.replay.latency import DEVICES, MODELS, LatencyTable
-
-BACKENDS = {
-    "engine": "vllm_sim.replay.engine_backend:run_engine",
-    "blockpool": "vllm_sim.engine.backends.blockpool:run",
-    "fast": "vllm_sim.eviction.simulate:simulate",
-}
-"""What serves the requests, imported when it is used."""
-MOST = 2**31 - 1
-"""Of every whole number; vLLM's block tables hold 32 bits."""
-CACHES = {
-    "blockpool": "vllm_sim.engine.backends.blockpool:PoolCache",
-    "fast": "vllm_sim.eviction.simulate:SimulatedCache",
-}
-"""What a replica of a fleet is, of the backends without a schedule."""
-TIERS = {"fast": "vllm_sim.eviction.tiers:simulate_tiers"}
-"""What serves them where blocks are in CPU memory too, of a backend that has something else for that."""
-CACHE_OF_GROUPS = {
-    "blockpool": "vllm_sim.replay.engine_backend:run_cache",
-    "fast": "vllm_sim.replay.engine_backend:run_groups",
-}
-"""What serves them where layers do not all keep the same, of a backend that has something else for those."""
-ALL = "all"
-"""As a capacity: LRU at every capacity that rejects no request, in one row."""
-
-
-class About(msgspec.Struct, frozen=True):
-    """What is to be said of a field.
-
-    Attributes:
-        text: What it means; the command's help.
-        unit: Of its value.
-        scope: `engine` where no other backend heeds it; `groups` where the others do too, for a model whose layers do
-            not all keep the same. Rows of others leave it out.
-        at_least: The smallest value allowed.
-        choices: The values allowed.
-        grid: The plural under which a sweep takes a list of it.
-        metavar: How a value is written in the command's help.
-    """
-
-    text: str
-    unit: str = ""
-    scope: Literal["all", "engine", "groups"] = "all"
-    at_least: int | None = None
-    choices: tuple[str, ...] = ()
-    grid: str = ""
-    metavar: str = ""
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -200,39 +156,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ValueError(f"{field.name} is {value}; allowed: {about.at_least} or more")
             if isinstance(value, int) and abs(value) > MOST:
                 raise ValueError(f"{field.name} is {value}; allowed: up to {MOST:,}")
-        if self.backend == "engine" and self.model is None:
-            raise ValueError(
-                "the engine needs a model; allowed: --model FOLDER, as `vllm-sim model export` builds it, "
-                "or another backend"
-            )
-        self._check_tier()
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup is {self.warmup}; allowed: a fraction from 0 to less than 1")
-        if not 0 < self.speedup < float("inf"):
-            raise ValueError(f"speedup is {self.speedup}; allowed: more than 0")
-        if not 0 <= self.host_overhead_ms < float("inf"):
-            raise ValueError(f"host_overhead_ms is {self.host_overhead_ms}; allowed: milliseconds, 0 or more")
-        if self.raw_blocks and self.backend != "fast":
-            raise ValueError(f"backend {self.backend} cannot serve raw blocks, which vLLM does not have; allowed: fast")
-        if self.capacity_blocks == ALL and (self.policy, self.backend) != ("lru", "fast"):
-            reason = f"policy {self.policy}, backend {self.backend}"
-            raise ValueError(f"capacity all is exact for LRU alone, not for {reason}; allowed: lru, fast")
-        if not 0 <= self.watermark < 1:
-            raise ValueError(f"watermark is {self.watermark}; allowed: a share from 0 to less than 1")
-        if self.scheduler_cls is not None and ":" not in self.scheduler_cls:
-            raise ValueError(f"scheduler_cls is {self.scheduler_cls!r}; allowed: module:Class")
-        if (self.max_num_active_seqs or 0) > self.max_num_seqs:
-            raise ValueError(
-                f"max_num_active_seqs is {self.max_num_active_seqs}; allowed: up to max_num_seqs, {self.max_num_seqs}"
-            )
-        self.scheduler_args()
-        if self.replicas > 1:
-            self._check_fleet()
-        if self.backend == "engine" and (self.latency_model == "table") != (self.latency_table is not None):
-            raise ValueError(
-                f"latency_model is {self.latency_model!r} {'with' if self.latency_table else 'without'} a table; "
-                "allowed: table with --latency-file, which `vllm-sim calibrate` writes, or another without"
-            )
+        check(self)
 
     def scheduler_args(self) -> dict[str, Any]:
         """The options of vLLM's scheduler that are not its defaults.
@@ -245,42 +169,6 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         if twice:
             raise ValueError(f"engine_args has {twice}, which is an option of its own; allowed: one of the two")
         return found
-
-    def _check_fleet(self) -> None:
-        if self.capacity_blocks == ALL:
-            raise ValueError(f"capacity all is of one cache, and replicas is {self.replicas}; allowed: 1")
-        if self.blocks is not None and self.replicas > self.blocks:
-            raise ValueError(
-                f"replicas is {self.replicas}, more than the {self.blocks} blocks that they share; "
-                "allowed: a block or more for each"
-            )
-
-    def _check_tier(self) -> None:
-        for name in ("kv_offloading_size", "offload_gbps"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < float("inf"):
-                raise ValueError(f"{name} is {value}; allowed: more than 0")
-        if self.kv_offloading_size is None:
-            for name in TIER_FIELDS[1:]:
-                if getattr(self, name) != _OPTIONAL[name]:
-                    raise ValueError(f"{name} is {getattr(self, name)}; allowed: with --kv-offloading-size GIB")
-        elif self.replicas > 1:
-            raise ValueError(f"kv_offloading_size with {self.replicas} replicas; allowed: 1")
-        elif self.backend == "fast":
-            self._check_fast_tier()
-        elif self.backend != "engine":
-            raise ValueError(
-                f"kv_offloading_size is {self.kv_offloading_size}, and backend {self.backend} knows no CPU memory; "
-                "allowed: backend engine, fast"
-            )
-
-    def _check_fast_tier(self) -> None:
-        """What `fast` knows of CPU memory (eviction/tiers.py)."""
-        for name in TIER_FIELDS[1:]:
-            if getattr(self, name) != _OPTIONAL[name]:
-                raise ValueError(f"{name} is {getattr(self, name)}, which backend fast does not know; allowed: engine")
-        if self.raw_blocks or self.is_curve:
-            raise ValueError("kv_offloading_size with raw blocks or capacity all; allowed: one without the other")
 
     @property
     def is_curve(self) -> bool:
@@ -317,66 +205,17 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-SCHEDULER: dict[str, Any] = {
-    "scheduling_policy": "fcfs",
-    "scheduler_cls": None,
-    "long_prefill_token_threshold": 0,
-    "watermark": 0.0,
-    "scheduler_reserve_full_isl": True,
-    "max_num_active_seqs": None,
-}
-"""The options of vLLM's scheduler under vLLM's own names, with its defaults."""
-TIER_FIELDS = (
-    "kv_offloading_size", "offload_gbps", "offload_block_size", "offload_store_threshold", "offload_policy",
-)  # fmt: skip
-"""Of blocks in CPU memory."""
-
-
 def heeded_fields(backend: str) -> list[str]:
     """The fields that a backend may heed."""
     return [field.name for field in config_fields() if backend == "engine" or field.about.scope != "engine"]
 
 
-_OPTIONAL: dict[str, Any] = {
-    "engine_args": {},
-    "tensor_parallel": 1,
-    "host_overhead_ms": 0.0,
-    "replicas": 1,
-    "router": None,
-    "router_params": {},
-    **SCHEDULER,
-    "offload_store_threshold": 1,
-    "offload_policy": "lru",
-} | dict.fromkeys(TIER_FIELDS[:3])
-"""The fields that are left out of all rows where they have this default."""
-
-
 def optional_fields(backend: str) -> dict[str, Any]:
     """The fields that are left out of a backend's rows where they have this default."""
     if backend == "engine":
-        return _OPTIONAL
+        return OPTIONAL
     defaults = msgspec.structs.asdict(RunConfig(backend="fast"))
-    return _OPTIONAL | {field.name: defaults[field.name] for field in config_fields() if field.about.scope == "groups"}
-
-
-class Field(NamedTuple):
-    """A field of a type of rows."""
-
-    name: str
-    kind: Any
-    about: About
-
-
-@cache
-def fields_of(kind: type) -> tuple[Field, ...]:
-    """The fields of a type, in their order, with what is said of them; those without an `About` are left out."""
-    hints = get_type_hints(kind, include_extras=True)
-    found = []
-    for name in kind.__struct_fields__:  # type: ignore[attr-defined]
-        about = [mark for mark in getattr(hints[name], "__metadata__", ()) if isinstance(mark, About)]
-        if about:
-            found.append(Field(name, hints[name].__origin__, about[0]))
-    return tuple(found)
+    return OPTIONAL | {field.name: defaults[field.name] for field in config_fields() if field.about.scope == "groups"}
 
 
 def config_fields() -> tuple[Field, ...]:

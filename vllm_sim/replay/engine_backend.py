@@ -66,14 +66,16 @@ def run_engine(
     arrivals = [engine.Arrival(*arrival) for arrival in planned]
     setup = _setup(engine, trace, config, model_config(config.model))
     router = None if config.router is None else router_of(config)
-    known = _known(engine, trace, records, config)
-    asked = [engine.Asked(record.cache_salt, record.priority or 0, record.max_tokens) for record in records]
+    row_facts = _row_facts(engine, trace, records, config)
+    settings = [
+        engine.RequestSettings(record.cache_salt, record.priority or 0, record.max_tokens) for record in records
+    ]
     step_ms = None if latency is None else latency.step_ms
-    served: list[Any] = []
+    outcomes: list[Any] = []
     with ExitStack() as stack:
         drivers = []
         for _ in range(config.replicas):  # all before one is shut down, which ends more than itself
-            core = engine.make_core(path, config.model, setup, known)
+            core = engine.make_core(path, config.model, setup, row_facts)
             stack.callback(core.shutdown)
             engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
             drivers.append(
@@ -81,7 +83,7 @@ def run_engine(
                     core,
                     trace,
                     step_ms,
-                    asked,
+                    settings,
                     config.concurrency if router is None else None,
                     progress if router is None else _silent,
                     None if watcher is None else watcher.step,
@@ -93,13 +95,13 @@ def run_engine(
         driver, groups = drivers[0], drivers[0].groups
         fleet = None if router is None else engine_fleet(drivers, router, loaded, config, progress)
         for one in (driver if fleet is None else fleet).run(arrivals):
-            served.append(one)
+            outcomes.append(one)
             if watcher is not None:
                 result = next(request_results(_outcome([one], loaded, config, groups)))
                 watcher.request(msgspec.structs.replace(result, row=one.row))
-    served.sort(key=lambda one: one.row)
+    outcomes.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
-    outcome = replace(_outcome(served, loaded, config, groups), steps=steps)
+    outcome = replace(_outcome(outcomes, loaded, config, groups), steps=steps)
     tier = drivers[0].tier
     if tier is not None:  # of a fleet there is none
         facts = tier.facts()
@@ -142,13 +144,13 @@ def run_cache(loaded: Loaded, config: RunConfig, progress: Callable[[int], None]
     from vllm_sim.engine.backends.sequence import SequentialCache
 
     setup = _setup(engine, trace, config, model_config(config.model))
-    core = engine.make_core(path, config.model, setup, _known(engine, trace, records, config))
+    core = engine.make_core(path, config.model, setup, _row_facts(engine, trace, records, config))
     with ExitStack() as stack:
         stack.callback(core.shutdown)
-        asked = [engine.Asked(record.cache_salt) for record in records]
-        cache = SequentialCache(core, trace, asked, config.block_size)
-        served = cache.run(progress)
-    outcome = _outcome(served, loaded, config, cache.groups)
+        settings = [engine.RequestSettings(record.cache_salt) for record in records]
+        cache = SequentialCache(core, trace, settings, config.block_size)
+        outcomes = cache.run(progress)
+    outcome = _outcome(outcomes, loaded, config, cache.groups)
     totals = Totals(cache.ledger.working_set_blocks, cache.ledger.evicted_blocks, cache.ledger.orphan_blocks)
     outcome = replace(outcome, totals=totals, schedule=None)
     return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
@@ -171,9 +173,9 @@ def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None
         stack.callback(core.shutdown)
         cache = compiled_cache(core, config.block_size)
     requests = cache_requests(trace, records, config.block_size)
-    served, totals = cache.run(requests, link(requests, config.block_size))
+    outcomes, totals = cache.run(requests, link(requests, config.block_size))
     progress(len(records))
-    outcome = replace(_outcome(served, loaded, config, cache.groups), totals=Totals(*totals), schedule=None)
+    outcome = replace(_outcome(outcomes, loaded, config, cache.groups), totals=Totals(*totals), schedule=None)
     return Result(summarise(config, path.name, trace.sha256, outcome), outcome)
 
 
@@ -189,11 +191,11 @@ def _import_engine() -> Any:
     return driver
 
 
-def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
+def _outcome(outcomes: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
     """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
-    rows = [one.row for one in served]
+    rows = [one.row for one in outcomes]
     prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
-    found = [one.admission for one in served]
+    found = [one.admission for one in outcomes]
     parts = evicted_by = allocated = tier = None
     again = np.zeros(len(rows), np.int64)
     if config.attribution:
@@ -214,20 +216,20 @@ def _outcome(served: Sequence[Any], loaded: Loaded, config: RunConfig, groups: A
         labels=loaded.labels,
         block_size=config.block_size if groups is None else groups.unit_tokens,
         prompt_tokens=prompt,
-        output_tokens=np.array([one.output_tokens for one in served], np.int64),
-        rejected=np.array([one.rejected for one in served], np.bool_),
+        output_tokens=np.array([one.output_tokens for one in outcomes], np.int64),
+        rejected=np.array([one.rejected for one in outcomes], np.bool_),
         parts=parts,
         evicted_by=evicted_by,
         blocks_allocated=allocated,
         totals=None,
         retokenised=[loaded.retokenised[row] for row in rows],
         schedule=Schedule(
-            preemptions=np.array([one.preemptions for one in served], np.int64),
+            preemptions=np.array([one.preemptions for one in outcomes], np.int64),
             readmission_hit_tokens=again,
-            arrival_ms=np.array([one.arrival_ms for one in served]),
-            first_scheduled_ms=_times(served, "first_scheduled_ms"),
-            first_token_ms=_times(served, "first_token_ms"),
-            end_ms=_times(served, "end_ms"),
+            arrival_ms=np.array([one.arrival_ms for one in outcomes]),
+            first_scheduled_ms=_times(outcomes, "first_scheduled_ms"),
+            first_token_ms=_times(outcomes, "first_token_ms"),
+            end_ms=_times(outcomes, "end_ms"),
         ),
         groups=None if groups is None else _groups(groups, found),
         tier=tier,
@@ -241,8 +243,8 @@ def _groups(facts: Any, found: Sequence[Any]) -> Groups:
     return Groups(groups, facts.hit_alignment_tokens, facts.capacity_tokens, np.array(missed, np.int64))
 
 
-def _times(served: Sequence[Any], name: str) -> Floats:
-    return np.array([np.nan if one.rejected else getattr(one, name) for one in served], np.float64)
+def _times(outcomes: Sequence[Any], name: str) -> Floats:
+    return np.array([np.nan if one.rejected else getattr(one, name) for one in outcomes], np.float64)
 
 
 def _arrival(config: RunConfig) -> str:
@@ -251,16 +253,16 @@ def _arrival(config: RunConfig) -> str:
     return f"closed, concurrency {config.concurrency}"
 
 
-def _known(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config: RunConfig) -> Any:
+def _row_facts(engine: Any, trace: TokenisedTrace, records: Sequence[Record], config: RunConfig) -> Any:
     """What the policy may know of the rows; None for `lru`, which asks for nothing."""
     if config.policy == "lru":
         return None
     salts = [record.cache_salt for record in records]
     said = (arrivals_ms(records), hints(records))
     if config.policy != "belady":
-        return engine.Known(categories(records), salts, None, *said)
+        return engine.RowFacts(categories(records), salts, None, *said)
     requests = cache_requests(trace, records, config.block_size)
-    return engine.Known(requests.category, salts, link(requests, config.block_size), *said)
+    return engine.RowFacts(requests.category, salts, link(requests, config.block_size), *said)
 
 
 def _arrivals(

@@ -32,8 +32,8 @@ def engine_fleet(
     Raises:
         ValueError: the model has several cache groups.
     """
+    from vllm_sim.engine.backends.engine_builder import number_hashes
     from vllm_sim.engine.backends.fleet import FleetDriver, Names
-    from vllm_sim.engine.backends.offline import number_hashes
 
     if drivers[0].groups is not None:
         raise ValueError(

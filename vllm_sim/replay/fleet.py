@@ -10,7 +10,8 @@ from vllm_sim.fleet.registry import find_router, make_router
 from vllm_sim.fleet.router import Router, RouterContext
 from vllm_sim.fleet.sequence import Calls, FleetRun, run_fleet
 from vllm_sim.provenance import load_entry
-from vllm_sim.replay.config import CACHES, RunConfig
+from vllm_sim.replay.backends import CACHES
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.trace.record import Record
 
 if TYPE_CHECKING:

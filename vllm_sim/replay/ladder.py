@@ -28,7 +28,8 @@ from vllm_sim.eviction.names import OFFLINE
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.assigned import AssignedRouter
 from vllm_sim.fleet.router import RouterContext
-from vllm_sim.replay.config import About, RunConfig
+from vllm_sim.replay.about import About
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.fleet import run_caches
 from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.replay.rows import SCHEMA, Row, head

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vllm_sim.replay.config import About, RunConfig
+from vllm_sim.replay.about import About
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.trace.files import open_output
 
 Row = dict[str, Any]

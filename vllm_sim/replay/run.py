@@ -15,8 +15,9 @@ from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.simulate import Run
 from vllm_sim.models.layers import keeps_less, kv_bytes_a_token
 from vllm_sim.provenance import load_entry
+from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS, TIERS
 from vllm_sim.replay.breakdown import Blocks, breakdown
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.fleet import serve_fleet
 from vllm_sim.replay.outcome import Fleet, Labels, Outcome, TierHits, TierTraffic, Totals, labels_of
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens

@@ -14,7 +14,8 @@ from vllm_sim.eviction.registry import make_policy
 from vllm_sim.fleet.names import DEFAULT
 from vllm_sim.fleet.registry import make_router
 from vllm_sim.fleet.router import RouterContext
-from vllm_sim.replay.config import ALL, RunConfig
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.config_checks import ALL
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import check_layers, has_groups
 from vllm_sim.sweep.capacity import capacity_blocks

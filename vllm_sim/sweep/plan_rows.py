@@ -11,7 +11,8 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import numpy as np
 
-from vllm_sim.replay.config import About, RunConfig
+from vllm_sim.replay.about import About
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import BOUNDS, Roofline
 from vllm_sim.replay.outcome import Outcome
@@ -108,9 +109,9 @@ def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out
         policy_params=probe.config.policy_params,
         block_size=probe.config.block_size,
         capacity_blocks=blocks,
-        capacity_tokens=int(probe.room.tokens * blocks / probe.room.blocks),
-        capacity_gib=round(blocks * probe.room.bytes_per_block / 2**30, 3),
-        capacity_share=round(blocks / probe.room.blocks, 4),
+        capacity_tokens=int(probe.device.tokens * blocks / probe.device.blocks),
+        capacity_gib=round(blocks * probe.device.bytes_per_block / 2**30, 3),
+        capacity_share=round(blocks / probe.device.blocks, 4),
         token_hit_rate=round(
             sum(row["hit_tokens"] for row in rows) / max(1, sum(row["prompt_tokens"] for row in rows)), 6
         ),

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 from vllm_sim.models.layers import keeps_less
 from vllm_sim.replay.cache_facts import cache_facts
-from vllm_sim.replay.config import ALL, RunConfig
+from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.config_checks import ALL
 from vllm_sim.replay.latency import device_bytes
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import sweep
@@ -51,7 +52,7 @@ class Wanted(NamedTuple):
     """What `engine.model_cache.Memory` has besides the total."""
 
 
-class Room(NamedTuple):
+class DeviceCache(NamedTuple):
     """What a device holds."""
 
     blocks: int
@@ -69,7 +70,7 @@ class Probe(NamedTuple):
     config: RunConfig
     rows: list[Row]
     """Of each replica."""
-    room: Room
+    device: DeviceCache
 
     def misses(self, level: tuple[Bound, ...]) -> list[str]:
         """What does not meet the level."""
@@ -104,13 +105,13 @@ def plan(wanted: Wanted, out: Path, say: Callable[[str], None] = lambda text: No
     """
     for load_ in wanted.loads:
         for size in wanted.block_sizes:
-            room = _room(wanted, size)
+            device = _device_cache(wanted, size)
             for policy in wanted.policies:
                 config = replace(wanted.config, policy=policy, block_size=size, speedup=load_)
-                yield _Search(wanted, config, room, out, say).run()
+                yield _Search(wanted, config, device, out, say).run()
 
 
-def _room(wanted: Wanted, block_size: int) -> Room:
+def _device_cache(wanted: Wanted, block_size: int) -> DeviceCache:
     config = wanted.config
     assert config.model is not None  # the engine needs one
     trace = load(wanted.trace, config.model).trace
@@ -120,14 +121,14 @@ def _room(wanted: Wanted, block_size: int) -> Room:
     assert facts.blocks is not None
     assert facts.kv_cache_size_tokens is not None
     least = -(-facts.longest_request_bytes // facts.bytes_per_block)
-    return Room(facts.blocks, least, facts.bytes_per_block, facts.kv_cache_size_tokens)
+    return DeviceCache(facts.blocks, least, facts.bytes_per_block, facts.kv_cache_size_tokens)
 
 
 class _Search:
     """The search for one load, policy and block size."""
 
-    def __init__(self, wanted: Wanted, config: RunConfig, room: Room, out: Path, say: Callable[[str], None]):
-        self.wanted, self.config, self.room, self.out, self.say = wanted, config, room, out, say
+    def __init__(self, wanted: Wanted, config: RunConfig, device: DeviceCache, out: Path, say: Callable[[str], None]):
+        self.wanted, self.config, self.device, self.out, self.say = wanted, config, device, out, say
         self.tried: list[Probe] = []
 
     def run(self) -> Planned:
@@ -141,7 +142,7 @@ class _Search:
         config = replace(self.config, capacity_blocks=blocks)
         shares = split_sessions(self.wanted.trace, replicas, self.out / "replicas")
         rows = sweep([GridRun(share, config) for share in shares], self.out / "runs.jsonl", jobs=1)
-        probe = Probe(config.speedup, replicas, config, rows, self.room)
+        probe = Probe(config.speedup, replicas, config, rows, self.device)
         self.tried.append(probe)
         verdict = "meets the level" if probe.excess(self.wanted.level) <= 1 else "does not"
         self.say(f"load {config.speedup:g}, {config.policy}: {replicas} replicas of {blocks:,} blocks: {verdict}")
@@ -153,14 +154,14 @@ class _Search:
     def _replicas(self) -> Probe | None:
         """With all the memory of each device; None where too many would be needed."""
         failed, replicas = 0, 1
-        while not self._meets(probe := self._try(replicas, self.room.blocks)):
+        while not self._meets(probe := self._try(replicas, self.device.blocks)):
             failed = replicas
             if replicas == self.wanted.most_replicas:
                 return None
             replicas = min(2 * replicas, self.wanted.most_replicas)
         while replicas - failed > 1:
             middle = (replicas + failed) // 2
-            tried = self._try(middle, self.room.blocks)
+            tried = self._try(middle, self.device.blocks)
             if self._meets(tried):
                 replicas, probe = middle, tried
             else:
@@ -169,7 +170,7 @@ class _Search:
 
     def _capacity(self, best: Probe) -> Probe:
         """The smallest cache of a replica, from a deployment with all the memory."""
-        low, high = self.room.least_blocks - 1, self.room.blocks
+        low, high = self.device.least_blocks - 1, self.device.blocks
         guess = self._enough(best.replicas)
         if guess < high:
             probe = self._try(best.replicas, guess)
@@ -190,17 +191,17 @@ class _Search:
         """Where LRU has all its hits, with room for the longest request; the whole device if that is unknown."""
         config = replace(self.config, backend="fast", policy="lru", policy_params={}, capacity_blocks=ALL)
         if config.model is None or keeps_less(config.model):
-            return self.room.blocks
+            return self.device.blocks
         enough = 0
         for share in split_sessions(self.wanted.trace, replicas, self.out / "replicas"):
             curve = curve_summary(share, config).curve
             assert curve is not msgspec.UNSET  # capacity all has one
             rates = curve.token_hit_rate
-            within = [at for at in range(len(rates)) if curve.capacity_blocks[at] <= self.room.blocks]
+            within = [at for at in range(len(rates)) if curve.capacity_blocks[at] <= self.device.blocks]
             most = rates[within[-1]] if within else 0.0
             place = next((at for at in within if rates[at] >= most - _NEAR), 0)
             enough = max(enough, curve.capacity_blocks[place])
-        return min(self.room.blocks, enough + self.room.least_blocks)
+        return min(self.device.blocks, enough + self.device.least_blocks)
 
     def _alone(self) -> Row:
         """A request at a time, with a cache that never evicts: no deployment of this device is faster."""

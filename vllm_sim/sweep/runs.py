@@ -21,7 +21,8 @@ from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.registry import find_router
 from vllm_sim.provenance import fingerprint
 from vllm_sim.replay import run as replay_run
-from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
+from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS, TIERS
+from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 

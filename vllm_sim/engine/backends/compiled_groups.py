@@ -18,9 +18,9 @@ from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens
 from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts, hit_alignment
-from vllm_sim.engine.backends.driver import Served
+from vllm_sim.engine.backends.engine_builder import scheduler_of
 from vllm_sim.engine.backends.ledger import Admission
-from vllm_sim.engine.backends.offline import scheduler_of
+from vllm_sim.engine.backends.row_outcome import RowOutcome
 from vllm_sim.eviction.chains import Chains, Requests
 from vllm_sim.eviction.group_kernel import EVICTIONS, KEYS, serve_groups
 from vllm_sim.eviction.group_lookup import CHUNK, FULL, WINDOW, Shape
@@ -39,7 +39,7 @@ class CompiledCache(NamedTuple):
     """A request that computes so many tokens or more is rejected."""
     chunk_tokens: int
 
-    def run(self, requests: Requests, chains: Chains) -> tuple[list[Served], tuple[int, int, None]]:
+    def run(self, requests: Requests, chains: Chains) -> tuple[list[RowOutcome], tuple[int, int, None]]:
         """Serves all rows in their order.
 
         Args:
@@ -55,7 +55,7 @@ class CompiledCache(NamedTuple):
         prompts, outputs = requests.prompt_tokens, requests.output_tokens
         out, cache = serve_groups(chains, prompts, outputs, self.shape, self.blocks, self.longest, self.chunk_tokens)
         rejected = computed_tokens(prompts, outputs) >= self.longest
-        served = []
+        outcomes = []
         for row, (hit, generated, cold, evicted, windows, alignment, group, by, allocated) in enumerate(out.tolist()):
             found = Admission(
                 hit_blocks=hit,
@@ -69,8 +69,8 @@ class CompiledCache(NamedTuple):
                 missed_group=None if group < 0 else group,
             )
             tokens = 0 if rejected[row] else int(outputs[row])
-            served.append(Served(row, 0.0, rejected=bool(rejected[row]), output_tokens=tokens, admission=found))
-        return served, (int(cache.counts[KEYS]), int(cache.counts[EVICTIONS]), None)
+            outcomes.append(RowOutcome(row, 0.0, rejected=bool(rejected[row]), output_tokens=tokens, admission=found))
+        return outcomes, (int(cache.counts[KEYS]), int(cache.counts[EVICTIONS]), None)
 
 
 def compiled_cache(core: EngineCore, unit_tokens: int) -> CompiledCache:

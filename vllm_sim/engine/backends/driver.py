@@ -12,8 +12,7 @@ takes its time as on a device. Not modelled: the front end (tokenising, HTTP) an
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -22,9 +21,11 @@ from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.backends.cache_groups import GroupFacts, group_facts
+from vllm_sim.engine.backends.engine_builder import RowFacts, Setup, make_core, scheduler_of
 from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
-from vllm_sim.engine.backends.ledger import Admission, Ledger
-from vllm_sim.engine.backends.offline import Known, RowExecutor, Setup, make_core, scheduler_of
+from vllm_sim.engine.backends.ledger import Ledger
+from vllm_sim.engine.backends.row_executor import RowExecutor
+from vllm_sim.engine.backends.row_outcome import Arrival, RequestSettings, RowOutcome, Step
 from vllm_sim.engine.backends.sparse import SparseSteps
 from vllm_sim.engine.backends.stepping import plain_reason
 from vllm_sim.engine.backends.stored_hashes import use_stored_hashes
@@ -34,55 +35,9 @@ from vllm_sim.step_load import EMPTY, StepLoad, load_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
 __all__ = [
-    "Arrival", "Asked", "Driver", "Known", "RowExecutor", "Served", "Setup", "Step", "make_core", "use_stored_hashes",
+    "Arrival", "Driver", "RequestSettings", "RowExecutor", "RowFacts", "RowOutcome", "Setup", "Step", "make_core",
+    "use_stored_hashes",
 ]  # fmt: skip
-
-
-class Arrival(NamedTuple):
-    """When a row arrives: at a time, or some time after the answer to another row."""
-
-    row: int
-    after_row: int | None
-    """Row whose answer it waits for, or None."""
-    ms: float
-    """Time from the start; with after_row the time from its end."""
-
-
-class Asked(NamedTuple):
-    """What a row's request asks for besides its prompt."""
-
-    cache_salt: str | None = None
-    priority: int = 0
-    max_tokens: int | None = None
-    """As recorded; None where it is not known, and then it was more than what was generated up to an end token."""
-
-
-@dataclass(slots=True)
-class Served:
-    """What happened to a row; times in virtual milliseconds."""
-
-    row: int
-    arrival_ms: float
-    rejected: bool = False
-    first_scheduled_ms: float | None = None
-    first_token_ms: float = 0.0
-    end_ms: float = 0.0
-    output_tokens: int = 0
-    preemptions: int = 0
-    admission: Admission | None = None
-
-
-class Step(NamedTuple):
-    """A step that has ended; times in virtual milliseconds."""
-
-    start_ms: float
-    end_ms: float
-    load: StepLoad
-    running: int
-    """Requests that the scheduler runs, and those that wait, when the step has ended."""
-    waiting: int
-    usage: float
-    """Share of the cache's blocks that are in use."""
 
 
 class Driver:
@@ -92,7 +47,7 @@ class Driver:
         core: What make_core built.
         trace: The rows' tokens.
         step_ms: The time of a step in milliseconds, from what it computes. None: steps take no time.
-        asked: What the requests ask for, by row.
+        settings: What the requests ask for, by row.
         concurrency: Rows that may be served at once; None for no bound.
         progress: Called with the number of rows done.
         on_step: Called after each step that computed something.
@@ -106,7 +61,7 @@ class Driver:
         core: EngineCore,
         trace: TokenisedTrace,
         step_ms: Callable[[StepLoad], float] | None,
-        asked: Sequence[Asked],
+        settings: Sequence[RequestSettings],
         concurrency: int | None = None,
         progress: Callable[[int], None] = lambda done: None,
         on_step: Callable[[Step], None] | None = None,
@@ -115,7 +70,7 @@ class Driver:
         unit_tokens: int = 16,
     ):
         assert isinstance(core.model_executor, RowExecutor)
-        self.core, self.trace, self.step_ms, self.asked = core, trace, step_ms, asked
+        self.core, self.trace, self.step_ms, self.settings = core, trace, step_ms, settings
         self.executor = core.model_executor
         self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
         config = core.vllm_config
@@ -145,14 +100,14 @@ class Driver:
             self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger)
         self._tier_steps = None if self.tier is None else TierSteps(self.executor, self.step_ms)
         self.now_ms = 0.0
-        self._running: dict[str, Served] = {}
+        self._running: dict[str, RowOutcome] = {}
         self._requests: dict[str, Any] = {}
         self._silent: set[str] = set()
         """Requests without a token yet."""
         self._batches: deque[StepLoad] = deque()
         """Loads of the steps that are scheduled and have not ended; two at most, and one but for an instant."""
 
-    def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
+    def run(self, arrivals: Sequence[Arrival]) -> Iterator[RowOutcome]:
         """Serves all rows; yields each as it ends. Ties in time are served in the order of rows."""
         waiting: dict[int, list[Arrival]] = {}
         due: list[tuple[float, int]] = []
@@ -164,20 +119,20 @@ class Driver:
         done = 0
         while due or self.is_busy():
             rejected = self.admit(due)
-            for served in [*rejected, *self.step(due, is_alone=bool(rejected))]:
+            for outcome in [*rejected, *self.step(due, is_alone=bool(rejected))]:
                 # A closed loop sends rows in their order, as places get free; only an open one waits for times.
-                base_ms = served.end_ms if self.concurrency is None else 0.0
-                for arrival in waiting.pop(served.row, ()):
+                base_ms = outcome.end_ms if self.concurrency is None else 0.0
+                for arrival in waiting.pop(outcome.row, ()):
                     heapq.heappush(due, (base_ms + arrival.ms, arrival.row))
                 done += 1
                 self.progress(done)
-                yield served
+                yield outcome
 
     def is_busy(self) -> bool:
         """Whether a request is served, a step of requests that have ended is still computed, or a copy is under way."""
         return bool(self._running or self._batches) or (self._tier_steps is not None and self.scheduler.has_requests())
 
-    def admit(self, due: list[tuple[float, int]]) -> list[Served]:
+    def admit(self, due: list[tuple[float, int]]) -> list[RowOutcome]:
         """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
         if due and due[0][0] > self.now_ms and not self.is_busy():
             self.now_ms = due[0][0]
@@ -185,17 +140,17 @@ class Driver:
         while self._is_due(due):
             arrival_ms, row = heapq.heappop(due)
             # A closed loop sends a row when a place is free.
-            served = Served(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
+            outcome = RowOutcome(row, arrival_ms if self.concurrency is None else max(arrival_ms, self.now_ms))
             request, wave = self.core.preprocess_add_request(self._request(row))
             if not self.takes(row):
-                served.rejected = True
-                served.end_ms = self.now_ms
+                outcome.rejected = True
+                outcome.end_ms = self.now_ms
                 if self.ledger is not None:
-                    served.admission = self.ledger.look_at_rejected(request)
+                    outcome.admission = self.ledger.look_at_rejected(request)
                 self.executor.forget(request.request_id)
-                rejected.append(served)
+                rejected.append(outcome)
                 continue
-            self._running[request.request_id] = served
+            self._running[request.request_id] = outcome
             self._requests[request.request_id] = request
             self._silent.add(request.request_id)
             self.core.add_request(request, wave)
@@ -213,18 +168,18 @@ class Driver:
         return needed <= self.capacity_blocks and computed < self.scheduler.max_model_len
 
     def _request(self, row: int) -> EngineCoreRequest:
-        asked = self.asked[row]
+        settings = self.settings[row]
         return EngineCoreRequest(
             request_id=str(row),
             prompt_token_ids=self.trace.prompt(row).tolist(),
             mm_features=None,
-            sampling_params=self._sampling(row, asked.max_tokens),
+            sampling_params=self._sampling(row, settings.max_tokens),
             pooling_params=None,
             arrival_time=self.now_ms,
             lora_request=None,
-            cache_salt=asked.cache_salt,
+            cache_salt=settings.cache_salt,
             data_parallel_rank=None,
-            priority=asked.priority,
+            priority=settings.priority,
         )
 
     def _sampling(self, row: int, max_tokens: int | None) -> SamplingParams:
@@ -234,7 +189,7 @@ class Driver:
             return SamplingParams(max_tokens=length_tokens)
         return SamplingParams(max_tokens=length_tokens + (max_tokens != length_tokens), stop_token_ids=[stop])
 
-    def step(self, due: list[tuple[float, int]], is_alone: bool) -> list[Served]:
+    def step(self, due: list[tuple[float, int]], is_alone: bool) -> list[RowOutcome]:
         """One step of the engine, and before it those that upstream need not see; the clock moves to its end.
 
         Args:
@@ -262,9 +217,9 @@ class Driver:
         hidden = EMPTY if self._sparse is None else self._sparse.reveal(scheduled)
         if scheduled is not None:
             for new in scheduled.scheduled_new_reqs:
-                served = self._running[new.req_id]
-                if served.first_scheduled_ms is None:
-                    served.first_scheduled_ms = self.now_ms
+                outcome = self._running[new.req_id]
+                if outcome.first_scheduled_ms is None:
+                    outcome.first_scheduled_ms = self.now_ms
             is_timed = self.step_ms is not None or self.on_step is not None
             self._batches.append(self._load(scheduled).plus(hidden) if is_timed else EMPTY)
             if self._tier_steps is not None:
@@ -295,15 +250,15 @@ class Driver:
             running, waiting = len(scheduler.running), len(scheduler.waiting)
             self.on_step(Step(start_ms, self.now_ms, load, running, waiting, scheduler.kv_cache_manager.usage))
 
-    def _end(self, name: str) -> Served:
-        served = self._running.pop(name)
+    def _end(self, name: str) -> RowOutcome:
+        outcome = self._running.pop(name)
         request = self._requests.pop(name)
-        served.end_ms = self.now_ms
-        served.output_tokens = request.num_output_tokens
-        served.preemptions = request.num_preemptions
+        outcome.end_ms = self.now_ms
+        outcome.output_tokens = request.num_output_tokens
+        outcome.preemptions = request.num_preemptions
         if self.ledger is not None:
-            served.admission = self.ledger.forget(name)
-        return served
+            outcome.admission = self.ledger.forget(name)
+        return outcome
 
     def _load(self, scheduled: SchedulerOutput) -> StepLoad:
         parts = []

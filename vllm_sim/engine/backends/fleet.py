@@ -17,7 +17,8 @@ from vllm.v1.core.kv_cache_utils import BlockHash, maybe_convert_block_hash
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
-from vllm_sim.engine.backends.driver import Arrival, Driver, Served
+from vllm_sim.engine.backends.driver import Driver
+from vllm_sim.engine.backends.row_outcome import Arrival, RowOutcome
 from vllm_sim.eviction.simulate import BlockEvents
 from vllm_sim.fleet.registry import chosen_by
 from vllm_sim.fleet.router import Replica, RoutedRequest, Router
@@ -65,7 +66,7 @@ class FleetDriver:
         """Rows in places of the closed loop; one that no engine can serve takes none."""
         self._due: list[tuple[float, int]] = []
         self._waiting: dict[int, list[Arrival]] = {}
-        self._endings: list[tuple[float, int, Served]] = []
+        self._endings: list[tuple[float, int, RowOutcome]] = []
         self._news: list[tuple[float, int, int, BlockEvents]] = []
         self._order = itertools.count()
         self._published: list[list[KVEventBatch]] = [[] for _ in drivers]
@@ -78,7 +79,7 @@ class FleetDriver:
                 replica: Replica = self._replicas[number]
                 replica.look = _looking(driver, names)
 
-    def run(self, arrivals: Sequence[Arrival]) -> Iterator[Served]:
+    def run(self, arrivals: Sequence[Arrival]) -> Iterator[RowOutcome]:
         """Serves all rows; yields each as it ends. Ties in time are served in the order of rows, and of engines."""
         for arrival in arrivals:
             if arrival.after_row is None:
@@ -96,10 +97,10 @@ class FleetDriver:
             elif arrival_ms == self._now_ms:
                 self._route(heapq.heappop(self._due))
             else:
-                for served in self._step(number):
+                for outcome in self._step(number):
                     done += 1
                     self.progress(done)
-                    yield served
+                    yield outcome
 
     # What happens next
 
@@ -125,15 +126,15 @@ class FleetDriver:
 
     # What happens
 
-    def _end(self, served: Served) -> None:
+    def _end(self, outcome: RowOutcome) -> None:
         """An answer is known."""
-        replica: Replica = self._replicas[self.replica_of[served.row]]
+        replica: Replica = self._replicas[self.replica_of[outcome.row]]
         replica.outstanding_requests -= 1
-        replica.outstanding_tokens -= self._prompt_tokens(served.row)
-        self._flying -= not served.rejected
+        replica.outstanding_tokens -= self._prompt_tokens(outcome.row)
+        self._flying -= not outcome.rejected
         # A closed loop sends rows in their order, as places get free; only an open one waits for times.
-        base_ms = served.end_ms if self.concurrency is None else 0.0
-        for arrival in self._waiting.pop(served.row, ()):
+        base_ms = outcome.end_ms if self.concurrency is None else 0.0
+        for arrival in self._waiting.pop(outcome.row, ()):
             heapq.heappush(self._due, (base_ms + arrival.ms, arrival.row))
 
     def _route(self, arrival: tuple[float, int]) -> None:
@@ -150,14 +151,14 @@ class FleetDriver:
         self._flying += self.drivers[number].takes(row)
         heapq.heappush(self._inboxes[number], (self._now_ms, row))
 
-    def _step(self, number: int) -> list[Served]:
+    def _step(self, number: int) -> list[RowOutcome]:
         """An engine takes what it was sent and computes a step, or several while nothing else happens."""
         driver = self.drivers[number]
         rejected = driver.admit(self._inboxes[number])
         until_ms = min(self._next_ending(), self._next_arrival(), self._next_step(but=number)[0])
         ended = driver.step([(until_ms, -1)], is_alone=bool(rejected))
-        for served in [*rejected, *ended]:
-            heapq.heappush(self._endings, (served.end_ms, next(self._order), served))
+        for outcome in [*rejected, *ended]:
+            heapq.heappush(self._endings, (outcome.end_ms, next(self._order), outcome))
         for batch in self._published[number]:
             known_ms = driver.now_ms + self.router.delay_ms
             heapq.heappush(self._news, (known_ms, next(self._order), number, self._numbered(batch)))

@@ -15,10 +15,10 @@ from vllm.v1.request import Request
 
 from vllm_sim.block_rules import computed_tokens
 from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts
-from vllm_sim.engine.backends.driver import Asked, Served
+from vllm_sim.engine.backends.engine_builder import scheduler_of
 from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
 from vllm_sim.engine.backends.ledger import Admission, Ledger
-from vllm_sim.engine.backends.offline import scheduler_of
+from vllm_sim.engine.backends.row_outcome import RequestSettings, RowOutcome
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
@@ -28,23 +28,23 @@ class SequentialCache:
     Args:
         core: What make_core built.
         trace: The rows' tokens.
-        asked: What the requests ask for, by row.
+        settings: What the requests ask for, by row.
         unit_tokens: Tokens in which hits and misses are counted.
 
     """
 
-    def __init__(self, core: EngineCore, trace: TokenisedTrace, asked: Sequence[Asked], unit_tokens: int):
+    def __init__(self, core: EngineCore, trace: TokenisedTrace, settings: Sequence[RequestSettings], unit_tokens: int):
         self.scheduler = scheduler = scheduler_of(core)
         self.manager, self.max_model_len = scheduler.kv_cache_manager, scheduler.max_model_len
         self.chunk_tokens = chunk_tokens(scheduler)
-        self.trace, self.asked, self.block_hasher = trace, asked, core.request_block_hasher
+        self.trace, self.settings, self.block_hasher = trace, settings, core.request_block_hasher
         tokens = core.vllm_config.cache_config.kv_cache_size_tokens or 0
         self.groups: GroupFacts | None = group_facts(self.manager, unit_tokens, tokens)
         self.ledger: Ledger | GroupLedger = make_ledger(self.manager, unit_tokens)
 
-    def run(self, progress: Callable[[int], None]) -> list[Served]:
+    def run(self, progress: Callable[[int], None]) -> list[RowOutcome]:
         """Serves all rows in their order."""
-        served = []
+        outcomes = []
         for row in range(len(self.trace)):
             request = self._request(row)
             fits = (
@@ -52,9 +52,9 @@ class SequentialCache:
             )
             admission = self._serve(request, row) if fits else self.ledger.look_at_rejected(request)
             tokens = int(self.trace.response_lengths[row]) if fits else 0
-            served.append(Served(row, 0.0, rejected=not fits, output_tokens=tokens, admission=admission))
+            outcomes.append(RowOutcome(row, 0.0, rejected=not fits, output_tokens=tokens, admission=admission))
             progress(row + 1)
-        return served
+        return outcomes
 
     def _request(self, row: int) -> "_SequentialRow":
         return _SequentialRow(
@@ -63,7 +63,7 @@ class SequentialCache:
             SamplingParams(max_tokens=int(self.trace.response_lengths[row])),
             None,
             arrival_time=0.0,
-            cache_salt=self.asked[row].cache_salt,
+            cache_salt=self.settings[row].cache_salt,
             block_hasher=self.block_hasher,
         )
 

@@ -25,7 +25,7 @@ from vllm_sim.engine import compat
 from vllm_sim.engine.backends.cache_groups import keeps_everything
 from vllm_sim.engine.backends.group_ledger import GroupLedger
 from vllm_sim.engine.backends.ledger import Admission, Ledger
-from vllm_sim.engine.backends.offline import RowExecutor
+from vllm_sim.engine.backends.row_executor import RowExecutor
 from vllm_sim.engine.contact import field
 
 _OFFERED, _HELD, _EVICTED = range(3)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from vllm.distributed.kv_transfer.kv_connector.v1.offloading.common import OffloadingConnectorMetadata
 from vllm.v1.core.sched.output import SchedulerOutput
 
-from vllm_sim.engine.backends.offline import RowExecutor
+from vllm_sim.engine.backends.row_executor import RowExecutor
 from vllm_sim.engine.copy_clock import VirtualClock
 from vllm_sim.step_load import StepLoad
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from scripted_upstream import RecorderUnderTest, Upstream, chat_answer, completion, json_reply, recording
 
-from vllm_sim.record.sessions import Place, Sessions
+from vllm_sim.proxy.sessions import Place, Sessions
 from vllm_sim.trace.record import Record
 
 

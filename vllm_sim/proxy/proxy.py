@@ -17,8 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 import httpx
 
-from vllm_sim.record.recorder import Recorder, Recording
-from vllm_sim.record.request import (
+from vllm_sim.proxy.recorder import Recorder, Recording
+from vllm_sim.proxy.request import (
     RECORDED_PATHS,
     SESSION_HEADER,
     UnreadableRequest,

@@ -19,16 +19,14 @@ from vllm.platforms import current_platform
 from vllm.sampling_params import SamplingParams
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
 from vllm_sim.engine.backends.cache_groups import keeps_everything
-from vllm_sim.engine.copy_clock import VirtualClock
-from vllm_sim.engine.executor import ReplayExecutor
-from vllm_sim.engine.kv_cache import ample_bytes, has_full_attention
+from vllm_sim.engine.backends.row_executor import RowExecutor
+from vllm_sim.engine.kv_cache import has_full_attention
 from vllm_sim.engine.options import KEY
 from vllm_sim.engine.platform import ReplayPlatform
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -43,7 +41,7 @@ from vllm_sim.trace.hints import NO_HINTS, Hints
 from vllm_sim.trace.tokens import TokenisedTrace
 
 
-class Known(NamedTuple):
+class RowFacts(NamedTuple):
     """What a policy may know of the rows of a trace."""
 
     category: Array
@@ -85,61 +83,14 @@ class Setup:
     """Further arguments of EngineArgs, by name; what is not there is vLLM's default."""
 
 
-class RowExecutor(ReplayExecutor):
-    """Answers the request named "7" with row 7, and keeps what was scheduled until the driver takes it."""
-
-    _scheduled: SchedulerOutput | None = None
-    clock: VirtualClock
-    """Of the copies between tiers, where there are any; the driver sets it."""
-
-    def _choose(self, request_id: str, prompt_token_ids: list[int], params: SamplingParams) -> int | None:
-        row = int(request_id)
-        self._answer(request_id, len(prompt_token_ids), row, params)
-        return row
-
-    def _step(self, output: SchedulerOutput) -> Any:
-        self._scheduled = output
-        return super()._step(output)
-
-    def stop_token(self, row: int) -> int | None:
-        """The end token that ends a row's answer; None where its length does."""
-        if self.trace.is_made(row):
-            return self._answers.vocabulary.eos_token_id if self.trace.has_end[row] else None
-        last = int(self.trace.response(row)[-1])
-        return last if last in self.trace.end_token_ids and not self.trace.cut[row] else None
-
-    def determine_available_memory(self) -> list[int]:
-        if self.cache_config.num_gpu_blocks_override is not None:
-            return super().determine_available_memory()
-        lengths = (self.trace.prompt_lengths + self.trace.response_lengths).tolist()
-        return [ample_bytes(self.vllm_config, self._layers.specs, lengths)]
-
-    def _copy_clock(self) -> VirtualClock:
-        self.clock = VirtualClock()
-        return self.clock
-
-    def take_scheduled(self) -> SchedulerOutput | None:
-        """What was scheduled since the last call, if anything was."""
-        scheduled, self._scheduled = self._scheduled, None
-        return scheduled
-
-    def held_requests(self) -> list[str]:
-        """Requests whose answers are kept; one that has ended is dropped with the next step."""
-        return list(self._running)
-
-    def forget(self, request_id: str) -> None:
-        """Drops the answer of a request that will not be scheduled."""
-        self._running.pop(request_id, None)
-
-
-def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None) -> EngineCore:
+def make_core(trace: Path, model: str, setup: Setup, facts: RowFacts | None = None) -> EngineCore:
     """Builds the engine over a trace.
 
     Args:
         trace: The trace.
         model: Folder of the model.
         setup: The configuration.
-        known: What the policy may know; None for `lru`.
+        facts: What the policy may know; None for `lru`.
 
     Raises:
         ValueError: the policy or a parameter is not known, or needs what it is not given.
@@ -150,11 +101,11 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
             f"vllm runs on {type(current_platform).__name__}: set {TRACE_VARIABLE} before vllm is imported"
         )
     numbers: dict[BlockHash, int] = {}
-    online = _make_online(setup, known, numbers)
+    online = _make_online(setup, facts, numbers)
     os.environ[TRACE_VARIABLE] = str(trace)
     config = _engine_config(model, setup, is_full=True)
     if not has_full_attention(config.model_config):
-        if known is not None and known.chains is not None:
+        if facts is not None and facts.chains is not None:
             reason = f"policy {setup.policy} knows the future of one group of blocks, and layers of the model keep less"
             raise ValueError(f"{reason}; allowed there: policies that know none")
         config = _engine_config(model, setup, is_full=False)
@@ -163,13 +114,13 @@ def make_core(trace: Path, model: str, setup: Setup, known: Known | None = None)
     if not keeps_everything(scheduler_of(core).kv_cache_manager):
         longest = min(longest, config.model_config.max_model_len)
         blocks = scheduler_of(core).kv_cache_manager.block_pool.num_gpu_blocks - 1
-        online = _make_online(replace(setup, capacity_blocks=blocks), known, numbers)
+        online = _make_online(replace(setup, capacity_blocks=blocks), facts, numbers)
     compat.MAX_LENGTH.put(core.scheduler, longest)
-    if known is not None and online is not None:
-        if known.chains is not None:
+    if facts is not None and online is not None:
+        if facts.chains is not None:
             assert isinstance(core.model_executor, RowExecutor)
-            numbers.update(number_hashes(core, core.model_executor.trace, known.chains, known.salts))
-        _adopt(core, online, known)
+            numbers.update(number_hashes(core, core.model_executor.trace, facts.chains, facts.salts))
+        _adopt(core, online, facts)
     return core
 
 
@@ -213,11 +164,11 @@ def _engine_config(model: str, setup: Setup, is_full: bool) -> VllmConfig:
         arguments["kv_transfer_config"] = KVTransferConfig(
             kv_connector="OffloadingConnector", kv_role="kv_both", kv_connector_extra_config=setup.tier
         )
-    known = {field.name for field in fields(EngineArgs)} - arguments.keys()
+    allowed = {field.name for field in fields(EngineArgs)} - arguments.keys()
     for name in setup.upstream:
-        if name not in known:
+        if name not in allowed:
             raise ValueError(
-                f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(known))}"
+                f"engine argument {name!r} is unknown or set otherwise; allowed: {', '.join(sorted(allowed))}"
             )
     # Token ids are all that goes in and out; vLLM caches no prefixes of models with states unless it is configured to.
     more = {"skip_tokenizer_init": True, "enable_prefix_caching": True} | setup.upstream
@@ -246,12 +197,12 @@ def scheduler_of(core: EngineCore) -> Scheduler:
     return core.scheduler
 
 
-def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int]) -> OnlineCache | None:
+def _make_online(setup: Setup, facts: RowFacts | None, numbers: dict[BlockHash, int]) -> OnlineCache | None:
     """The policy's online, before there is an engine that an error would leave; None for `lru`.
 
     Args:
         setup: The configuration.
-        known: What the policy may know.
+        facts: What the policy may know.
         numbers: Filled before the online is used: the node of each block hash, where the chains are known.
 
     Raises:
@@ -261,27 +212,27 @@ def _make_online(setup: Setup, known: Known | None, numbers: dict[BlockHash, int
     if policy == "lru":
         make_policy(policy, PolicyContext(capacity, nodes=1), params)
         return None
-    if known is None:
+    if facts is None:
         raise ValueError(f"policy {policy} needs the rows' categories; allowed without them: lru")
-    if known.chains is None:
-        categories = int(known.category.max(initial=0)) + 1
+    if facts.chains is None:
+        categories = int(facts.category.max(initial=0)) + 1
         return OnlineCache(
             policy, online_context(policy, capacity, params, setup.seed)._replace(categories=categories), params
         )
-    context = make_context(known.chains, policy, capacity, setup.seed)
+    context = make_context(facts.chains, policy, capacity, setup.seed)
     return OnlineCache(policy, context, params, lambda names: np.array([numbers[BlockHash(name)] for name in names]))
 
 
-def _adopt(core: EngineCore, online: OnlineCache, known: Known) -> None:
+def _adopt(core: EngineCore, online: OnlineCache, facts: RowFacts) -> None:
     """Puts the pool of an engine that has served nobody under a policy; `belady` knows the order of rows in advance."""
-    category = known.category.tolist()
-    arrival_ms = [math.nan] * len(category) if known.arrival_ms is None else known.arrival_ms.tolist()
-    hints = [NO_HINTS] * len(category) if known.hints is None else [Hints(*said) for said in known.hints.tolist()]
+    category = facts.category.tolist()
+    arrival_ms = [math.nan] * len(category) if facts.arrival_ms is None else facts.arrival_ms.tolist()
+    hints = [NO_HINTS] * len(category) if facts.hints is None else [Hints(*said) for said in facts.hints.tolist()]
     started = itertools.count()
 
     def describe(request: Request) -> Description:
         row = int(request.request_id)
-        return Description(next(started) if known.chains is None else row, category[row], arrival_ms[row], hints[row])
+        return Description(next(started) if facts.chains is None else row, category[row], arrival_ms[row], hints[row])
 
     adopt(scheduler_of(core).kv_cache_manager, online, describe)
 

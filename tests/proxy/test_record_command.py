@@ -15,8 +15,8 @@ import pytest
 from scripted_upstream import Upstream, completion, json_reply
 
 from vllm_sim.cli import main
-from vllm_sim.record.journal import Journal
-from vllm_sim.record.server import parse_upstream
+from vllm_sim.proxy.journal import Journal
+from vllm_sim.proxy.server import parse_upstream
 from vllm_sim.trace.files import format_record, iter_records
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.validate import find_faults
@@ -176,7 +176,7 @@ def test_record_that_cannot_be_written_whole_leaves_nothing(tmp_path: Path) -> N
     out = tmp_path / "o.jsonl"
     code = (
         "import resource, signal, sys; from pathlib import Path\n"
-        "from vllm_sim.record.journal import Journal; from vllm_sim.trace.record import Record\n"
+        "from vllm_sim.proxy.journal import Journal; from vllm_sim.trace.record import Record\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))\n"
         "journal = Journal(Path(sys.argv[1])); list(journal.read())\n"

@@ -13,8 +13,8 @@ from typing import Any
 
 import httpx
 
-from vllm_sim.record.proxy import NO_LIMITS, AskForTokenIds, Limits, Proxy
-from vllm_sim.record.recorder import Recorder
+from vllm_sim.proxy.proxy import NO_LIMITS, AskForTokenIds, Limits, Proxy
+from vllm_sim.proxy.recorder import Recorder
 
 logger = logging.getLogger(__name__)
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from msgspec import structs
 
-from vllm_sim.record.answer import Answer, Choice
-from vllm_sim.record.journal import Journal
-from vllm_sim.record.request import Request
-from vllm_sim.record.sessions import Place, Sessions
-from vllm_sim.record.sse import EventReader
+from vllm_sim.proxy.answer import Answer, Choice
+from vllm_sim.proxy.journal import Journal
+from vllm_sim.proxy.request import Request
+from vllm_sim.proxy.sessions import Place, Sessions
+from vllm_sim.proxy.sse import EventReader
 from vllm_sim.trace.record import Record, parse_record
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_sim.record.sse import EventReader
+from vllm_sim.proxy.sse import EventReader
 
 
 def read(chunks: list[bytes]) -> list[str]:

@@ -15,9 +15,9 @@ import httpx
 import openai
 import uvicorn
 
-from vllm_sim.record.proxy import Proxy
-from vllm_sim.record.recorder import Counts, Recorder
-from vllm_sim.record.server import listen, parse_upstream
+from vllm_sim.proxy.proxy import Proxy
+from vllm_sim.proxy.recorder import Counts, Recorder
+from vllm_sim.proxy.server import listen, parse_upstream
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 
