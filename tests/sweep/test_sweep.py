@@ -1,12 +1,7 @@
-"""`vllm-sim sweep`, run as a user runs it: it goes on after a kill, and the same runs give the same bytes."""
+"""`vllm-sim sweep`, run as a user runs it: its rows, its table, its errors."""
 
 import json
-import os
-import re
-import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,13 +9,10 @@ import pytest
 from tests.commands import vllm_sim
 from tests.making import settings, small_trace
 from tests.serving import MODEL
-from vllm_sim.replay.rows import write_rows
-from vllm_sim.sweep.capacity import capacity_blocks, kv_bytes_a_token
+from tests.sweep.sweeping import SLOW, command, run, run_here, with_modules
 from vllm_sim.sweep.grid import Grid, make_runs, sweep
-from vllm_sim.sweep.lock import only_writer
 from vllm_sim.sweep.results import read_rows
 
-BUSY = "{} is being written by another run; allowed: one at a time"
 GRID = (
     "--policies",
     "lru,arc,belady",
@@ -31,35 +23,6 @@ GRID = (
     "--warmup",
     "0.1",
 )
-# A user's policy that is slow, so that a kill comes in the middle: plain Python, found through PYTHONPATH.
-SLOW = """import time
-
-from vllm_sim.eviction.policy import Policy
-
-
-class Slow(Policy):
-    def started(self, request, hittable):
-        time.sleep(0.01)
-"""
-
-
-def command(trace: Path, out: Path, *options: str) -> list[str]:
-    program = str(Path(sys.executable).with_name("vllm-sim"))
-    return [program, "sweep", str(trace), "--out", str(out), "--model", str(MODEL), *options]
-
-
-def run(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(trace, out, *options), capture_output=True, text=True, timeout=300, check=False)
-
-
-def run_here(trace: Path, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """In this process; with `--jobs 1` no other is started."""
-    return vllm_sim(*command(trace, out, *options)[1:])
-
-
-def with_modules(folder: Path) -> dict[str, str]:
-    """The environment in which a folder's modules are found, besides those that are found here."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
 
 
 def test_two_sweeps_give_the_same_bytes_whatever_the_jobs(tmp_path: Path) -> None:
@@ -102,30 +65,6 @@ def test_two_traces_of_one_file_name_have_a_table_each(tmp_path: Path) -> None:
     assert len(set(rates.values())) == 2
     found = [line[-1] for line in lines if line[:3] == ["4", "20", "80"]]
     assert found == [f"{rate:.4f}" for rate in rates.values()]
-
-
-def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
-    trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    (tmp_path / "slowly.py").write_text(SLOW)
-    environment = with_modules(tmp_path)
-    options = ("--policies", "slowly:Slow", "--capacities", "20,30,40,50,60,70,80,90", "--jobs", "1")
-    line = command(trace, out, *options, "--block-size", "4")
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
-    while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(signal.SIGSTOP)
-    beside = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert beside.returncode == 1
-    assert beside.stderr.splitlines()[-1] == f"vllm-sim: error: {BUSY.format(out)}"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = out.read_bytes().splitlines()
-    assert 2 <= len(kept) < 8
-    subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
-    assert json.loads((tmp_path / "out.run.json").read_text())["runs"] == 8 - len(kept)
-    subprocess.run(command(trace, whole, *options, "--block-size", "4"), env=environment, check=True, timeout=120)
-    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_a_policy_that_was_edited_is_run_again(tmp_path: Path) -> None:
@@ -179,99 +118,6 @@ def test_error_in_a_policy_has_its_cause(tmp_path: Path, monkeypatch: pytest.Mon
     assert isinstance(caught.value.__cause__, KeyError)
 
 
-def test_torn_last_line_is_cut_off_and_its_run_is_made_again(tmp_path: Path) -> None:
-    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru", "arc"], ["20", "40"], [4], [0]))
-    out = tmp_path / "out.jsonl"
-    sweep(runs, out, jobs=1)
-    whole = out.read_bytes()
-    out.write_bytes(whole[:-30])
-    ran: list[tuple[int, int]] = []
-    rows = sweep(runs, out, jobs=1, progress=lambda done, total: ran.append((done, total)))
-    assert ran == [(3, 4), (4, 4)]
-    assert out.read_bytes() == whole
-    assert [row["policy"] for row in rows] == ["lru", "arc", "lru", "arc"]
-
-
-ROW = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": "lru", "capacity_blocks": 1, "block_size": 4}
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"my notes", "line 1: not the beginning of a row"),
-        (b"my\nnotes", "line 1: not a JSON object"),
-        (b"{", "line 1: not the beginning of a row"),
-        (b"\x1f\x8b\xff\n\x00", "line 1: not a JSON object"),
-        (b'{"trace": "mine.jsonl"}', "line 1: the row has no trace_sha256"),
-        (b'{"prompt": "a"}\n{"prompt": "b"}', "line 1: the row has no trace"),
-        (json.dumps(ROW).encode() + b"\n" + json.dumps(ROW).encode()[:20], "line 1: the row has no key"),
-        (json.dumps(ROW | {"key": "0"}).encode() + b"\nmy notes", "line 2: not the beginning of a row"),
-    ],
-)
-def test_file_that_holds_something_else_is_left_as_it_is(tmp_path: Path, content: bytes, reason: str) -> None:
-    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
-    out = tmp_path / "notes.txt"
-    out.write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(f"{out}, {reason}")):
-        sweep(runs, out, jobs=1)
-    assert out.read_bytes() == content
-
-
-@pytest.mark.parametrize("tail", ["", "{", '{"trace": "sma'])
-def test_whatever_a_kill_leaves_of_a_row_is_cut_off(tmp_path: Path, tail: str) -> None:
-    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
-    out = tmp_path / "out.jsonl"
-    sweep(runs, out, jobs=1)
-    whole = out.read_text()
-    out.write_text(whole + tail)
-    sweep(runs, out, jobs=1)
-    assert out.read_text() == whole
-
-
-def test_a_trace_is_not_taken_for_the_file_of_rows(tmp_path: Path) -> None:
-    trace, other = small_trace(tmp_path), tmp_path / "other.jsonl"
-    trace.write_bytes(trace.read_bytes().rstrip(b"\n"))
-    other.symlink_to(trace)
-    content = trace.read_bytes()
-    for out in (trace, other):
-        done = run_here(trace, out)
-        assert done.returncode == 1
-        assert done.stderr == (
-            f"vllm-sim: error: --out is {out}, which is the trace {trace}; allowed: a file of its own for the rows\n"
-        )
-    assert trace.read_bytes() == content
-
-
-@pytest.mark.parametrize("suffix", [".gz", ".zst"])
-def test_rows_are_not_packed(tmp_path: Path, suffix: str) -> None:
-    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
-    out = tmp_path / f"rows.jsonl{suffix}"
-    with pytest.raises(ValueError, match="allowed: a file that is not packed"):
-        sweep(runs, out, jobs=1)
-    assert not out.exists()
-
-
-def test_second_sweep_on_one_file_is_an_error_while_the_first_writes(tmp_path: Path) -> None:
-    runs = make_runs([small_trace(tmp_path)], settings(), Grid(["lru"], ["20"], [4], [0]))
-    out = tmp_path / "new" / "out.jsonl"
-    with only_writer(out), pytest.raises(ValueError, match=re.escape(BUSY.format(out))):
-        sweep(runs, out, jobs=1)
-    assert len(sweep(runs, out, jobs=1)) == 1
-    # The first sweep renames the sorted rows into the place of the file that it holds the lock of.
-    with only_writer(out):
-        write_rows(out, read_rows(out))
-    assert len(sweep(runs, out, jobs=1)) == 1
-    assert sorted(path.name for path in out.parent.iterdir()) == ["out.jsonl", "out.run.json"]
-
-
-def test_rows_of_an_earlier_grid_stay(tmp_path: Path) -> None:
-    trace, out = small_trace(tmp_path), tmp_path / "out.jsonl"
-    sweep(make_runs([trace], settings(), Grid(["lru"], ["20"], [4], [0])), out, jobs=1)
-    rows = sweep(make_runs([trace], settings(), Grid(["lru"], ["40"], [4], [0])), out, jobs=1)
-    assert [row["capacity_blocks"] for row in rows] == [40]
-    assert len(out.read_bytes().splitlines()) == 2
-
-
 @pytest.mark.slow
 def test_sweep_of_the_engine_heeds_every_option_that_replay_has(tmp_path: Path) -> None:
     trace, table = small_trace(tmp_path), tmp_path / "table.json"
@@ -303,35 +149,6 @@ def test_blockpool_and_fast_sweep_to_the_same_hits(tmp_path: Path) -> None:
         hits.append([row["hit_tokens"] for row in sweep(runs, tmp_path / f"{backend}.jsonl", jobs=2)])
     assert hits[0] == hits[1]
     assert min(hits[0]) > 0
-
-
-@pytest.mark.parametrize(
-    ("text", "blocks"),
-    [("3000", 3000), ("48000tok", 3000), ("48Ktok", 3000), ("1Mtok", 62500), ("10%", 30), ("0.1%", 1)],
-)
-def test_capacity_in_blocks(text: str, blocks: int) -> None:
-    assert capacity_blocks(text, 16, 300, str(MODEL)) == blocks
-
-
-def test_capacity_in_bytes_is_what_keys_and_values_of_the_model_take() -> None:
-    # Llama-3.2-1B: 2 x 16 layers x 8 heads x 64 x 2 bytes a token.
-    assert kv_bytes_a_token(str(MODEL)) == 32768
-    assert capacity_blocks("1GiB", 16, 300, str(MODEL)) == 2048
-    assert capacity_blocks("unlimited", 16, 300, "") is None
-
-
-@pytest.mark.parametrize("text", ["", "0", "-3", "1.5", "3000 blocks", "16GB", "all"])
-def test_capacity_that_is_none_is_an_error(text: str) -> None:
-    with pytest.raises(ValueError, match="allowed: blocks"):
-        capacity_blocks(text, 16, 300, str(MODEL))
-
-
-@pytest.mark.parametrize(
-    ("text", "reason"), [("15tok", "fills no block"), ("0.01KiB", "fills no block"), ("9" * 400 + "GiB", "up to 2,147")]
-)
-def test_capacity_that_no_cache_has_is_an_error(text: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        capacity_blocks(text, 16, 300, str(MODEL))
 
 
 def test_processes_and_file_are_checked_before_a_trace_is_read(tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from vllm.v1.core.single_type_kv_cache_manager import (
 from vllm.v1.engine.core import EngineCore
 
 from vllm_sim.block_rules import computed_tokens
+from vllm_sim.engine.backends.admissions import Admission
 from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts, hit_alignment
 from vllm_sim.engine.backends.engine_builder import scheduler_of
-from vllm_sim.engine.backends.ledger import Admission
 from vllm_sim.engine.backends.row_outcome import RowOutcome
 from vllm_sim.eviction.chains import Chains, Requests
 from vllm_sim.eviction.group_kernel import EVICTIONS, KEYS, serve_groups

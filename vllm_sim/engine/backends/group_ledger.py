@@ -25,13 +25,13 @@ from vllm.v1.core.kv_cache_utils import KVCacheBlock
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
+from vllm_sim.engine.backends.admissions import Admission, Admissions
 from vllm_sim.engine.backends.cache_groups import hit_alignment, keeps_everything, pool_without_end, unit_of
 from vllm_sim.engine.backends.computed import Computed
-from vllm_sim.engine.backends.ledger import Admission, Ledger
-from vllm_sim.engine.backends.lifetimes import Lifetimes
+from vllm_sim.engine.backends.ledger import Ledger
 
 
-class GroupLedger:
+class GroupLedger(Admissions):
     """Keys of cached blocks: had, cached and evicted by which request; and the admissions by request.
 
     Args:
@@ -40,13 +40,9 @@ class GroupLedger:
     """
 
     def __init__(self, manager: KVCacheManager, block_size: int):
+        super().__init__()
         pool = manager.block_pool
         self.unit_tokens = unit_of(manager, block_size)
-        self.lifetimes = Lifetimes()
-        self.admissions: dict[str, Admission] = {}
-        self.evictions: dict[tuple[str, str], int] = {}
-        """(request that cached the block last, request whose allocation evicted it): blocks."""
-        self.evicted_blocks = 0
         self.orphan_blocks = None
         """Not counted: a window's blocks are kept without those before them."""
         self._is_caching = manager.enable_caching
@@ -69,10 +65,6 @@ class GroupLedger:
         """Distinct blocks that were ever cached, of all groups."""
         return len(self._had)
 
-    def set_time(self, now_ms: float) -> None:
-        """What follows happens at this virtual time."""
-        self.lifetimes.now_ms = now_ms
-
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was kept counts as evicted."""
         found = self._look(request, 0)
@@ -80,9 +72,9 @@ class GroupLedger:
         return found
 
     def forget(self, name: str) -> Admission:
-        """What a request that has ended found; it is not kept."""
+        """See Admissions."""
         self._last_unit.pop(name, None)
-        return self.admissions.pop(name)
+        return super().forget(name)
 
     def _watch(self, manager: KVCacheManager) -> None:
         pool, keys = manager.block_pool, manager.block_pool.cached_block_hash_to_block
@@ -213,10 +205,7 @@ class GroupLedger:
         numbers = self._computed.known(request.cache_salt, request.all_token_ids[:hit_tokens])
         self._last_unit[name] = len(numbers), numbers[-1] if numbers else request.cache_salt
         assert len(numbers) == hit_tokens // unit
-        if request.num_preemptions:
-            self.admissions[name].readmission_hit_tokens += hit_tokens
-        else:
-            self.lifetimes.requests += 1
+        self.count_admission(name, hit_tokens, request.num_preemptions > 0)
         if hit_tokens:
             blocks = [block.block_id for group in hit_blocks.blocks for block in group if not block.is_null]
             self.lifetimes.hit(blocks, is_return=request.num_preemptions > 0)
@@ -240,10 +229,7 @@ class GroupLedger:
         for block, key in lost:
             owners[block] = self._owner[key]
             self._evictor[key] = self._serving
-        self.evicted_blocks += len(owners)
-        for owner in owners.values():
-            pair = owner, self._serving
-            self.evictions[pair] = self.evictions.get(pair, 0) + 1
+        self.count_evictions(owners.values(), self._serving)
 
 
 def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedger:

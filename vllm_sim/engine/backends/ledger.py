@@ -9,42 +9,16 @@ served. num_cached_block says how many blocks of a request have a hash. KV event
 
 from array import array
 from collections.abc import Iterable, KeysView, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
-from vllm_sim.engine.backends.lifetimes import Lifetimes
+from vllm_sim.engine.backends.admissions import Admission, Admissions
 
 
-@dataclass(slots=True)
-class Admission:
-    """What a request found at its first admission, in blocks; and what it took until its end."""
-
-    hit_blocks: int
-    hit_generated_blocks: int
-    cold_blocks: int
-    evicted_blocks: int
-    evicted_by: str | None
-    """Request whose allocation evicted the first block that was missed though it had been seen."""
-    allocated_blocks: int = 0
-    readmission_hit_tokens: int = 0
-    # Where layers do not all keep the same (group_ledger.py):
-    window_blocks: int = 0
-    alignment_blocks: int = 0
-    missed_group: int | None = None
-    """The cache group whose block was missed first."""
-    # Where blocks are in CPU memory too (tier_ledger.py); the three are what evicted_blocks are made of:
-    external_blocks: int = 0
-    """Of the hit."""
-    tier_evicted_blocks: int = 0
-    tier_pending_blocks: int = 0
-    tier_never_blocks: int = 0
-
-
-class Ledger:
+class Ledger(Admissions):
     """Blocks by hash: seen, cached, evicted by which request; and the admissions by request. Hashes have numbers here.
 
     Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time.
@@ -54,14 +28,10 @@ class Ledger:
     """
 
     def __init__(self, manager: KVCacheManager):
+        super().__init__()
         pool, (single,) = manager.block_pool, manager.coordinator.single_type_managers
         self.block_size = pool.hash_block_size
-        self.lifetimes = Lifetimes()
-        self.admissions: dict[str, Admission] = {}
-        self.evictions: dict[tuple[str, str], int] = {}
-        """(request that cached the block last, request whose allocation evicted it): blocks."""
-        self.evicted_blocks = self.orphan_blocks = 0
-        self._orphans = 0
+        self.orphan_blocks = self._orphans = 0
         self._number: dict[Any, int] = {}
         # By the number of a hash:
         self._owner: list[str] = []
@@ -132,10 +102,6 @@ class Ledger:
         compat.CACHE.put(manager, cache_blocks)
         compat.FREE.put(manager.block_pool, free_blocks)
 
-    def set_time(self, now_ms: float) -> None:
-        """What follows happens at this virtual time."""
-        self.lifetimes.now_ms = now_ms
-
     def set_computed(self, tokens: int) -> None:
         """What follows happens when so many tokens have been computed."""
         self.lifetimes.computed_tokens = tokens
@@ -147,9 +113,9 @@ class Ledger:
         return found
 
     def forget(self, name: str) -> Admission:
-        """What a request that has ended found; it is not kept."""
+        """See Admissions."""
         self._cached.pop(name, None)
-        return self.admissions.pop(name)
+        return super().forget(name)
 
     def _look(self, request: Any, hit_blocks: Sequence[int], loaded_blocks: int = 0) -> Admission:
         """What a request finds: blocks of the cache, and so many after them from elsewhere (tier_ledger.py)."""
@@ -167,10 +133,7 @@ class Ledger:
         """A request starts, or returns from a preemption."""
         self._cached[request.request_id] = len(hit_blocks)
         is_return = request.num_preemptions > 0
-        if is_return:
-            self.admissions[request.request_id].readmission_hit_tokens += len(hit_blocks) * self.block_size
-        else:
-            self.lifetimes.requests += 1
+        self.count_admission(request.request_id, len(hit_blocks) * self.block_size, is_return)
         if hit_blocks:
             self.lifetimes.hit(hit_blocks, is_return)
 
@@ -184,15 +147,13 @@ class Ledger:
             self._evict(evicted, name)
 
     def _evict(self, blocks: list[int], name: str) -> None:
-        held, copies, children, evictions = self._held, self._copies, self._children, self.evictions
-        self.evicted_blocks += len(blocks)
+        held, copies, children, numbers = self._held, self._copies, self._children, list[int]()
         for block in blocks:
             number = held[block]
             assert number is not None
+            numbers.append(number)
             held[block] = None
             self._evictor[number] = name
-            pair = self._owner[number], name
-            evictions[pair] = evictions.get(pair, 0) + 1
             copies[number] -= 1
             if not copies[number]:
                 # Its children lose their parent, and if it had lost its own, there is one less of such.
@@ -202,6 +163,7 @@ class Ledger:
                     children[parent] -= 1
                     self._orphans -= not copies[parent]
                 self.orphan_blocks = max(self.orphan_blocks, self._orphans)
+        self.count_evictions([self._owner[number] for number in numbers], name)
 
     def cache(self, request: Any) -> None:
         """Notes the blocks of a request that have got their hash since the last call."""

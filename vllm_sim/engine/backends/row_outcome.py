@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vllm_sim.engine.backends.ledger import Admission
+from vllm_sim.engine.backends.admissions import Admission
 from vllm_sim.step_load import StepLoad
 
 

@@ -14,10 +14,11 @@ from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.block_rules import computed_tokens
+from vllm_sim.engine.backends.admissions import Admission
 from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts
 from vllm_sim.engine.backends.engine_builder import scheduler_of
 from vllm_sim.engine.backends.group_ledger import GroupLedger, make_ledger
-from vllm_sim.engine.backends.ledger import Admission, Ledger
+from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.backends.row_outcome import RequestSettings, RowOutcome
 from vllm_sim.trace.tokens import TokenisedTrace
 

@@ -22,9 +22,10 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.kv_offload.base import PrepareStoreOutput, get_offload_group_idx, make_offload_key
 
 from vllm_sim.engine import compat
+from vllm_sim.engine.backends.admissions import Admission
 from vllm_sim.engine.backends.cache_groups import keeps_everything
 from vllm_sim.engine.backends.group_ledger import GroupLedger
-from vllm_sim.engine.backends.ledger import Admission, Ledger
+from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.backends.row_executor import RowExecutor
 from vllm_sim.engine.contact import field
 
