@@ -155,7 +155,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     kv_offloading_size: Annotated[
         float | None,
-        About("CPU memory that holds blocks too, by vLLM's own offloading; default: none", "GiB", metavar="GIB"),
+        About(
+            "CPU memory that holds blocks too, by vLLM's own offloading; default: none",
+            "GiB",
+            grid="kv-offloading-sizes",
+            metavar="GIB",
+        ),
     ] = None
     offload_gbps: Annotated[
         float | None,
@@ -330,6 +335,8 @@ TIER_FIELDS = (
     "kv_offloading_size", "offload_gbps", "offload_block_size", "offload_store_threshold", "offload_policy",
 )  # fmt: skip
 """Of blocks in CPU memory."""
+TIER_DEFAULTS: dict[str, Any] = dict.fromkeys(TIER_FIELDS[:3]) | {"offload_store_threshold": 1, "offload_policy": "lru"}
+"""Where none are."""
 
 
 def heeded_fields(backend: str) -> list[str]:
@@ -345,9 +352,8 @@ _OPTIONAL: dict[str, Any] = {
     "router": None,
     "router_params": {},
     **SCHEDULER,
-    "offload_store_threshold": 1,
-    "offload_policy": "lru",
-} | dict.fromkeys(TIER_FIELDS[:3])
+    **TIER_DEFAULTS,
+}
 """The fields that are left out of all rows where they have this default."""
 
 
