@@ -127,7 +127,7 @@ def _reader(field: Field, is_grid: bool) -> Any:
 
 def _add_list(group: Any, field: Field, default: Any) -> None:
     """A list of values, under the plural and under the field's own name."""
-    kind = numbers if field.kind is int else texts
+    kind: Any = numbers if field.kind is int else texts
     if field.name == "kv_offloading_size":
         kind, default, text = _gibibytes, ["none"], f"{field.about.text}, or none"
     elif field.name == "capacity_blocks":

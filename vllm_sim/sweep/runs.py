@@ -19,7 +19,7 @@ from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.registry import find_router
-from vllm_sim.provenance import fingerprint
+from vllm_sim.provenance import Maker, fingerprint
 from vllm_sim.replay import run as replay_run
 from vllm_sim.replay.config import BACKENDS, CACHE_OF_GROUPS, TIERS, RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
@@ -97,7 +97,7 @@ def row_code(
         offload_policy: what evicts chunks from there; `lru` and `arc` are vLLM's own.
     """
     is_reached = backend in CACHE_OF_GROUPS and (has_groups or backend != "fast")
-    more = [CACHE_OF_GROUPS[backend]] if is_reached else []
+    more: list[Maker] = [CACHE_OF_GROUPS[backend]] if is_reached else []
     more += [TIERS[backend]] if has_tier and backend in TIERS else []
     more += [] if offload_policy in ("lru", "arc") else [find_policy(offload_policy.partition("{")[0])]
     of_router = [] if router is None else [find_router(router)]
