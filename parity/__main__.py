@@ -3,7 +3,7 @@
 A whole run writes its counts to results/parity.json, `--startup` its ratio, `--search` what it drew and saw.
 
 usage: python -m parity [--quick | --startup] [--no-http] [--keep DIR]
-       python -m parity --search N [--seed S] [--sabotage] [--keep DIR]
+       python -m parity --search N [--seed S] [--tier | --sabotage] [--keep DIR]
        python -m parity --repeat FILE [--keep DIR]
 In the project's environment, after parity/install.sh.
 """
@@ -67,12 +67,14 @@ def parse() -> argparse.Namespace:
     what.add_argument("--search", type=int, metavar="N", help="N configurations and workloads drawn at random")
     what.add_argument("--repeat", type=Path, metavar="FILE", help="the case of a file that a search has left")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the search")
+    parser.add_argument("--tier", action="store_true", help="every case of the search has CPU memory")
     parser.add_argument("--sabotage", action="store_true", help="the search must find a simulator wrong on purpose")
     parser.add_argument("--no-http", action="store_true", help="without the two servers")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="leave the logs and traces here")
     options = parser.parse_args()
-    if options.sabotage and options.search is None:
-        parser.error("--sabotage is for --search")
+    for name in ("sabotage", "tier"):
+        if getattr(options, name) and options.search is None:
+            parser.error(f"--{name} is for --search")
     if options.search is not None and not 0 < options.search < CASES_OF_A_SEED:
         parser.error(f"--search is {options.search}; allowed: 1 to {CASES_OF_A_SEED - 1}")
     return options
@@ -90,7 +92,7 @@ def main() -> int:
             return 0
         model = make_model(folder / "model")
         if options.search is not None:
-            return search.search(folder, model, options.search, options.seed, options.sabotage)
+            return search.search(folder, model, options.search, options.seed, options.sabotage, options.tier)
         if options.repeat is not None:
             return search.repeat(folder, model, options.repeat)
         cases = (BUSY[0], BUSY[2]) if options.quick else BUSY + SERIAL

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from parity.compare import counts, differences, hits, missing
+from parity.compare import copied_blocks, counts, differences, hits, missing
 from parity.workload import BLOCK_SIZE, Case
 
 ROOT = Path(__file__).parents[1]
@@ -63,8 +63,9 @@ def check_steps(folder: Path, cases: Sequence[Case]) -> Found:
         real, simulated = read(folder, case, "real"), read(folder, case, "simulator")
         found = check_facts(case, real["facts"], simulated["facts"]) + differences(real["steps"], simulated["steps"])
         seen = counts(real["steps"])
+        copied = {} if case.tier is None else copied_blocks(real["steps"])
         if case.concurrency is None:
-            found += missing(seen)
+            found += missing(seen | copied)
         wrong += [f"{case.name}: {line}" for line in found]
         facts = real["facts"]
         values = [facts["scheduler"], facts["executor"], facts["pool"], *(f"{count:,}" for count in seen.values())]
@@ -74,7 +75,7 @@ def check_steps(folder: Path, cases: Sequence[Case]) -> Found:
             side: {name: log["facts"][name] for name in CLASSES}
             for side, log in (("real", real), ("simulator", simulated))
         }
-        rows.append({"case": case.name} | flags | classes | seen | {"differences": len(found)})
+        rows.append({"case": case.name} | flags | classes | seen | copied | {"differences": len(found)})
     console.print(table)
     return Found(rows, wrong)
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 Step = dict[str, Any]
-FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "tokens")
+FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "copies", "tokens")
 
 
 def differences(
@@ -16,7 +16,8 @@ def differences(
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
     A step is compared in all `fields`: which requests are scheduled, with how many tokens and computed tokens, in which
-    blocks, which are preempted, resumed or have finished, which hashes are removed, and which tokens come out.
+    blocks, which are preempted, resumed or have finished, which hashes are removed, which blocks are copied to and from
+    which places of CPU memory, and which tokens come out.
     `other` says where the second log is from.
     """
     if not real:
@@ -60,6 +61,15 @@ def counts(steps: list[Step]) -> dict[str, int]:
         "preemptions": sum(len(step["preempted"]) for step in steps),
         "chunked_prefills": chunked,
         "output_tokens": sum(len(tokens) for step in steps for tokens, _ in step["tokens"].values()),
+    }
+
+
+def copied_blocks(steps: list[Step]) -> dict[str, int]:
+    """Blocks that were copied between the GPU's and CPU memory."""
+    copies = [copy for step in steps for copy in step["copies"] if copy[1] != "wait"]
+    return {
+        f"{name}_blocks": sum(len(copy[2]) for copy in copies if copy[1] == way)
+        for name, way in (("stored", "store"), ("loaded", "load"))
     }
 
 

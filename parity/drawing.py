@@ -14,6 +14,8 @@ from vllm_sim.eviction.registry import POLICIES
 
 LIVE = tuple(name for name in POLICIES if name != "belady")
 """The policies that need not know the future."""
+TIER = tuple(name for name in LIVE if name not in ("lru", "arc"))
+"""Those of them that go by their names on CPU memory, where vLLM's own have these two."""
 BLOCK_SIZES = (32, 64, 96, 128)
 REQUESTS = (15, 20)
 """The fewest and the most of a case, but for those that make its last session whole."""
@@ -29,12 +31,13 @@ class Drawn(NamedTuple):
     case: Case
 
 
-def draw(seed: int, number: int) -> Drawn:
+def draw(seed: int, number: int, has_tier: bool = False) -> Drawn:
     """The case of a number.
 
     Args:
         seed: of the search.
         number: from 1, and below CASES_OF_A_SEED.
+        has_tier: whether the case must have CPU memory; else three of ten have.
     """
     rng = random.Random(f"{seed} {number}")
     is_tight = number % 3 != 0
@@ -52,10 +55,24 @@ def draw(seed: int, number: int) -> Drawn:
         shape=shape,
     )
     case = _with_limits(rng, case, is_tight)
-    if rng.random() < 0.3:  # drawn last, so that what a seed draws besides stays what it was
-        chunks = round(case.capacity_blocks * rng.choice((1.0, 2.0, 10.0)))
-        case = replace(case, tier_chunks=chunks, copy_steps=rng.choice((1, 2, 7)))
+    if rng.random() < 0.3 or has_tier:  # drawn last, so that what a seed draws besides stays what it was
+        case = _with_tier(rng, case)
     return Drawn(number, is_tight, case)
+
+
+def _with_tier(rng: random.Random, case: Case) -> Case:
+    """The case with CPU memory that holds its largest prompt."""
+    blocks = round(case.capacity_blocks * rng.choice((1.0, 2.0, 10.0)))
+    copy_steps, chunk_blocks = rng.choice((1, 2, 7)), rng.choice((1, 1, 2))
+    return replace(
+        case,
+        tier_chunks=max(1, blocks // chunk_blocks),
+        copy_steps=copy_steps,
+        chunk_blocks=chunk_blocks,
+        tier_policy=rng.choice(("lru", "lru", "arc", *TIER)),
+        tier_threshold=rng.choice((1, 1, 2)),
+        tier_prompt_only=rng.random() < 0.7,
+    )
 
 
 def _shape(rng: random.Random, is_tight: bool, block_size: int) -> Shape:

@@ -66,7 +66,8 @@ def engine_arguments(case: Case, model: str) -> Any:
 def make_core(case: Case, model: str, is_real: bool) -> Any:
     """The engine of a case.
 
-    The CPU build sets async_scheduling to False whatever is configured; it is set on the finished configuration.
+    The CPU build sets async_scheduling to False whatever is configured; it is set on the finished configuration. With
+    CPU memory requests that finish in one step have an order on all sides, which upstream leaves to each process.
     """
     from vllm.plugins import load_general_plugins
     from vllm.v1.engine.core import EngineCore
@@ -81,7 +82,12 @@ def make_core(case: Case, model: str, is_real: bool) -> Any:
         from parity import simulator
 
         executor = getattr(simulator, case.executor)
-    return EngineCore(config, executor, log_stats=False)
+    core = EngineCore(config, executor, log_stats=False)
+    if case.tier is not None:
+        from vllm_sim.engine.tier import order_finished
+
+        order_finished(core.scheduler.connector)
+    return core
 
 
 class Recorder:
@@ -141,14 +147,34 @@ class Recorder:
             "preempted": self._preempted,
             "finished": sorted(output.finished_req_ids),
             "evicted": self._evicted,
+            "copies": _copies(output.kv_connector_metadata),
             "tokens": {},
         }
         self.steps.append(step)
         self._evicted, self._preempted = [], []
 
 
+def _copies(metadata: Any) -> list[list[Any]]:
+    """The copies that a step begins (a job's number, the direction, the GPU's blocks, CPU memory's chunks), and those
+    that it waits for."""
+    if metadata is None:
+        return []
+    waits = [[job, "wait"] for job in sorted(metadata.jobs_to_flush or ())]
+    jobs = [(job, "load", one.dst_spec, one.src_spec) for job, one in metadata.load_jobs.items()]
+    jobs += [(job, "store", one.src_spec, one.dst_spec) for job, one in metadata.store_jobs.items()]
+    begun = [[job, way, list(map(int, gpu.block_ids)), list(map(int, cpu.block_ids))] for job, way, gpu, cpu in jobs]
+    return begun + waits
+
+
 def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], list[int]]]:
-    """Serves all requests; returns prompt and answer of each row. A closed loop serves rows in their order."""
+    """Serves all requests; returns prompt and answer of each row. A closed loop serves rows in their order.
+
+    As vLLM's own loop it steps on while a copy to CPU memory is under way, whoever is served.
+    """
+
+    def is_busy() -> bool:
+        is_copying = case.tier is not None and core.scheduler.has_requests()
+        return bool(running or core.batch_queue) or is_copying
 
     def arrival(ask: Ask, now: int) -> tuple[int, int]:
         return now + ask.step if case.concurrency is None else 0, ask.row
@@ -159,8 +185,8 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
     served: dict[int, tuple[list[int], list[int]]] = {}
     running: set[str] = set()
     now = 0
-    while due or running or core.batch_queue:
-        if not running and not core.batch_queue:
+    while due or is_busy():
+        if not is_busy():
             now = max(now, due[0][0])
         while due and due[0][0] <= now and (case.concurrency is None or len(running) < case.concurrency):
             ask = asks[heapq.heappop(due)[1]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from parity import checks
-from parity.compare import chunks_inside_output, counts, differences
+from parity.compare import chunks_inside_output, copied_blocks, counts, differences
 from parity.drawing import Drawn, draw
 from parity.results import update
 from parity.sides import REAL_PYTHON, SIMULATOR_PYTHON, real_job, simulated_job, try_side
@@ -37,14 +37,16 @@ class Outcome(NamedTuple):
     versions: dict[str, str]
 
 
-def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool) -> int:
+def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool, has_tier: bool = False) -> int:
     """Runs the first `count` cases of a seed and records what came of them; returns the exit code.
+
+    With `has_tier` every case has CPU memory, which else some have.
 
     Sabotaged, the simulator has an executor that is wrong on purpose: it is run until the first batch that finds it.
     """
     found: list[Outcome] = []
     size = SABOTAGED_BATCH if is_sabotaged else min(BATCH, -(-count // LANES))
-    drawn = [draw(seed, number) for number in range(1, count + 1)]
+    drawn = [draw(seed, number, has_tier) for number in range(1, count + 1)]
     batches = [drawn[start : start + size] for start in range(0, count, size)]
     rounds = [[batch] for batch in batches] if is_sabotaged else [batches]
     for together in rounds:
@@ -56,7 +58,7 @@ def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool) 
     if is_sabotaged:
         return _record_sabotage(found, seed)
     row = summary(found, seed)
-    update("parity", {"search": row})
+    update("parity", {"search_tier" if has_tier else "search": row})
     for name in ("configurations", "pressed", "steps", INSIDE, "differences"):
         checks.console.print(f"search: {row[name]:,} {name.replace('_', ' ')}")
     return 1 if row["differences"] else 0
@@ -109,7 +111,7 @@ def compare(folder: Path, drawn: Drawn) -> Outcome:
         wrong += [f"{side}: {line}" for line in differences(real["steps"], log["steps"])]
     if "simulator" in logs:
         wrong += checks.check_facts(case, real["facts"], logs["simulator"]["facts"])
-    seen = counts(real["steps"]) | {INSIDE: _inside(folder, case, real["steps"])}
+    seen = counts(real["steps"]) | copied_blocks(real["steps"]) | {INSIDE: _inside(folder, case, real["steps"])}
     return Outcome(drawn, seen, wrong, {name: real["facts"][name] for name in ("vllm", "torch")})
 
 
@@ -159,6 +161,7 @@ def summary(found: Sequence[Outcome], seed: int) -> dict[str, Any]:
         "pressed": sum(pressed),
         "tight": sum(one.drawn.is_tight for one in found),
         "tight_not_pressed": sum(one.drawn.is_tight and not is_so for one, is_so in zip(found, pressed, strict=True)),
+        "with_tier": sum(one.drawn.case.tier is not None for one in found),
         f"with_{INSIDE}": sum(one.seen.get(INSIDE, 0) > 0 for one in found),
         "drawn": {name: dict(sorted(counter.items())) for name, counter in drawn.items()},
     }

@@ -70,9 +70,16 @@ class Case:
     enable_chunked_prefill: bool = True
     scheduler_reserve_full_isl: bool = True
     tier_chunks: int | None = None
-    """Blocks that CPU memory holds, by vLLM's OffloadingConnector; None: there is none."""
+    """Chunks that CPU memory holds, by vLLM's OffloadingConnector; None: there is none."""
     copy_steps: int = 2
     """Steps that a copy between the GPU's and CPU memory takes (tier_spec.py)."""
+    chunk_blocks: int = 1
+    tier_policy: str = "lru"
+    """`lru` and `arc` are vLLM's own; any other is one of this package by vLLM's plug-in."""
+    tier_threshold: int = 1
+    """Offers of a chunk, until it is stored."""
+    tier_prompt_only: bool = True
+    """Whether generated tokens are not stored."""
     shape: Shape = USUAL
 
     @classmethod
@@ -96,7 +103,12 @@ class Case:
         if self.tier_chunks is None:
             return None
         spec = {"spec_name": "SteppedSpec", "spec_module_path": "parity.tier_spec", "cpu_bytes_to_use": 1}
-        return spec | {"chunks": self.tier_chunks, "copy_steps": self.copy_steps}
+        size = {"chunks": self.tier_chunks, "copy_steps": self.copy_steps, "blocks_per_chunk": self.chunk_blocks}
+        policy: dict[str, Any] = {"eviction_policy": self.tier_policy}
+        if self.tier_policy not in ("lru", "arc"):
+            policy["cache_policy_module_path"] = "vllm_sim.engine.tier_policy"
+        rule = {"store_threshold": self.tier_threshold, "offload_prompt_only": self.tier_prompt_only}
+        return spec | size | policy | rule
 
     @property
     def policy_params(self) -> dict[str, int]:

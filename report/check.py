@@ -20,6 +20,7 @@ MAKERS = {
     "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
+    "first_": "python milestone3_code/compare_tiers.py",
     "report_": "python milestone3_code/build_mixes.py",
     "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
 }
@@ -114,6 +115,10 @@ def _reason(row: Row) -> str | None:
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "experiment" not in row:
         return make_row(GridRun(trace, config_of(row, model), row.get("capacity")))
+    if row["experiment"] == "tiers":
+        from milestone3_code.study import tiers
+
+        return tiers.row_again(row, trace, model)
     if "mix" in row:
         from milestone3_code.study import run as mixed
 

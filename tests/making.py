@@ -7,6 +7,8 @@ from tests.serving import MODEL, write_trace
 from vllm_sim.replay.config import RunConfig
 
 BLOCK = 4
+TOKEN_BYTES = 16 * 2 * 8 * 64 * 2
+"""Keys and values of Llama 3.2 1B in 16 bits: layers, both, heads, size of a head, bytes."""
 
 
 def rows() -> list[dict[str, Any]]:
@@ -26,3 +28,8 @@ def small_trace(folder: Path) -> Path:
 
 def settings(**values: Any) -> RunConfig:
     return RunConfig(**({"model": str(MODEL), "backend": "fast", "block_size": BLOCK, "capacity_blocks": 40} | values))
+
+
+def gib(blocks: int) -> float:
+    """CPU memory that holds so many blocks."""
+    return blocks * BLOCK * TOKEN_BYTES / 2**30

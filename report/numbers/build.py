@@ -17,6 +17,7 @@ from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
 from report.numbers.parity import parity_numbers, upstream_numbers
+from report.numbers.tiers import tiers_numbers
 
 SOURCE = Path("report/report.typ")
 DATE = datetime(2026, 11, 24, tzinfo=UTC)
@@ -28,6 +29,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ablations": ("mixed.jsonl", ablation_numbers),
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
+    "tiers": ("tiers.jsonl", tiers_numbers),
     "cost": ("pool_cost.json", cost_numbers),
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),

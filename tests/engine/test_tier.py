@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.kv_offload.base import ReqContext
+from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 
 from tests.engine.conftest import MODEL, Start, generate, prompts_of
 from tests.engine.test_replay import BLOCK, ROW_FILES, SHARED_FIELDS, conversations, rows_of
@@ -15,8 +17,11 @@ from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.known import write_config
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
+from vllm_sim.replay.ladder import explain
 from vllm_sim.replay.latency import LatencyTable
 from vllm_sim.replay.rows import GROUP_MISSES, MISSES, TIER_MISSES, RunSummary
+from vllm_sim.replay.run import load
+from vllm_sim.replay.run import run as run_loaded
 
 Replay = Callable[..., tuple[RunSummary, list[dict[str, Any]]]]
 TOKEN_BYTES = 16 * 2 * 8 * 64 * 2
@@ -152,6 +157,21 @@ def test_two_runs_with_a_tier_write_the_same_bytes(run: Replay, tmp_path: Path) 
         assert (tmp_path / "0" / "run" / name).read_bytes() == (tmp_path / "1" / "run" / name).read_bytes()
 
 
+def test_requests_that_finish_in_one_step_leave_the_tier_in_the_order_of_their_rows(
+    run: Replay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished: list[str] = []
+    upstream = CPUOffloadingManager.on_request_finished
+
+    def on_request_finished(self: CPUOffloadingManager, context: ReqContext) -> None:
+        finished.append(context.req_id)
+        upstream(self, context)
+
+    monkeypatch.setattr(CPUOffloadingManager, "on_request_finished", on_request_finished)
+    run(rounds(sessions=12, tokens=100, times=1), capacity_blocks=300, concurrency=12)
+    assert finished == [str(row) for row in range(12)]  # as a set of names they come in another order
+
+
 def test_a_tier_smaller_than_a_request_is_refused(run: Replay) -> None:
     with pytest.raises(ValueError, match="kv_offloading_size holds 100 chunks, and the longest prompt has 125"):
         run(rounds(1, 1000, 1), capacity_blocks=300, concurrency=1, kv_offloading_size=gib(100))
@@ -213,6 +233,26 @@ def test_another_connector_is_refused_by_name(
         EngineArgs(
             model=str(MODEL), max_model_len=1024, kv_transfer_config={"kv_role": "kv_both"} | transfer
         ).create_engine_config()
+
+
+@pytest.mark.parametrize("options", [{}, {"offload_policy": "arc"}])
+def test_the_ladder_of_an_engine_has_the_tier_alone_and_then_the_schedule(
+    environment: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text("".join(json.dumps(row) + "\n" for row in conversations(8, 4, seed=1)))
+    wanted = {"model": str(MODEL), "block_size": BLOCK, "capacity_blocks": 40, "kv_offloading_size": gib(60)} | options
+    loaded = load(trace, str(MODEL))
+    ladder = explain(loaded, RunConfig(**wanted, concurrency=4, offload_gbps=0.01))
+    assert list(ladder.steps) == [
+        "nothing_to_share", "block_rules", "capacity", "routing", "policy", "tier", "schedule", "preemption",
+    ]  # fmt: skip
+    alone = run_loaded(loaded, RunConfig(**wanted, concurrency=1, latency_model="zero")).outcome
+    names = ("schedule", "preemption")
+    expected = alone.prompt_tokens - alone.parts.hit
+    assert (sum(step for name, step in ladder.steps.items() if name not in names) == expected).all()
+    assert ladder.steps["schedule"].any()
 
 
 OURS = "vllm_sim.eviction.policies.{}"

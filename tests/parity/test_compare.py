@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from parity.compare import FIELDS, chunks_inside_output, counts, differences, hits, missing
+from parity.compare import FIELDS, chunks_inside_output, copied_blocks, counts, differences, hits, missing
 from parity.workload import TURNS, make_asks
 
 STEPS: list[dict[str, Any]] = [
@@ -16,6 +16,7 @@ STEPS: list[dict[str, Any]] = [
         "preempted": [],
         "finished": [],
         "evicted": ["aa"],
+        "copies": [[0, "load", [1, 2], [7, 8]]],
         "tokens": {},
     },
     {
@@ -25,6 +26,7 @@ STEPS: list[dict[str, Any]] = [
         "preempted": ["1"],
         "finished": ["2"],
         "evicted": [],
+        "copies": [[1, "store", [3], [9]], [1, "wait"]],
         "tokens": {"0": [[7], None]},
     },
 ]
@@ -35,6 +37,7 @@ OTHER = {
     "preempted": [],
     "finished": [],
     "evicted": ["ab"],
+    "copies": [[0, "load", [1, 3], [7, 8]]],
     "tokens": {"0": [[8], None]},
 }
 
@@ -50,6 +53,10 @@ def test_a_difference_in_any_field_of_any_step_is_found(name: str, step: int) ->
     changed[step][name] = OTHER[name] if changed[step][name] != OTHER[name] else [["9", 0, 1, [9]]]
     (found,) = differences(STEPS, changed)
     assert f"step {step}, {name}:" in found
+
+
+def test_copies_are_counted_by_their_direction_and_waits_are_none() -> None:
+    assert copied_blocks(STEPS) == {"stored_blocks": 1, "loaded_blocks": 2}
 
 
 def test_every_recorded_field_is_compared() -> None:

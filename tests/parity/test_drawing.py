@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from parity.drawing import BLOCK_SIZES, LIVE, REQUESTS, Drawn, draw
+from parity.drawing import BLOCK_SIZES, LIVE, REQUESTS, TIER, Drawn, draw
 from parity.workload import Case, largest_tokens, make_asks
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import POLICIES, make_policy
@@ -60,6 +60,21 @@ def test_every_policy_that_can_be_live_is_drawn_and_everything_else_too(drawn: l
     assert None in values("concurrency")
     assert max(values("long_prefill_token_threshold")) > 0
     assert set(Counter(one.case.shape.turns for one in drawn)) == {1, 2, 3, 4}
+
+
+def test_some_cases_have_cpu_memory_that_holds_their_largest_prompt_and_all_do_where_it_is_wanted(
+    drawn: list[Drawn],
+) -> None:
+    assert 20 <= sum(one.case.tier is not None for one in drawn) <= 45
+    wanted = [draw(7, number, has_tier=True) for number in range(1, 101)]
+    for one, same in zip(wanted, drawn, strict=True):
+        case = one.case
+        assert case.tier_chunks is not None
+        assert case.tier_chunks * case.chunk_blocks + 1 >= case.capacity_blocks
+        assert same.case.tier is None or same == one
+    for name, count in (("tier_policy", 2 + len(TIER)), ("copy_steps", 3), ("chunk_blocks", 2), ("tier_threshold", 2)):
+        assert len({getattr(one.case, name) for one in wanted}) == count
+    assert {one.case.tier_prompt_only for one in wanted} == {True, False}
 
 
 @pytest.mark.parametrize("policy", LIVE)

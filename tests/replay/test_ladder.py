@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.commands import vllm_sim
-from tests.making import settings, small_trace
+from tests.making import gib, settings, small_trace
 from tests.serving import MODEL, write_trace
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.ladder import MAY_BE_NEGATIVE, explain, file_rows, ladder_requests
@@ -83,6 +83,21 @@ def test_the_levels_are_measured_runs_and_the_steps_add_up(tmp_path: Path) -> No
     assert ladder.steps["policy"].any()
     for request in ladder_requests(ladder):
         assert sum(request.steps.values()) == request.prompt_tokens - request.hit_tokens
+
+
+def test_cpu_memory_is_a_step_from_one_cache_of_both_sizes_to_two_tiers(tmp_path: Path) -> None:
+    loaded = load(small_trace(tmp_path), str(MODEL))
+    ladder = explain(loaded, settings(capacity_blocks=30, kv_offloading_size=gib(40)))
+    assert tuple(ladder.steps) == (*STEPS, "tier")
+    chains = link_blocks(loaded, 4, raw_blocks=False).chains
+    outcome = ladder.result.outcome
+    left = outcome.prompt_tokens - sum(ladder.steps[name] for name in STEPS[:3])
+    assert np.array_equal(left, 4 * simulate(chains, "belady", 70).hit)
+    left = left - ladder.steps["routing"] - ladder.steps["policy"]
+    assert np.array_equal(left, 4 * simulate(chains, "lru", 70).hit)
+    assert np.array_equal(left - ladder.steps["tier"], outcome.parts.hit)
+    assert ladder.steps["tier"].any()
+    assert file_rows(ladder)[0]["negative_requests"].keys() == {"routing", "policy", "tier"}
 
 
 def test_rows_of_the_parts_add_up_to_the_whole(tmp_path: Path) -> None:

@@ -47,6 +47,10 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     memory.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="(default: vLLM's)")
     memory.add_argument("--weights", type=size_of, metavar="SIZE", help="of a device (default: unquantised)")
     memory.add_argument("--reserve", type=size_of, metavar="SIZE", help="activations and the rest (default: 2GiB)")
+    memory.add_argument(
+        "--kv-offloading-size", type=float, metavar="GIB", help="CPU memory of each replica that holds blocks too"
+    )
+    memory.add_argument("--offload-gbps", type=float, metavar="X", help="GB/s to and from it (default: of the device)")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
     parser.set_defaults(run=run_plan)
 
@@ -98,6 +102,8 @@ def _wanted(options: argparse.Namespace) -> "Wanted":
         host_overhead_ms=options.host_overhead_ms,
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
+        kv_offloading_size=options.kv_offloading_size,
+        offload_gbps=options.offload_gbps,
     )
     level = parse_level(options.slo)
     check_run(options.out / "runs.jsonl", [options.trace], 1)
@@ -130,7 +136,8 @@ def _show(rows: "list[PlanRow]") -> None:
     ]
     heads = ["load", "policy", "B", "replicas", "GiB", "tokens", "of device", "hit rate", "TTFT p99", "TPOT p99"]
     heads += ["goodput/s", "bound by", "cost/h"]
-    show_table(f"{first.trace}: {first.service_level} on {devices}, each replica; times in ms", heads, lines)
+    tier = "" if first.tier is None else f" and {first.tier.kv_offloading_size:g} GiB of CPU memory"
+    show_table(f"{first.trace}: {first.service_level} on {devices}{tier}, each replica; times in ms", heads, lines)
     for row in rows:
         if not row.met:
             say(f"load {row.load:g}, {row.policy}: the level is not met. It would take {row.what_it_would_take}.")

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -128,8 +129,10 @@ def _reader(field: Field, is_grid: bool) -> Any:
 
 def _add_list(group: Any, field: Field, default: Any) -> None:
     """A list of values, under the plural and under the field's own name."""
-    is_number = field.kind is int
-    if field.name == "capacity_blocks":
+    kind: Callable[[str], Any] = numbers if field.kind is int else texts
+    if field.name == "kv_offloading_size":
+        kind, default, text = _gibibytes, ["none"], f"{field.about.text}, or none"
+    elif field.name == "capacity_blocks":
         default, text = (
             ["10%", "unlimited"],
             (
@@ -142,8 +145,8 @@ def _add_list(group: Any, field: Field, default: Any) -> None:
     group.add_argument(
         *dict.fromkeys((f"--{field.about.grid}", _flag(field.name))),
         dest=field.about.grid.replace("-", "_"),
-        type=numbers if is_number else texts,
-        default=default,
+        type=kind,
+        default=[None] if default == ["none"] else default,
         metavar=f"{field.about.metavar},{field.about.metavar}",
         help=f"{text}; a list (default: {','.join(map(str, default)).replace('%', '%%')})",
     )
@@ -161,6 +164,14 @@ def _capacity(text: str) -> int | None:
 def texts(text: str) -> list[str]:
     """An argument that is a list, separated by commas."""
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _gibibytes(text: str) -> list[float | None]:
+    """An argument that is a list of sizes of CPU memory."""
+    try:
+        return [None if part == "none" else float(part) for part in texts(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GiB, as in none,0.5,4") from None
 
 
 def numbers(text: str) -> list[int]:

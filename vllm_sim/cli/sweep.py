@@ -44,8 +44,10 @@ def run_sweep(options: argparse.Namespace) -> int:
         options.replicas,
         options.routers,
         options.router_params,
+        options.kv_offloading_sizes,
     )
     one: dict[str, Any] = {"replicas": 1, "router": None, "router_params": {}}
+    one["kv_offloading_size"] = next((size for size in options.kv_offloading_sizes if size is not None), None)
     base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={}, **one)
     runs = make_runs(options.traces, base, grid)
     with progress_bar("runs") as progress:
@@ -81,9 +83,9 @@ def _print_tables(
     """Token hit rates, a table for each trace, a column for each policy; of several seeds the mean."""
     from vllm_sim.sweep.units import HEADS, units_of
 
-    rows = [{"replicas": 1, "router": ""} | row for row in rows]
-    for (trace, sha256, replicas, router), found in _grouped(
-        rows, "trace", "trace_sha256", "replicas", "router"
+    rows = [{"replicas": 1, "router": "", "kv_offloading_size": None} | row for row in rows]
+    for (trace, sha256, replicas, router, gib), found in _grouped(
+        rows, "trace", "trace_sha256", "replicas", "router", "kv_offloading_size"
     ).items():
         policies = sorted(_grouped(found, "policy"), key=order.index)
         lines = []
@@ -96,7 +98,8 @@ def _print_tables(
                 units = units_of(capacity, size, working_set, model, traffics.get(sha256)).texts()
             lines.append((size, shown, *units, *(_rate(rates.get(policy, [])) for policy in policies)))
         fleet = f", {replicas} replicas, {router}" if replicas > 1 else ""
-        show_table(f"token hit rate: {trace}{fleet}", ("B", "capacity", *HEADS, *policies), lines)
+        tier = f", {gib:g} GiB of CPU memory" if gib is not None else ""
+        show_table(f"token hit rate: {trace}{fleet}{tier}", ("B", "capacity", *HEADS, *policies), lines)
     rejected = sum(row.get("rejected_requests", 0) > 0 for row in rows)
     if rejected:
         print(f"{rejected:,} runs had requests that need more blocks than there are")

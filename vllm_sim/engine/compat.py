@@ -188,6 +188,15 @@ LOAD = Override(
     delete_when="KV events tell of loads",
     parameters=("keys", "req_context"),
 )
+JOBS = Override(
+    name="jobs",
+    target="vllm.distributed.kv_transfer.kv_connector.v1.offloading_connector:OffloadingConnector.build_connector_meta",
+    why="requests that finish in one step are stored and counted as used in the order of a set of names, which Python "
+    "draws anew in each process; a replay is to be the same in all (tier.py)",
+    upstream="vllm/distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, _build_store_jobs",
+    delete_when="SchedulerOutput.finished_req_ids has an order",
+    parameters=("scheduler_output",),
+)
 MAX_LENGTH = Value(
     name="max_length",
     target="vllm.v1.core.sched.scheduler:Scheduler.max_model_len",
@@ -299,8 +308,8 @@ PUBLISH = Override(
 
 TABLE: tuple[Contact, ...] = (
     FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, WORKER, OFFER, LOAD,
-    MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE, MODULE,
-    PUBLISH,
+    JOBS, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE,
+    MODULE, PUBLISH,
 )  # fmt: skip
 
 

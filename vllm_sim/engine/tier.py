@@ -8,6 +8,9 @@ computed, and both go on besides the steps. A flush stalls the host until its jo
 upstream's worker: the pages of a group's layers without their padding, or the whole block where a layout packs all
 layers into one.
 
+Upstream handles requests that finish in one step in the order of a set of names, which differs from process to process
+and decides what a full tier evicts. `order_finished`, which replays and both sides of parity call, gives them one.
+
 Not modelled: the bandwidth that copies take from the steps, and the launch of a copy.
 """
 
@@ -171,6 +174,21 @@ class Tier:
 
     def shutdown(self) -> None:
         self._connector.shutdown()
+
+
+def order_finished(connector: Any) -> None:
+    """Gives requests that finish in one step an order in the tier: "2" before "10".
+
+    Args:
+        connector: the scheduler's half of the OffloadingConnector; changed.
+    """
+    build = connector.build_connector_meta
+
+    def build_connector_meta(scheduler_output: SchedulerOutput) -> Any:
+        names = sorted(scheduler_output.finished_req_ids, key=lambda name: (len(name), name))
+        return build(replace(scheduler_output, finished_req_ids=names))  # type: ignore[arg-type]  # it iterates alone
+
+    compat.JOBS.put(connector, build_connector_meta)
 
 
 def _block_bytes(config: KVCacheConfig) -> tuple[int, ...]:

@@ -110,12 +110,23 @@ def _compact(row: Row, group: int) -> dict[str, Any]:
         "rates": {rate: row.get(rate) for rate in RATES},
         "workloads": {name: {rate: part[rate] for rate in RATES} for name, part in row.get("by_workload", {}).items()},
     }
+    if "tier_stored_bytes" in row:
+        values["tier"] = _tier(row)
     if "curve" in row:
         count = len(row["curve"]["capacity_blocks"])
         kept = sorted({round(i * (count - 1) / (CURVE_POINTS - 1)) for i in range(CURVE_POINTS)})
         values["curve"] = {rate: [row["curve"][rate][i] for i in kept] for rate in RATES}
         values["curve"]["capacity"] = [row["curve"]["capacity_blocks"][i] for i in kept]
     return values
+
+
+def _tier(row: Row) -> dict[str, Any]:
+    """What CPU memory gave and cost: GiB of it, the share of the prompt tokens from it, GiB that were copied."""
+    found = {"gib": row["kv_offloading_size"], "stored": row["tier_stored_bytes"], "loaded": row["tier_loaded_bytes"]}
+    found |= {name: round(found[name] / 2**30, 3) for name in ("stored", "loaded")}
+    if "external_hit_tokens" in row:
+        found["share"] = row["external_hit_tokens"] / max(1, row["prompt_tokens"])
+    return found
 
 
 def _at(row: Row) -> str:

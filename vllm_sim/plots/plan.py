@@ -43,9 +43,10 @@ def draw_plan(row: Any, tried: Sequence[Any], level: Sequence[Any], out: Path) -
     right.set_ylabel("token hit rate (0 to 1)")
     left.legend(fontsize=7, frameon=False)
     legend_beside(right)
+    tier = "" if row.tier is None else f", {row.tier.kv_offloading_size:g} GiB of CPU memory"
     name = f"plan-{row.load:g}-{row.policy}-{row.block_size}".replace(":", "-")
     caption = [
-        f"{row.trace} ({row.trace_sha256[:8]}), model {row.model}, tensor parallel {row.tensor_parallel}.",
+        f"{row.trace} ({row.trace_sha256[:8]}), model {row.model}, tensor parallel {row.tensor_parallel}{tier}.",
         "Latencies are those of the latency model in virtual time; each point is a run of vLLM's engine.",
     ]
     return save(figure, out, name, caption)

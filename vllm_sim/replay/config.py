@@ -111,7 +111,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     ] = None
     kv_offloading_size: Annotated[
         float | None,
-        About("CPU memory that holds blocks too, by vLLM's own offloading; default: none", "GiB", metavar="GIB"),
+        About(
+            "CPU memory that holds blocks too, by vLLM's own offloading; default: none",
+            "GiB",
+            grid="kv-offloading-sizes",
+            metavar="GIB",
+        ),
     ] = None
     offload_gbps: Annotated[
         float | None,

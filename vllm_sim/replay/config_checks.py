@@ -22,6 +22,8 @@ TIER_FIELDS = (
     "kv_offloading_size", "offload_gbps", "offload_block_size", "offload_store_threshold", "offload_policy",
 )  # fmt: skip
 """Of blocks in CPU memory."""
+TIER_DEFAULTS: dict[str, Any] = dict.fromkeys(TIER_FIELDS[:3]) | {"offload_store_threshold": 1, "offload_policy": "lru"}
+"""Where none are."""
 OPTIONAL: dict[str, Any] = {
     "engine_args": {},
     "tensor_parallel": 1,
@@ -30,9 +32,8 @@ OPTIONAL: dict[str, Any] = {
     "router": None,
     "router_params": {},
     **SCHEDULER,
-    "offload_store_threshold": 1,
-    "offload_policy": "lru",
-} | dict.fromkeys(TIER_FIELDS[:3])
+    **TIER_DEFAULTS,
+}
 """The fields that are left out of all rows where they have this default."""
 
 

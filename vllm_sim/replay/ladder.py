@@ -9,8 +9,12 @@ hits on one level and not on the next:
     capacity          one cache of all blocks under the optimum, `belady`, one request after the other
     routing           a cache for each replica under `belady`, each request where the run's router sent it
     policy            the run's policy in place of `belady`
+    tier              two tiers in place of one cache (with CPU memory): what both hold, and what vLLM does not store
     schedule          the engine: batches, chunks, requests in flight together (engine)
     preemption        prompt tokens computed again after preemptions, less what was found on returns (engine)
+
+With CPU memory `capacity` to `policy` are of one cache of both sizes. `tier` is of both as they are, one request after
+the other, with copies of no time; how long they take is part of `schedule`.
 
 The steps of a request add up to the prompt tokens that it had computed: prompt - hit + recomputed. The first three are
 never negative. The others may be, for a request or in sum: the optimum is one for all requests and not for each,
@@ -22,6 +26,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from vllm_sim.eviction.chains import Array
 from vllm_sim.eviction.names import OFFLINE
@@ -30,6 +35,7 @@ from vllm_sim.fleet.assigned import AssignedRouter
 from vllm_sim.fleet.router import RouterContext
 from vllm_sim.replay.about import About
 from vllm_sim.replay.config import RunConfig
+from vllm_sim.replay.config_checks import TIER_DEFAULTS
 from vllm_sim.replay.fleet import run_caches
 from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.replay.rows import SCHEMA, Row, head
@@ -37,7 +43,7 @@ from vllm_sim.replay.run import Linked, Loaded, Result, link_blocks, run
 from vllm_sim.replay.shared_tokens import shared_tokens
 from vllm_sim.replay.summary import name_order
 
-STEPS = ("nothing_to_share", "block_rules", "capacity", "routing", "policy", "schedule", "preemption")
+STEPS = ("nothing_to_share", "block_rules", "capacity", "routing", "policy", "tier", "schedule", "preemption")
 MAY_BE_NEGATIVE = STEPS[3:]
 
 
@@ -45,7 +51,7 @@ class Ladder(NamedTuple):
     """The steps of every request, and the run that they explain."""
 
     steps: dict[str, Any]
-    """Tokens, an array [n] each; without an engine there are two less."""
+    """Tokens, an array [n] each; without an engine there are two less, without CPU memory one."""
     computed: Any
     """[n], the tokens that the steps add up to."""
     result: Result
@@ -104,8 +110,11 @@ def explain(loaded: Loaded, config: RunConfig, progress: Callable[[int], None] =
     prompt = outcome.prompt_tokens
     levels = [prompt, shared_tokens(loaded.trace, linked.chains, linked.requests.salt, config.block_size)]
     levels += [config.block_size * hits for hits in _levels_of_blocks(linked, loaded, config, outcome)]
+    if config.kv_offloading_size is not None and config.backend == "engine":
+        levels.append(_hits_of_tiers(linked, loaded, config))
     levels.append(outcome.parts.hit)
-    steps = {name: one - other for name, one, other in zip(STEPS, levels, levels[1:], strict=False)}
+    names = [name for name in STEPS if name != "tier" or config.kv_offloading_size is not None]
+    steps = {name: one - other for name, one, other in zip(names, levels, levels[1:], strict=False)}
     computed = prompt - outcome.parts.hit
     if outcome.schedule is not None:
         again = prompt * outcome.schedule.preemptions - outcome.schedule.readmission_hit_tokens
@@ -118,20 +127,38 @@ def explain(loaded: Loaded, config: RunConfig, progress: Callable[[int], None] =
 
 
 def _levels_of_blocks(linked: Linked, loaded: Loaded, config: RunConfig, outcome: Outcome) -> Iterator[Array]:
-    """Hit blocks of each request, [n], on the levels that need no engine; the last is the run itself without one."""
+    """Hit blocks of each request, [n], on the levels of one tier that need no engine; without one or CPU memory the
+    last is the run itself."""
+    config, has_tier = _one_cache(config, outcome), config.kv_offloading_size is not None
     chains, blocks = linked.chains, config.blocks
     without_limit = simulate(chains, "lru", None).hit
     yield without_limit
     yield without_limit if blocks is None else simulate(chains, OFFLINE, blocks).hit
     chosen = _replicas(outcome)
     router = AssignedRouter(RouterContext(config.replicas, config.block_size), chosen)
-    best = msgspec.structs.replace(
-        config, backend="fast", policy="lru" if blocks is None else OFFLINE, policy_params={}
-    )
+    best = replace(config, backend="fast", policy="lru" if blocks is None else OFFLINE, policy_params={})
     yield run_caches(linked, loaded.records, best, router).run.hit
-    if config.backend == "engine":
-        own = msgspec.structs.replace(config, backend="fast")
-        yield run_caches(linked, loaded.records, own, router).run.hit
+    if config.backend == "engine" or has_tier:
+        yield run_caches(linked, loaded.records, replace(config, backend="fast"), router).run.hit
+
+
+def _one_cache(config: RunConfig, outcome: Outcome) -> RunConfig:
+    """The run's configuration, with the blocks of CPU memory as the GPU's."""
+    if outcome.traffic is None:
+        return config
+    tier_blocks = outcome.traffic.chunks * (config.offload_block_size or config.block_size) // config.block_size
+    blocks = None if config.blocks is None else config.blocks + tier_blocks
+    return replace(config, capacity_blocks=blocks, **TIER_DEFAULTS)
+
+
+def _hits_of_tiers(linked: Linked, loaded: Loaded, config: RunConfig) -> Array:
+    """Hit tokens of each request, [n], with both tiers, one request after the other and copies of no time."""
+    at_once = replace(config, offload_gbps=None, latency_model="zero", latency_table=None, concurrency=1)
+    is_plain = (config.offload_block_size, config.offload_store_threshold, config.offload_policy) == (None, 1, "lru")
+    one = replace(at_once, backend="fast") if is_plain else replace(at_once, async_scheduling=False)
+    parts = run(loaded, one, linked).outcome.parts
+    assert parts is not None  # with attribution
+    return parts.hit
 
 
 def _replicas(outcome: Outcome) -> Array:

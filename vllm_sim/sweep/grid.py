@@ -1,4 +1,6 @@
-"""Sweeps: all policies, capacities, fleets, block sizes and seeds, combined, over traces, into one file of rows."""
+"""Sweeps: all policies, capacities, sizes of CPU memory, fleets, block sizes and seeds, combined, over traces, into one
+file of rows.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -15,7 +17,7 @@ from vllm_sim.fleet.names import DEFAULT
 from vllm_sim.fleet.registry import make_router
 from vllm_sim.fleet.router import RouterContext
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.config_checks import ALL
+from vllm_sim.replay.config_checks import ALL, TIER_DEFAULTS
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import check_layers, has_groups
 from vllm_sim.sweep.capacity import capacity_blocks
@@ -63,6 +65,8 @@ class Grid(NamedTuple):
     """Of more than one replica; with one no router has a choice, and it is run once."""
     router_params: Mapping[str, Any] = {}
     """An object for each router that has some."""
+    kv_offloading_sizes: Sequence[float | None] = (None,)
+    """GiB of CPU memory; None: there is none, and the other settings of it have nothing to do."""
 
 
 def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridRun]:
@@ -87,9 +91,11 @@ def make_runs(traces: Sequence[Path], base: RunConfig, grid: Grid) -> list[GridR
         for size in grid.block_sizes:
             working_set = blocks(trace, base.model, size, base.raw_blocks).chains.working_set
             for text in grid.capacities:
-                for config in _configs(replace(base, block_size=size), text, working_set, grid):
-                    run = GridRun(trace, config, text)
-                    runs[row_key(run)] = run
+                for gib in grid.kv_offloading_sizes:
+                    tier = TIER_DEFAULTS if gib is None else {"kv_offloading_size": gib}
+                    for config in _configs(replace(base, block_size=size, **tier), text, working_set, grid):
+                        run = GridRun(trace, config, text)
+                        runs[row_key(run)] = run
     return list(runs.values())
 
 
@@ -120,6 +126,7 @@ def _check_grid(base: RunConfig, grid: Grid) -> None:
         "seeds": grid.seeds,
         "replicas": grid.replicas,
         "routers": grid.routers,
+        "kv-offloading-sizes": grid.kv_offloading_sizes,
     }
     for name, values in lists.items():
         if not values:
@@ -194,6 +201,7 @@ def sweep(
                 run.config.router,
                 has_groups(run.config),
                 run.config.kv_offloading_size is not None,
+                run.config.offload_policy,
             ),
             files=(out,),
             values=run,

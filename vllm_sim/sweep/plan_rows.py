@@ -25,6 +25,17 @@ from vllm_sim.sweep.service_level import Bound
 SCHEMA = 1
 
 
+class PlanTier(msgspec.Struct, frozen=True, kw_only=True):
+    """CPU memory of a deployment; bytes are sums over the replicas."""
+
+    kv_offloading_size: Annotated[float, About("of each replica", "GiB")]
+    offload_gbps: Annotated[float, About("to it, and as many from it", "GB/s")]
+    external_hit_rate: Annotated[float, About("share of the prompt tokens that came from it")]
+    stored_bytes: Annotated[int, About("copied to it", "bytes")]
+    loaded_bytes: Annotated[int, About("copied from it", "bytes")]
+    unused_bytes: Annotated[int, About("stored and never loaded", "bytes")]
+
+
 class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     """A deployment; numbers of several replicas are sums, the worst percentile, or the mean over requests."""
 
@@ -47,6 +58,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     capacity_tokens: Annotated[int, About("of a replica, by vLLM's estimate", "tokens")]
     capacity_gib: Annotated[float, About("of each device", "GiB")]
     capacity_share: Annotated[float, About("of what a device holds")]
+    tier: Annotated[PlanTier | None, About("blocks in CPU memory too")] = None
     token_hit_rate: float
     ttft_ms: Annotated[dict[str, float | None], About("percentiles", "ms")]
     tpot_ms: Annotated[dict[str, float | None], About("percentiles", "ms")]
@@ -112,9 +124,8 @@ def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out
         capacity_tokens=int(probe.device.tokens * blocks / probe.device.blocks),
         capacity_gib=round(blocks * probe.device.bytes_per_block / 2**30, 3),
         capacity_share=round(blocks / probe.device.blocks, 4),
-        token_hit_rate=round(
-            sum(row["hit_tokens"] for row in rows) / max(1, sum(row["prompt_tokens"] for row in rows)), 6
-        ),
+        tier=_tier(probe.config, rows),
+        token_hit_rate=_share("hit_tokens", rows),
         ttft_ms=_percentiles(rows, "ttft"),
         tpot_ms=_percentiles(rows, "tpot"),
         e2e_ms=_percentiles(rows, "e2e"),
@@ -127,6 +138,25 @@ def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out
         if cost is None or not tokens_per_s
         else round(cost / 3600 / tokens_per_s * 1e6, 4),
     )
+
+
+def _tier(config: RunConfig, rows: Sequence[dict[str, Any]]) -> PlanTier | None:
+    if config.kv_offloading_size is None:
+        return None
+    stored, loaded, unused = (sum(row[f"tier_{name}_bytes"] for row in rows) for name in ("stored", "loaded", "unused"))
+    return PlanTier(
+        kv_offloading_size=config.kv_offloading_size,
+        offload_gbps=rows[0]["offload_gbps"],
+        external_hit_rate=_share("external_hit_tokens", rows),
+        stored_bytes=stored,
+        loaded_bytes=loaded,
+        unused_bytes=unused,
+    )
+
+
+def _share(name: str, rows: Sequence[dict[str, Any]]) -> float:
+    """Of the prompt tokens of all replicas."""
+    return round(sum(row[name] for row in rows) / max(1, sum(row["prompt_tokens"] for row in rows)), 6)
 
 
 def _explain(wanted: Wanted, planned: Planned, out: Path) -> Explained:

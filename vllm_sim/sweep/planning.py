@@ -6,7 +6,8 @@ For each load (speedup of the trace), policy and block size:
 2. Replicas: with all of that memory, 1, 2, 4 ... until the level is met, then bisection. A replica serves the sessions
    that are dealt to it (replicas.py); the level must hold for each.
 3. Cache: bisection of the capacity until the smallest that meets the level is known to PRECISION. Where LRU's curve of
-   the `fast` backend has all its hits well below the device's capacity, the search begins there.
+   the `fast` backend has all its hits well below the device's capacity, the search begins there. CPU memory, where it
+   is given, is the same for each replica of every deployment.
 
 Assumed: more replicas or more blocks never make a level fail that was met. Every run is a row of OUT/runs.jsonl, which
 the runner of sweeps keeps, so a plan that is made again computes nothing again.
@@ -22,7 +23,7 @@ from msgspec.structs import replace
 from vllm_sim.models.layers import keeps_less
 from vllm_sim.replay.cache_facts import cache_facts
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.config_checks import ALL
+from vllm_sim.replay.config_checks import ALL, TIER_DEFAULTS
 from vllm_sim.replay.latency import device_bytes
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import sweep
@@ -189,7 +190,8 @@ class _Search:
 
     def _enough(self, replicas: int) -> int:
         """Where LRU has all its hits, with room for the longest request; the whole device if that is unknown."""
-        config = replace(self.config, backend="fast", policy="lru", policy_params={}, capacity_blocks=ALL)
+        config = replace(self.config, backend="fast", policy="lru", policy_params={}, **TIER_DEFAULTS)
+        config = replace(config, capacity_blocks=ALL)
         if config.model is None or keeps_less(config.model):
             return self.device.blocks
         enough = 0
@@ -205,5 +207,6 @@ class _Search:
 
     def _alone(self) -> Row:
         """A request at a time, with a cache that never evicts: no deployment of this device is faster."""
-        config = replace(self.config, policy="lru", policy_params={}, capacity_blocks=None, concurrency=1)
+        config = replace(self.config, policy="lru", policy_params={}, **TIER_DEFAULTS, concurrency=1)
+        config = replace(config, capacity_blocks=None)
         return sweep([GridRun(self.wanted.trace, config)], self.out / "runs.jsonl", jobs=1)[0]

@@ -19,7 +19,7 @@ from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.fleet.registry import find_router
-from vllm_sim.provenance import fingerprint
+from vllm_sim.provenance import Maker, fingerprint
 from vllm_sim.replay import run as replay_run
 from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS, TIERS
 from vllm_sim.replay.config import RunConfig
@@ -79,7 +79,12 @@ def row_key(run: GridRun) -> str:
 
 
 def row_code(
-    backend: str, policy: str, router: str | None = None, has_groups: bool = False, has_tier: bool = False
+    backend: str,
+    policy: str,
+    router: str | None = None,
+    has_groups: bool = False,
+    has_tier: bool = False,
+    offload_policy: str = "lru",
 ) -> str:
     """A fingerprint of all code that a row comes from: its backend's, its policy's and its router's, and vLLM's version
     where vLLM runs. With the key it decides the row.
@@ -90,10 +95,12 @@ def row_code(
         router: the row's.
         has_groups: whether layers of its model keep less than every token; only then `fast` needs vLLM.
         has_tier: whether blocks are kept in CPU memory too.
+        offload_policy: what evicts chunks from there; `lru` and `arc` are vLLM's own.
     """
     is_reached = backend in CACHE_OF_GROUPS and (has_groups or backend != "fast")
-    more = [CACHE_OF_GROUPS[backend]] if is_reached else []
+    more: list[Maker] = [CACHE_OF_GROUPS[backend]] if is_reached else []
     more += [TIERS[backend]] if has_tier and backend in TIERS else []
+    more += [] if offload_policy in ("lru", "arc") else [find_policy(offload_policy.partition("{")[0])]
     of_router = [] if router is None else [find_router(router)]
     return fingerprint(make_row, BACKENDS[backend], *more, find_policy(policy), *of_router)
 
@@ -102,7 +109,7 @@ def code_of(row: Row) -> str | None:
     """What `row_code` is today for a stored row; None if its policy or router cannot be found."""
     try:
         parts = "cache_groups" in row, "kv_offloading_size" in row
-        return row_code(row["backend"], row["policy"], row.get("router"), *parts)
+        return row_code(row["backend"], row["policy"], row.get("router"), *parts, row.get("offload_policy", "lru"))
     except Exception:  # a policy's module is the user's, as a router's
         return None
 

@@ -110,6 +110,10 @@ def make_core(trace: Path, model: str, setup: Setup, facts: RowFacts | None = No
             raise ValueError(f"{reason}; allowed there: policies that know none")
         config = _engine_config(model, setup, is_full=False)
     core = EngineCore(config, RowExecutor, log_stats=False)
+    if setup.tier is not None:
+        from vllm_sim.engine.tier import order_finished  # imports upstream's connector
+
+        order_finished(scheduler_of(core).connector)
     longest = setup.max_model_len
     if not keeps_everything(scheduler_of(core).kv_cache_manager):
         longest = min(longest, config.model_config.max_model_len)
