@@ -3,7 +3,7 @@
 from typing import Any
 
 Step = dict[str, Any]
-FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "tokens")
+FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "zeroed", "copied", "tokens")
 
 
 def differences(
@@ -16,7 +16,8 @@ def differences(
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
     A step is compared in all `fields`: which requests are scheduled, with how many tokens and computed tokens, in which
-    blocks, which are preempted, resumed or have finished, which hashes are removed, and which tokens come out.
+    blocks, which are preempted, resumed or have finished, which hashes are removed, which blocks are zeroed and
+    copied, and which tokens come out.
     `other` says where the second log is from.
     """
     if not real:

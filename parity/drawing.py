@@ -9,11 +9,14 @@ import random
 from dataclasses import replace
 from typing import NamedTuple
 
-from parity.workload import Case, Shape, largest_tokens, make_asks
+from parity.model import MODELS
+from parity.workload import Case, Shape, fitted, largest_tokens, make_asks
 from vllm_sim.eviction.registry import POLICIES
 
 LIVE = tuple(name for name in POLICIES if name != "belady")
 """The policies that need not know the future."""
+OF_GROUPS = tuple(name for name, model in MODELS.items() if model.groups != ("full",))
+"""The models whose layers do not all keep the same."""
 BLOCK_SIZES = (32, 64, 96, 128)
 REQUESTS = (15, 20)
 """The fewest and the most of a case, but for those that make its last session whole."""
@@ -55,6 +58,9 @@ def draw(seed: int, number: int) -> Drawn:
     if rng.random() < 0.3:  # drawn last, so that what a seed draws besides stays what it was
         chunks = round(case.capacity_blocks * rng.choice((1.0, 2.0, 10.0)))
         case = replace(case, tier_chunks=chunks, copy_steps=rng.choice((1, 2, 7)))
+    elif rng.random() < 0.5:
+        room = rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))
+        case = fitted(replace(case, model=rng.choice(OF_GROUPS)), room)
     return Drawn(number, is_tight, case)
 
 
@@ -88,7 +94,8 @@ def _with_limits(rng: random.Random, case: Case, is_tight: bool) -> Case:
     """The case with limits that its largest request can be served in."""
     largest = largest_tokens(make_asks(case.seed, case.sessions, case.shape))
     need_blocks = -(-largest // case.block_size)
-    capacity_blocks = round(need_blocks * (rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))))
+    room = rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))
+    capacity_blocks = round(need_blocks * room)
     max_model_len = rng.choice((largest, capacity_blocks * case.block_size))
     seqs = rng.choice((5, 8, 12, 16) if is_tight else (1, 2, 5, 16))
     budget = rng.choice((64, 64, 100, 128, 200, 256) if is_tight else (64, 150, 512, 2048, 8192))

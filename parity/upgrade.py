@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity import upgrade_replays, upstream_tests
-from parity.model import make_model
+from parity.model import make_models
 from parity.results import RESULTS, update
 from parity.upstream_tests import PINNED, ROOT, Place
 
@@ -138,16 +138,19 @@ def look(version: str, folder: Path, wanted: Iterable[str]) -> list[Finding]:
     """The findings of the wanted checks on a version, which are recorded too."""
     place = Place(build(version), ROOT / "data" / "upgrade" / version, version)
     pythons = {"pinned": Path(sys.executable), "other": place.python}
-    model = make_model(folder / "model")
+    models = make_models(folder / "models", ["llama"])
 
     def contacts() -> Iterator[Finding]:
         return compare_contacts(*(probe(python) for python in pythons.values()))
 
     def steps() -> Iterator[Finding]:
-        return (Finding("steps", *line) for line in upgrade_replays.compare_steps(pythons, folder, model))
+        return (Finding("steps", *line) for line in upgrade_replays.compare_steps(pythons, folder, models))
 
     def hits() -> Iterator[Finding]:
-        return (Finding("hits", *line) for line in upgrade_replays.compare_hits(pythons, folder, model))
+        return (
+            Finding("hits", *line)
+            for line in upgrade_replays.compare_hits(pythons, folder, str(Path(models) / "llama"))
+        )
 
     def upstream() -> Iterator[Finding]:
         return compare_upstream(upstream_tests.run_all(place))

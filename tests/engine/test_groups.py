@@ -192,9 +192,10 @@ def test_the_fast_backend_names_those_that_serve_policies_over_groups(run: Repla
         run(name, {}, family(100, 50), backend="fast", policy="lfu")
 
 
-def test_the_fast_backend_names_those_that_serve_states(run: Replay) -> None:
-    with pytest.raises(ValueError, match="fast does not serve MambaManager; allowed: backend blockpool, engine"):
-        run("jamba-1.5-mini", {"num_hidden_layers": 8}, family(100, 50), backend="fast")
+def test_the_fast_backend_names_those_that_serve_a_match_unit(run: Replay) -> None:
+    options = {"backend": "fast", "engine_args": {"prefix_match_unit": 16}}
+    with pytest.raises(ValueError, match="fast does not serve a prefix match unit; allowed: backend blockpool, engine"):
+        run("jamba-1.5-mini", {"num_hidden_layers": 8}, family(100, 50), **options)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_the_cache_manager_alone_and_the_compiled_cache_say_what_the_engine_says
     run: Replay, name: str, changes: dict[str, Any], capacity: int, engine_args: dict[str, Any]
 ) -> None:
     rows, found = conversations(12, 5, seed=1), {}
-    for backend in ("engine", "blockpool") if "jamba" in name else ("engine", "blockpool", "fast"):
+    for backend in ("engine", "blockpool") if "prefix_match_unit" in engine_args else ("engine", "blockpool", "fast"):
         options = {"capacity_blocks": capacity, "engine_args": engine_args, "max_num_batched_tokens": 256}
         summary, found[backend] = run(name, changes | CHAT, rows, backend=backend, **options)
         assert summary.evicted_blocks > 0

@@ -10,12 +10,14 @@ from parity.workload import TURNS, make_asks
 
 STEPS: list[dict[str, Any]] = [
     {
-        "new": [["0", 32, 40, [1, 2, 3]]],
+        "new": [["0", 32, 40, [[1, 2, 3]]]],
         "known": [],
         "resumed": [],
         "preempted": [],
         "finished": [],
         "evicted": ["aa"],
+        "zeroed": [],
+        "copied": ["1 to 2"],
         "tokens": {},
     },
     {
@@ -25,16 +27,20 @@ STEPS: list[dict[str, Any]] = [
         "preempted": ["1"],
         "finished": ["2"],
         "evicted": [],
+        "zeroed": [3],
+        "copied": [],
         "tokens": {"0": [[7], None]},
     },
 ]
 OTHER = {
-    "new": [["0", 32, 40, [1, 2, 4]]],
+    "new": [["0", 32, 40, [[1, 2, 4]]]],
     "known": [["0", 71, 20, []]],
     "resumed": ["0"],
     "preempted": [],
     "finished": [],
     "evicted": ["ab"],
+    "zeroed": [4],
+    "copied": ["1 to 3"],
     "tokens": {"0": [[8], None]},
 }
 

@@ -16,6 +16,7 @@ SIDES = ("real", "simulator", "driver")
 
 def steps() -> list[dict[str, Any]]:
     step: dict[str, Any] = {"new": [], "known": [], "resumed": [], "preempted": [], "finished": [], "evicted": []}
+    step |= {"zeroed": [], "copied": []}
     return [
         step | {"new": [["0", 0, 40, [1, 2]]], "tokens": {"0": [[7], None]}},
         step | {"known": [["0", 40, 1, []]], "preempted": ["0"], "evicted": ["aa"], "tokens": {"0": [[8], None]}},
