@@ -69,6 +69,8 @@ study: setup
 	@echo "5/8 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
 	@echo "6/8 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
+	@echo "    what hybrid models hit: replays"; $(VENV)/bin/python milestone3_code/compare_hybrids.py \
+	    --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@echo "7/8 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone3_code/visualize_task3_advance.py $(STUDY_TO)
 ifdef QUICK

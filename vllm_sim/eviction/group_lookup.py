@@ -1,8 +1,8 @@
 """vLLM's lookup over several cache groups, compiled: what a prompt hits, and what is kept of it.
 
-Faithful to vLLM 0.32 (v1/core/kv_cache_coordinator.py find_longest_cache_hit of both coordinators, those of the managers
-in single_type_kv_cache_manager.py, v1/core/sched/scheduler.py _mamba_block_aligned_split, read), without EAGLE, context
-parallelism and partial blocks. Lengths are in units, of which every block is a multiple.
+Faithful to vLLM 0.32 (v1/core/kv_cache_coordinator.py find_longest_cache_hit of both coordinators, those of the
+managers in single_type_kv_cache_manager.py, and _mamba_block_aligned_split in v1/core/sched/scheduler.py, read),
+without EAGLE, context parallelism and partial blocks. Lengths are in units, of which every block is a multiple.
 """
 
 from typing import Any, NamedTuple
