@@ -73,6 +73,7 @@ study: setup
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@echo "7/8 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone3_code/visualize_task3_advance.py $(STUDY_TO)
+	@$(VENV)/bin/python milestone3_code/visualize_hybrids.py $(STUDY_TO)
 ifdef QUICK
 	@echo "8/8 no table and no report: they take no rows of a quick run"
 else

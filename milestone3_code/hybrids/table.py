@@ -3,14 +3,38 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
+from typing import Any, NamedTuple
 
 from milestone3_code.hybrids.rows import ROWS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import read_rows
+from vllm_sim.sweep.results import pick, read_rows
 
 MEMORY = "8GiB"
 WORTH = 0.005
 """The least gain in token hit rate, mean over the mixes, for which an option is set."""
+USUAL = {"retention": "default", "match_unit": 0, "block_size": 16}
+OPTIONS = {"retention": "--prefix-cache-retention-interval", "match_unit": "--prefix-match-unit"}
+"""The names of the study's lists in vLLM; those of others are their own."""
+
+
+class Advice(NamedTuple):
+    """An option of a model that is worth it."""
+
+    option: str
+    gain: float
+    """In token hit rate, mean over the mixes."""
+
+
+def read_results(results: Path) -> list[Row]:
+    """The rows.
+
+    Raises:
+        ValueError: they are of a quick run.
+    """
+    rows = read_rows(results / ROWS)
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_hybrids.py without --quick")
+    return rows
 
 
 def section(results: Path) -> str:
@@ -22,64 +46,58 @@ def section(results: Path) -> str:
     Raises:
         ValueError: the rows are of a quick run, or one that is needed is not there.
     """
-    rows = read_rows(results / ROWS)
-    if any(row["quick"] for row in rows):
-        raise ValueError("rows of a quick run are no results; run compare_hybrids.py without --quick")
+    rows = read_results(results)
     traffic = list(dict.fromkeys(row["traffic"] for row in rows))
-    heads = ["model", "hits are multiples of"]
-    heads += [f"{mix}: {MEMORY}, if all layers were full, unlimited" for mix in traffic]
-    lines = [" | ".join(["", *heads, "set", ""]).strip(), "|" + "---|" * (len(heads) + 1)]
+    heads = ["model", "hits are multiples of", *traffic, "set"]
+    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
-        found = _rate_rows(own, experiment="memory", memory=MEMORY, layout="groups")
-        cells = [f"`{model}`", f"{found[0]['hit_alignment_tokens']:,}"]
-        for mix in traffic:
-            places = ((MEMORY, "groups"), (MEMORY, "full"), ("unlimited", "groups"))
-            chosen = [
-                _one(own, traffic=mix, experiment="memory", memory=memory, layout=kind) for memory, kind in places
-            ]
-            cells.append(", ".join(f"{row['token_hit_rate']:.3f}" for row in chosen))
-        lines.append(f"| {' | '.join([*cells, what_to_set(own)])} |")
+        alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
+        cells = [f"`{model}`", f"{alignment:,}"]
+        cells += [", ".join(f"{rate:.3f}" for rate in main_rates(own, mix)) for mix in traffic]
+        advice = "; ".join(f"{option} ({100 * gain:+.1f})" for option, gain in what_to_set(own))
+        lines.append(f"| {' | '.join([*cells, advice or 'nothing'])} |")
     return "\n".join(lines)
 
 
-def what_to_set(rows: Sequence[Row]) -> str:
-    """The options of a model that are worth it, each with its gain in points of token hit rate.
+def main_rates(rows: Sequence[Row], traffic: str) -> list[float]:
+    """Token hit rates of a model: its groups in MEMORY, full attention in the same bytes, its groups without limit."""
+    places = ((MEMORY, "groups"), (MEMORY, "full"), ("unlimited", "groups"))
+    found = (one(rows, "memory", traffic=traffic, memory=memory, layout=layout) for memory, layout in places)
+    return [row["token_hit_rate"] for row in found]
+
+
+def what_to_set(rows: Sequence[Row]) -> list[Advice]:
+    """The options of a model that are worth it, the best first; each by itself against what is usual.
 
     Args:
         rows: of the model.
     """
-    options = [row for row in rows if row["experiment"] == "options"]
-    plain = {"retention": "default", "match_unit": 0, "block_size": 16}
-    names = {"retention": "prefix_cache_retention_interval", "match_unit": "prefix_match_unit"}
-    found = [
-        (_gain(options, plain, plain | {field: value}), f"`{names.get(field, field)}` {value}")
-        for field, usual in plain.items()
-        for value in dict.fromkeys(row[field] for row in options)
-        if value != usual and any(row[field] == value for row in options)
-    ]
-    policies = [row for row in rows if row["experiment"] == "policy"]
-    found += [
-        (_gain(policies, {"policy": "lru"}, {"policy": name}), f"policy `{name}`")
-        for name in dict.fromkeys(row["policy"] for row in policies)
-        if name != "lru"
-    ]
-    worth = sorted((one for one in found if one[0] >= WORTH), reverse=True)
-    return "; ".join(f"{words} ({100 * gain:+.1f})" for gain, words in worth) or "nothing"
+    found = []
+    for name, usual in USUAL.items():
+        others = dict.fromkeys(row[name] for row in pick(rows, "options") if row[name] != usual)
+        for value in others:
+            gain = _gain(rows, "options", USUAL, USUAL | {name: value})
+            found.append(Advice(f"`{OPTIONS.get(name, '--block-size')} {value}`", gain))
+    for policy in dict.fromkeys(row["policy"] for row in pick(rows, "policy") if row["policy"] != "lru"):
+        gain = _gain(rows, "policy", {"policy": "lru"}, {"policy": policy})
+        found.append(Advice(f"policy `{policy}`", gain))
+    return sorted((advice for advice in found if advice.gain >= WORTH), key=lambda advice: -advice.gain)
 
 
-def _gain(rows: Sequence[Row], before: Row, after: Row) -> float:
-    """Mean over the mixes of what the rows with some values hit more than those with others."""
-    rates = [mean(row["token_hit_rate"] for row in _rate_rows(rows, **values)) for values in (before, after)]
-    return rates[1] - rates[0]
+def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
+    """The first of those.
 
-
-def _rate_rows(rows: Sequence[Row], **wanted: str | int) -> list[Row]:
-    found = [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+    Raises:
+        ValueError: there is none.
+    """
+    found = pick(rows, experiment, **wanted)
     if not found:
-        raise ValueError(f"no row of {wanted}; run compare_hybrids.py")
-    return found
+        raise ValueError(f"no row of {experiment}, {wanted}; run compare_hybrids.py to its end")
+    return found[0]
 
 
-def _one(rows: Sequence[Row], **wanted: str | int) -> Row:
-    return _rate_rows(rows, **wanted)[0]
+def _gain(rows: Sequence[Row], experiment: str, before: dict[str, Any], after: dict[str, Any]) -> float:
+    one(rows, experiment, **before)
+    rates = [mean(row["token_hit_rate"] for row in pick(rows, experiment, **values)) for values in (after, before)]
+    return rates[0] - rates[1]

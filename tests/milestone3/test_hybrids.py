@@ -8,6 +8,7 @@ import pytest
 from milestone3_code.hybrids.plan import LISTS, read_plan
 from milestone3_code.hybrids.rows import ROWS
 from milestone3_code.hybrids.table import section, what_to_set
+from report.numbers.models import model_numbers
 from tests.commands import script
 from tests.milestone3.making import MODEL, ROOT, make_study
 from vllm_sim.replay.rows import Row, write_rows
@@ -50,6 +51,7 @@ policy = ["lru", "hybrid"]
 
 def made_row(experiment: str, rate: float, **values: Any) -> Row:
     usual: Row = {"model": "m", "memory": "8GiB", "layout": "groups", "retention": "default", "match_unit": 0}
+    usual |= {"trace": "t", "trace_sha256": "0", "backend": "fast", "capacity_blocks": 9, "requests": 40}
     usual |= {"traffic": "chat", "block_size": 16, "policy": "lru", "quick": False, "hit_alignment_tokens": 784}
     return usual | {"experiment": experiment, "token_hit_rate": rate} | values
 
@@ -68,10 +70,25 @@ ROWS_MADE = [
 
 
 def test_an_option_is_set_where_it_is_worth_it(tmp_path: Path) -> None:
-    assert what_to_set(ROWS_MADE) == "policy `hybrid` (+5.0); `prefix_match_unit` 16 (+2.0)"
-    assert what_to_set([*ROWS_MADE[:5], *ROWS_MADE[7:8]]) == "nothing"
+    advice = what_to_set(ROWS_MADE)
+    assert [option for option, _ in advice] == ["policy `hybrid`", "`--prefix-match-unit 16`"]
+    assert [gain for _, gain in advice] == pytest.approx([0.05, 0.02])
     write_rows(tmp_path / ROWS, ROWS_MADE)
-    assert section(tmp_path).splitlines()[2].startswith("| `m` | 784 | 0.500, 0.250, 0.750 | policy `hybrid`")
+    assert section(tmp_path).splitlines()[2] == (
+        "| `m` | 784 | 0.500, 0.250, 0.750 | policy `hybrid` (+5.0); `--prefix-match-unit 16` (+2.0) |"
+    )
+    write_rows(tmp_path / ROWS, [*ROWS_MADE[:5], *ROWS_MADE[7:8]])
+    assert section(tmp_path).splitlines()[2].endswith("| nothing |")
+
+
+def test_the_report_has_the_numbers_of_the_rows(tmp_path: Path) -> None:
+    write_rows(tmp_path / ROWS, ROWS_MADE)
+    numbers = model_numbers(tmp_path)
+    assert numbers["table"] == [["`m`", "784", "0.500", "0.250", "0.750"]]
+    assert numbers["advice"] == [["`m`", "policy hybrid (+5.0); --prefix-match-unit 16 (+2.0)"]]
+    assert numbers["less_than_full"] == []
+    write_rows(tmp_path / ROWS, [ROWS_MADE[0], ROWS_MADE[1] | {"token_hit_rate": 0.6}, *ROWS_MADE[2:]])
+    assert model_numbers(tmp_path)["less_than_full"] == ["m"]
 
 
 def test_rows_of_a_quick_run_or_rows_that_are_missing_make_no_table(tmp_path: Path) -> None:
@@ -129,3 +146,6 @@ def test_the_script_makes_the_rows_of_a_plan(tmp_path: Path) -> None:
         "prefix_cache_retention_interval": 112
     }
     assert "| `jamba-1.5-mini` | 80 |" in section(tmp_path / "rows")
+    done = script("milestone3_code/visualize_hybrids.py", "--results", tmp_path / "rows", "--out", tmp_path / "figures")
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == {"hybrids_memory.png", "hybrids_memory.pdf"}
