@@ -22,10 +22,10 @@ from vllm_sim.replay.config import RunConfig
 ROOT = Path(__file__).parents[1]
 ROWS = Path(__file__).parent / "canary"
 CAPACITIES = {
-    "gpt-oss-20b": 2_000,
-    "gemma-3-27b": 7_000,
-    "gemma-4-31b": 4_500,
-    "llama-4-scout": 5_000,
+    "gpt-oss-20b": 1_200,
+    "gemma-3-27b": 4_300,
+    "gemma-4-31b": 3_300,
+    "llama-4-scout": 1_900,
     "qwen3.6-27b": 60,
     "qwen3.6-35b-a3b": 50,
     "granite-4-h-small": 110,

@@ -237,7 +237,11 @@ def draw_layout(seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
         (
             ("gpt-oss-20b", {"num_hidden_layers": layers, "layer_types": kinds, "sliding_window": 20}, 150),
             ("gpt-oss-20b", {"num_hidden_layers": layers, "layer_types": kinds, "sliding_window": 100}, 200),
-            ("llama-4-scout", {"num_hidden_layers": layers, "attention_chunk_size": draw.choice((32, 96))}, 250),
+            (
+                "llama-4-scout",
+                {"num_hidden_layers": max(4, layers), "attention_chunk_size": draw.choice((32, 96))},
+                250,
+            ),
             ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": draw.choice((30, 64))}, 250),
             ("jamba-1.5-mini", {"num_hidden_layers": draw.choice((8, 16))}, 40),
             ("qwen3-next-80b-a3b", state | {"full_attention_interval": draw.choice((2, 3))}, 40),

@@ -16,6 +16,7 @@ import numpy as np
 from vllm_sim.eviction.chains import Chains
 from vllm_sim.eviction.group_lookup import (
     CHUNK,
+    FULL,
     STATE,
     WINDOW,
     Shape,
@@ -163,9 +164,19 @@ def _serve(
                 cached[group] = max(cached[group], full)
             tokens = next_tokens(shape, done, prompt, ends[1], chunk) if done < prompt else min(computed - done, 1)
         for group in range(groups):
+            _name_tail(shape, cache, nodes, group, (prompt - 1) // unit, cached[group] * shape.units[group])
             for place in range(lengths[group] - 1, -1, -1):
                 _free(cache, table[group, place])
     return -1
+
+
+@numba.njit(cache=True)
+def _name_tail(shape: Any, cache: Any, nodes: Any, group: int, end: int, known: int) -> None:
+    """A full block of several units has a second name, of the units of the prompt in it; nothing is found by it."""
+    if shape.kind[group] == FULL and end % shape.units[group] and end <= known:
+        key = nodes[end - 1] * shape.kind.size + group
+        cache.counts[KEYS] += not cache.had[key]
+        cache.had[key] = 1
 
 
 @numba.njit(cache=True)

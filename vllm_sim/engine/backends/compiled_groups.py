@@ -117,8 +117,8 @@ def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
         unknown = [f"hashes of {unit} tokens in a run with block_size {unit_tokens}"]
     elif coordinator.enable_partial_hash_hits:
         unknown = ["a prefix match unit"]
-    elif MambaManager in map(type, singles) and {single.block_size for single in singles} != {unit}:
-        unknown = ["states in blocks of other sizes"]
+    elif (MambaManager in map(type, singles) or unit != unit_tokens) and {one.block_size for one in singles} != {unit}:
+        unknown = [f"blocks of several sizes with states, or with hashes of {unit} tokens and block_size {unit_tokens}"]
     if unknown:
         raise ValueError(f"backend fast does not serve {', '.join(unknown)}; allowed: backend blockpool, engine")
     assert isinstance(coordinator, HybridKVCacheCoordinator | UnitaryKVCacheCoordinator)
