@@ -38,7 +38,7 @@ def read_results(results: Path) -> list[Row]:
 
 
 def section(results: Path) -> str:
-    """The table, in Markdown.
+    """The table, in Markdown; where there are no rows a line that says so.
 
     Args:
         results: folder of the rows.
@@ -46,6 +46,8 @@ def section(results: Path) -> str:
     Raises:
         ValueError: the rows are of a quick run, or one that is needed is not there.
     """
+    if not (results / ROWS).is_file():
+        return f"No rows yet: `make study` writes `results/{ROWS}`, and then this table."
     rows = read_results(results)
     traffic = list(dict.fromkeys(row["traffic"] for row in rows))
     heads = ["model", "hits are multiples of", *traffic, "set"]

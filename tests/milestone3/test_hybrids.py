@@ -92,6 +92,7 @@ def test_the_report_has_the_numbers_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_rows_of_a_quick_run_or_rows_that_are_missing_make_no_table(tmp_path: Path) -> None:
+    assert section(tmp_path).startswith("No rows yet")
     write_rows(tmp_path / ROWS, [row | {"quick": True} for row in ROWS_MADE])
     with pytest.raises(ValueError, match="quick run"):
         section(tmp_path)
