@@ -18,10 +18,10 @@ from pathlib import Path
 
 from parity import checks, over_http, search
 from parity.drawing import CASES_OF_A_SEED
-from parity.model import EXPORTED, make_model
+from parity.model import EXPORTED, make_models
 from parity.results import update
 from parity.sides import REAL_PYTHON, SIMULATOR_PYTHON, real_job, run_side, simulated_job
-from parity.workload import BLOCK_SIZE, Case
+from parity.workload import BLOCK_SIZE, Case, fitted
 
 BUSY = (
     Case(seed=1),
@@ -37,20 +37,39 @@ BUSY = (
     Case(seed=2, tier_chunks=600, async_scheduling=True),
     Case(seed=3, policy="arc", tier_chunks=300, copy_steps=5),
 )
+GROUPS = tuple(
+    fitted(Case(seed=5, model=model, policy=policy, async_scheduling=is_async, sessions=40), room=1.25)
+    for model, policy, is_async in (
+        ("gemma3", "lru", False),
+        ("gemma3", "hybrid", True),
+        ("gpt-oss", "lru", True),
+        ("mistral", "lru", False),
+        ("llama4", "lru", True),
+        ("lfm2", "lru", True),
+        ("lfm2", "arc", False),
+        ("qwen3-next", "lru", False),
+    )
+)
+"""Models whose layers do not all keep the same: windows, chunks, states."""
 SERIAL = tuple(Case(seed=4, policy=policy, concurrency=1, sessions=30) for policy in ("lru", "arc", "s3fifo", "hybrid"))
 """One request after the other, which every backend of `vllm-sim replay` can serve."""
+SERIAL_GROUPS = tuple(
+    fitted(Case(seed=4, model=model, concurrency=1, sessions=30), room=1.5)
+    for model in ("gemma3", "gpt-oss", "llama4", "lfm2", "qwen3-next")
+)
+"""The same of several cache groups, which `fast` serves under `lru`."""
 
 
-def run_cases(folder: Path, model: str, cases: Sequence[Case], wrong: Sequence[Case]) -> None:
+def run_cases(folder: Path, models: str, cases: Sequence[Case], wrong: Sequence[Case]) -> None:
     """Runs all cases on all sides; `wrong` on the simulator's side alone."""
 
     def run_real(lane: int) -> None:
         if jobs := [real_job(case) for case in cases[lane :: search.LANES]]:
-            run_side(REAL_PYTHON, "real", folder, model, jobs)
+            run_side(REAL_PYTHON, "real", folder, models, jobs)
 
     def run_simulated(side: str) -> None:
         late = [simulated_job(folder, case, checks.wrong_side(case)) for case in wrong] if side == "simulator" else []
-        run_side(SIMULATOR_PYTHON, side, folder, model, [*(simulated_job(folder, case) for case in cases), *late])
+        run_side(SIMULATOR_PYTHON, side, folder, models, [*(simulated_job(folder, case) for case in cases), *late])
 
     with ThreadPoolExecutor(search.LANES) as pool:
         list(pool.map(run_real, range(search.LANES)))
@@ -90,23 +109,23 @@ def main() -> int:
         if options.startup:
             update("parity", {"startup": over_http.measure_start(REAL_PYTHON, folder, str(EXPORTED))})
             return 0
-        model = make_model(folder / "model")
+        models = make_models(folder / "models")
         if options.search is not None:
-            return search.search(folder, model, options.search, options.seed, options.sabotage, options.tier)
+            return search.search(folder, models, options.search, options.seed, options.sabotage, options.tier)
         if options.repeat is not None:
-            return search.repeat(folder, model, options.repeat)
-        cases = (BUSY[0], BUSY[2]) if options.quick else BUSY + SERIAL
+            return search.repeat(folder, models, options.repeat)
+        cases = (BUSY[0], BUSY[2]) if options.quick else BUSY + GROUPS + SERIAL + SERIAL_GROUPS
         wrong = replace(BUSY[0], executor="LateExecutor"), replace(BUSY[0], block_size=2 * BLOCK_SIZE)
-        run_cases(folder, model, cases, wrong)
+        run_cases(folder, models, cases, wrong)
         found = {
             "cases": checks.check_steps(folder, cases),
             "driver": checks.check_driver(folder, cases),
             "wrong_on_purpose": checks.check_wrong(folder, wrong),
         }
         if not options.quick:
-            found["replay"] = checks.check_replay(folder, model, SERIAL)
+            found["replay"] = checks.check_replay(folder, models, SERIAL + SERIAL_GROUPS)
             if not options.no_http:
-                found["http"] = over_http.check(REAL_PYTHON, folder, model)
+                found["http"] = over_http.check(REAL_PYTHON, folder, str(Path(models) / "llama"))
                 facts = checks.read(folder, cases[0], "real")["facts"]
                 versions = {name: facts[name] for name in ("vllm", "torch")}
                 update("parity", versions | {name: part.rows for name, part in found.items()})

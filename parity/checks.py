@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from parity.compare import copied_blocks, counts, differences, hits, missing
+from parity.model import MODELS
 from parity.workload import BLOCK_SIZE, Case
 
 ROOT = Path(__file__).parents[1]
@@ -45,7 +46,8 @@ def check_facts(case: Case, real: Row, simulated: Row) -> list[str]:
     for side, facts in (("real", real), ("simulator", simulated)):
         if (facts["scheduler"], facts["step_fn"], facts["batch_queue_size"]) != scheduler:
             found.append(f"{side}: {facts}, and {scheduler} was configured")
-        if facts["pool"] != ("BlockPool" if case.policy == "lru" else "PolicyBlockPool"):
+        ours = "PolicyBlockPool" if MODELS[case.model].groups == ("full",) else "GroupBlockPool"
+        if facts["pool"] != ("BlockPool" if case.policy == "lru" else ours):
             found.append(f"{side}: pool {facts['pool']} under policy {case.policy}")
     if real["platform"] != "CpuPlatform" or real["executor"] in ("RowExecutor", "ReplayExecutor"):
         found.append(f"the real side ran on {real['platform']} with {real['executor']}")
@@ -109,34 +111,45 @@ def wrong_side(case: Case) -> str:
     return "one token late" if case.executor == "LateExecutor" else f"block size {case.block_size}"
 
 
-def check_replay(folder: Path, model: str, cases: Sequence[Case]) -> Found:
+def check_replay(folder: Path, models: str, cases: Sequence[Case]) -> Found:
     """Hits of each request by every backend of `vllm-sim replay`, against real execution one request at a time."""
     rows, wrong = [], []
     runs = [(case, backend) for case in cases for backend in ("engine", "blockpool", "fast")]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found_hits = pool.map(lambda run: _replay_hits(folder, model, *run), runs)
+        found_hits = pool.map(lambda run: _replay_hits(folder, models, *run), runs)
     for (case, backend), found in zip(runs, found_hits, strict=True):
         real = hits(read(folder, case, "real")["steps"])
         expected = [real[str(row)] for row in range(len(real))]
         differing = [row for row, pair in enumerate(zip(expected, found, strict=True)) if pair[0] != pair[1]]
         console.print(
-            f"vllm-sim replay --backend {backend:9} --policy {case.policy:6}: {sum(found):,} hit tokens in "
-            f"{len(found)} requests; {len(differing)} requests differ from real execution"
+            f"vllm-sim replay --backend {backend:9} --policy {case.policy:6}, {case.model}: {sum(found):,} hit "
+            f"tokens in {len(found)} requests; {len(differing)} requests differ from real execution"
         )
         wrong += [
             f"{case.name}, {backend}: row {row} hits {found[row]}, really {expected[row]}" for row in differing[:3]
         ]
         counted = {"requests": len(found), "hit_tokens": sum(found), "differences": len(differing)}
-        rows.append({"backend": backend, "policy": case.policy} | counted)
+        rows.append({"model": case.model, "backend": backend, "policy": case.policy} | counted)
     return Found(rows, wrong)
 
 
-def _replay_hits(folder: Path, model: str, case: Case, backend: str) -> list[int]:
+def _replay_hits(folder: Path, models: str, case: Case, backend: str) -> list[int]:
     out = folder / f"{case.name}.{backend}"
     command = [sys.executable, "-c", "from vllm_sim.cli import main; raise SystemExit(main())", "replay"]
-    command += [str(folder / f"{case.name}.jsonl"), "--out", str(out), "--model", model, "--backend", backend]
+    command += [
+        str(folder / f"{case.name}.jsonl"),
+        "--out",
+        str(out),
+        "--model",
+        str(Path(models) / case.model),
+        "--backend",
+        backend,
+    ]
     command += ["--block-size", str(case.block_size), "--capacity-blocks", str(case.capacity_blocks)]
     command += ["--policy", case.policy, "--seed", str(case.seed)]
+    if arguments := case.cache_arguments:
+        command += ["--engine-args", json.dumps(arguments | {"dtype": MODELS[case.model].dtype})]
+        command += ["--max-num-batched-tokens", str(case.max_num_batched_tokens)]
     if backend == "engine":
         command += ["--concurrency", "1", "--latency-model", "zero"]
     subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)

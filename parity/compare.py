@@ -3,7 +3,9 @@
 from typing import Any
 
 Step = dict[str, Any]
-FIELDS = ("new", "known", "resumed", "preempted", "finished", "evicted", "copies", "tokens")
+FIELDS = (
+    "new", "known", "resumed", "preempted", "finished", "evicted", "zeroed", "copied", "copies", "tokens",
+)  # fmt: skip
 
 
 def differences(
@@ -16,8 +18,8 @@ def differences(
     """What differs, the first `limit` findings; nothing where every step is equal in every field.
 
     A step is compared in all `fields`: which requests are scheduled, with how many tokens and computed tokens, in which
-    blocks, which are preempted, resumed or have finished, which hashes are removed, which blocks are copied to and from
-    which places of CPU memory, and which tokens come out.
+    blocks, which are preempted, resumed or have finished, which hashes are removed, which blocks are zeroed and
+    copied, which are copied to and from which places of CPU memory, and which tokens come out.
     `other` says where the second log is from.
     """
     if not real:

@@ -9,13 +9,16 @@ import random
 from dataclasses import replace
 from typing import NamedTuple
 
-from parity.workload import Case, Shape, largest_tokens, make_asks
+from parity.model import MODELS
+from parity.workload import Case, Shape, fitted, largest_tokens, make_asks
 from vllm_sim.eviction.registry import POLICIES
 
 LIVE = tuple(name for name in POLICIES if name != "belady")
 """The policies that need not know the future."""
 TIER = tuple(name for name in LIVE if name not in ("lru", "arc"))
 """Those of them that go by their names on CPU memory, where vLLM's own have these two."""
+OF_GROUPS = tuple(name for name, model in MODELS.items() if model.groups != ("full",))
+"""The models whose layers do not all keep the same."""
 BLOCK_SIZES = (32, 64, 96, 128)
 REQUESTS = (15, 20)
 """The fewest and the most of a case, but for those that make its last session whole."""
@@ -57,6 +60,9 @@ def draw(seed: int, number: int, has_tier: bool = False) -> Drawn:
     case = _with_limits(rng, case, is_tight)
     if rng.random() < 0.3 or has_tier:  # drawn last, so that what a seed draws besides stays what it was
         case = _with_tier(rng, case)
+    elif rng.random() < 0.5:
+        room = rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))
+        case = fitted(replace(case, model=rng.choice(OF_GROUPS)), room)
     return Drawn(number, is_tight, case)
 
 
@@ -105,7 +111,8 @@ def _with_limits(rng: random.Random, case: Case, is_tight: bool) -> Case:
     """The case with limits that its largest request can be served in."""
     largest = largest_tokens(make_asks(case.seed, case.sessions, case.shape))
     need_blocks = -(-largest // case.block_size)
-    capacity_blocks = round(need_blocks * (rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))))
+    room = rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))
+    capacity_blocks = round(need_blocks * room)
     max_model_len = rng.choice((largest, capacity_blocks * case.block_size))
     seqs = rng.choice((5, 8, 12, 16) if is_tight else (1, 2, 5, 16))
     budget = rng.choice((64, 64, 100, 128, 200, 256) if is_tight else (64, 150, 512, 2048, 8192))

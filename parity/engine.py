@@ -7,7 +7,7 @@ for both. Time is counted in steps that have ended, so the host's clock decides 
 Each case runs in a child of its own: the imports are done once, and a case that fails or does not end leaves the
 others alone. It then has a log with an error, or none.
 
-usage: python -m parity.engine real|simulator FOLDER MODEL CASES.json
+usage: python -m parity.engine real|simulator FOLDER MODELS CASES.json
 """
 
 import functools
@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +38,14 @@ llvmlite is imported (`register_triton_kernel_overrides` looks through the attri
 has used an eviction policy cannot start a second engine."""
 
 
-def engine_arguments(case: Case, model: str) -> Any:
+def engine_arguments(case: Case, models: str) -> Any:
     from vllm.engine.arg_utils import EngineArgs
 
+    model = str(Path(models) / case.model)
     return EngineArgs(
         model=model,
         tokenizer=model,
         load_format="dummy",
-        dtype="float32",
         enforce_eager=True,
         block_size=case.block_size,
         num_gpu_blocks_override=case.capacity_blocks + 1,  # and the null block
@@ -63,7 +63,7 @@ def engine_arguments(case: Case, model: str) -> Any:
     )
 
 
-def make_core(case: Case, model: str, is_real: bool) -> Any:
+def make_core(case: Case, models: str, is_real: bool) -> Any:
     """The engine of a case.
 
     The CPU build sets async_scheduling to False whatever is configured; it is set on the finished configuration. With
@@ -74,7 +74,7 @@ def make_core(case: Case, model: str, is_real: bool) -> Any:
     from vllm.v1.executor.abstract import Executor
 
     load_general_plugins()
-    config = engine_arguments(case, model).create_engine_config()
+    config = engine_arguments(case, models).create_engine_config()
     config.scheduler_config.async_scheduling = case.async_scheduling
     if is_real:
         executor: Any = Executor.get_class(config)
@@ -134,11 +134,11 @@ class Recorder:
         tokens, known = output.num_scheduled_tokens, output.scheduled_cached_reqs
         step: Step = {
             "new": [
-                [new.req_id, new.num_computed_tokens, tokens[new.req_id], list(new.block_ids[0])]
+                [new.req_id, new.num_computed_tokens, tokens[new.req_id], _lists(new.block_ids)]
                 for new in output.scheduled_new_reqs
             ],
             "known": [
-                [name, computed, tokens[name], list(blocks[0]) if blocks else []]
+                [name, computed, tokens[name], _lists(blocks or ())]
                 for name, computed, blocks in zip(
                     known.req_ids, known.num_computed_tokens, known.new_block_ids, strict=True
                 )
@@ -148,10 +148,17 @@ class Recorder:
             "finished": sorted(output.finished_req_ids),
             "evicted": self._evicted,
             "copies": _copies(output.kv_connector_metadata),
+            "zeroed": list(output.new_block_ids_to_zero or ()),
+            "copied": [str(copy) for copy in output.kv_cache_block_copies or ()],
             "tokens": {},
         }
         self.steps.append(step)
         self._evicted, self._preempted = [], []
+
+
+def _lists(blocks: Iterable[Iterable[int]]) -> list[list[int]]:
+    """Block ids by cache group."""
+    return [list(group) for group in blocks]
 
 
 def _copies(metadata: Any) -> list[list[Any]]:
@@ -258,7 +265,7 @@ def write_trace(path: Path, served: dict[int, tuple[list[int], list[int]]]) -> N
             file.write(json.dumps(record) + "\n")
 
 
-def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None) -> bool:
+def run_case(case: Case, side: str, folder: Path, models: str, trace: Path | None) -> bool:
     """Runs a case and writes its log, up to an error if there is one; on the real side its trace too.
 
     Returns:
@@ -270,11 +277,11 @@ def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None
         from parity.simulator import make_driver
 
         assert trace is not None
-        driver, arrivals = make_driver(case, model, trace)
+        driver, arrivals = make_driver(case, models, trace)
         core, recorder = driver.core, Recorder(driver.core)
         run: Callable[[], Any] = lambda: list(driver.run(arrivals))  # noqa: E731
     else:
-        core = make_core(case, model, is_real=trace is None)
+        core = make_core(case, models, is_real=trace is None)
         recorder = Recorder(core)
         run = functools.partial(serve, core, case, make_asks(case.seed, case.sessions, case.shape))
     error = None
@@ -291,7 +298,7 @@ def run_case(case: Case, side: str, folder: Path, model: str, trace: Path | None
     return error is None
 
 
-def run_in_child(job: dict[str, Any], side: str, folder: Path, model: str) -> bool:
+def run_in_child(job: dict[str, Any], side: str, folder: Path, models: str) -> bool:
     """Runs a job in a child of this process, which has no engine; returns whether it went well."""
     child = os.fork()
     if child:
@@ -300,7 +307,7 @@ def run_in_child(job: dict[str, Any], side: str, folder: Path, model: str) -> bo
     try:
         signal.alarm(LIMIT_S)  # ends this process
         trace = Path(job["trace"]) if "trace" in job else None
-        status = 0 if run_case(Case.read(job["case"]), job.get("side", side), folder, model, trace) else 1
+        status = 0 if run_case(Case.read(job["case"]), job.get("side", side), folder, models, trace) else 1
     except BaseException:
         traceback.print_exc()
     finally:
@@ -310,12 +317,14 @@ def run_in_child(job: dict[str, Any], side: str, folder: Path, model: str) -> bo
 
 
 def main() -> None:
-    side, folder, model, jobs = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
+    side, folder, models, jobs = sys.argv[1], Path(sys.argv[2]), sys.argv[3], json.loads(sys.argv[4])
     for module in IMPORTS["real" if side == "real" else "simulator"]:
         importlib.import_module(module)
-    engine_arguments(Case.read(jobs[0]["case"]), model).create_engine_config()  # looks at the model's class, once
+    cases = {case.model: case for case in (Case.read(job["case"]) for job in jobs)}
+    for case in cases.values():
+        engine_arguments(case, models).create_engine_config()  # looks at the model's class, once
     gc.freeze()  # else each engine collects at its start what was imported
-    failed = [job for job in jobs if not run_in_child(job, side, folder, model)]
+    failed = [job for job in jobs if not run_in_child(job, side, folder, models)]
     if failed:
         raise SystemExit(1)
 

@@ -37,7 +37,7 @@ class Outcome(NamedTuple):
     versions: dict[str, str]
 
 
-def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool, has_tier: bool = False) -> int:
+def search(folder: Path, models: str, count: int, seed: int, is_sabotaged: bool, has_tier: bool = False) -> int:
     """Runs the first `count` cases of a seed and records what came of them; returns the exit code.
 
     With `has_tier` every case has CPU memory, which else some have.
@@ -51,7 +51,7 @@ def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool, 
     rounds = [[batch] for batch in batches] if is_sabotaged else [batches]
     for together in rounds:
         with ThreadPoolExecutor(LANES) as pool:
-            for outcomes in pool.map(lambda batch: _run_batch(folder, model, batch, is_sabotaged), together):
+            for outcomes in pool.map(lambda batch: _run_batch(folder, models, batch, is_sabotaged), together):
                 found += outcomes
         if is_sabotaged and any(map(is_found, found)):
             break
@@ -64,25 +64,25 @@ def search(folder: Path, model: str, count: int, seed: int, is_sabotaged: bool, 
     return 1 if row["differences"] else 0
 
 
-def repeat(folder: Path, model: str, file: Path) -> int:
+def repeat(folder: Path, models: str, file: Path) -> int:
     """Runs the case of a file that a search has left; returns the exit code."""
     values = json.loads(file.read_text(encoding="utf-8"))
     case = Case.read(values["case"])
-    (outcome,) = _run_batch(folder, model, [Drawn(values["number"], values["is_tight"], case)], is_sabotaged=False)
+    (outcome,) = _run_batch(folder, models, [Drawn(values["number"], values["is_tight"], case)], is_sabotaged=False)
     checks.console.print("parity: equal" if not outcome.wrong else f"parity: {len(outcome.wrong)} differences")
     return 1 if outcome.wrong else 0
 
 
-def _run_batch(folder: Path, model: str, batch: Sequence[Drawn], is_sabotaged: bool) -> list[Outcome]:
+def _run_batch(folder: Path, models: str, batch: Sequence[Drawn], is_sabotaged: bool) -> list[Outcome]:
     """Runs cases on the real side, then in the simulator and, but for the sabotaged, in the driver."""
     if is_sabotaged:
         batch = [one._replace(case=replace(one.case, executor=SABOTAGED)) for one in batch]
     first = batch[0].case.name
-    try_side(REAL_PYTHON, "real", folder, model, [real_job(one.case) for one in batch], folder / f"real-{first}.log")
+    try_side(REAL_PYTHON, "real", folder, models, [real_job(one.case) for one in batch], folder / f"real-{first}.log")
     made = [one.case for one in batch if (folder / f"{one.case.name}.jsonl").exists()]
     jobs = [simulated_job(folder, case, side) for case in made for side in _simulated_sides(case)]
     if jobs:
-        try_side(SIMULATOR_PYTHON, "simulator", folder, model, jobs, folder / f"simulator-{first}.log")
+        try_side(SIMULATOR_PYTHON, "simulator", folder, models, jobs, folder / f"simulator-{first}.log")
     outcomes = [compare(folder, one) for one in batch]
     for outcome in outcomes:
         tell(outcome)
@@ -149,7 +149,7 @@ def summary(found: Sequence[Outcome], seed: int) -> dict[str, Any]:
     in which one of both did not happen.
     """
     sums: Counter[str] = Counter()
-    drawn: dict[str, Counter[str]] = {name: Counter() for name in ("policy", "block_size", "async_scheduling")}
+    drawn: dict[str, Counter[str]] = {name: Counter() for name in ("model", "policy", "block_size", "async_scheduling")}
     for outcome in found:
         sums.update(outcome.seen)
         for name, counter in drawn.items():

@@ -27,7 +27,7 @@ def simulated_job(folder: Path, case: Case, side: str | None = None) -> Job:
     return real_job(case) | {"trace": str(folder / f"{case.name}.jsonl")} | ({} if side is None else {"side": side})
 
 
-def try_side(python: Path, side: str, folder: Path, model: str, jobs: list[Job], log: Path) -> bool:
+def try_side(python: Path, side: str, folder: Path, models: str, jobs: list[Job], log: Path) -> bool:
     """Runs jobs of cases, one after the other, and returns whether all went well; what they print goes to the log."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
     environment |= {
@@ -39,13 +39,13 @@ def try_side(python: Path, side: str, folder: Path, model: str, jobs: list[Job],
     }
     if side != "real":
         environment["VLLM_SIM_TRACE_PATH"] = jobs[0]["trace"]
-    command = [str(python), "-m", "parity.engine", side, str(folder), model, json.dumps(jobs)]
+    command = [str(python), "-m", "parity.engine", side, str(folder), models, json.dumps(jobs)]
     with log.open("w") as file:
         return not subprocess.run(command, cwd=ROOT, env=environment, stdout=file, stderr=file).returncode
 
 
-def run_side(python: Path, side: str, folder: Path, model: str, jobs: list[Job]) -> None:
+def run_side(python: Path, side: str, folder: Path, models: str, jobs: list[Job]) -> None:
     """As try_side, with a log in the folder; ends this process with the log's end where something fails."""
     log = folder / f"{side}-{Case.read(jobs[0]['case']).name}.log"
-    if not try_side(python, side, folder, model, jobs, log):
+    if not try_side(python, side, folder, models, jobs, log):
         raise SystemExit(f"the {side} side failed:\n" + "\n".join(log.read_text().splitlines()[-30:]))

@@ -36,11 +36,12 @@ class EagerExecutor(RowExecutor):
         return super()._step(replace(output, scheduled_cached_reqs=no_output))
 
 
-def make_driver(case: Case, model: str, trace: Path) -> tuple[Driver, list[Arrival]]:
+def make_driver(case: Case, models: str, trace: Path) -> tuple[Driver, list[Arrival]]:
     """The driver over a case's trace, each step a millisecond long: rows arrive when they did on the real side.
 
     A closed loop serves them in their order.
     """
+    model = str(Path(models) / case.model)
     setup = Setup(
         capacity_blocks=case.capacity_blocks,
         block_size=case.block_size,

@@ -2,10 +2,10 @@
 
 An environment with that version, without kernels, is built next to the project's own, which has the pinned version and
 runs this. Compared: what the version requires, the contacts (what is changed, hooks), every step of the simulator and
-the hits of replays with those on the pinned version, and upstream's own tests of that version. No model is executed:
-that is `make parity`, for which a wheel of that version with CPU kernels is needed.
+the hits of replays with those on the pinned version, the stored rows of hybrid models, and upstream's own tests of that
+version. No model is executed: that is `make parity`, for which a wheel of that version with CPU kernels is needed.
 
-usage: python -m parity.upgrade --vllm VERSION [--keep DIR] [CHECK...]      CHECK: contacts, steps, hits, upstream
+usage: python -m parity.upgrade --vllm VERSION [--keep DIR] [CHECK...]   CHECK: contacts, steps, hits, models, upstream
 Each check goes to results/upgrade-VERSION.json when it ends; a check that is not named stays there as it was.
 """
 
@@ -23,12 +23,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from parity import upgrade_replays, upstream_tests
-from parity.model import make_model
+from parity import canary, upgrade_replays, upstream_tests
+from parity.model import make_models
 from parity.results import RESULTS, update
 from parity.upstream_tests import PINNED, ROOT, Place
 
-CHECKS = ("contacts", "steps", "hits", "upstream")
+CHECKS = ("contacts", "steps", "hits", "models", "upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,22 +138,29 @@ def look(version: str, folder: Path, wanted: Iterable[str]) -> list[Finding]:
     """The findings of the wanted checks on a version, which are recorded too."""
     place = Place(build(version), ROOT / "data" / "upgrade" / version, version)
     pythons = {"pinned": Path(sys.executable), "other": place.python}
-    model = make_model(folder / "model")
+    models = make_models(folder / "models", ["llama"])
 
     def contacts() -> Iterator[Finding]:
         return compare_contacts(*(probe(python) for python in pythons.values()))
 
     def steps() -> Iterator[Finding]:
-        return (Finding("steps", *line) for line in upgrade_replays.compare_steps(pythons, folder, model))
+        return (Finding("steps", *line) for line in upgrade_replays.compare_steps(pythons, folder, models))
 
     def hits() -> Iterator[Finding]:
-        return (Finding("hits", *line) for line in upgrade_replays.compare_hits(pythons, folder, model))
+        return (
+            Finding("hits", *line)
+            for line in upgrade_replays.compare_hits(pythons, folder, str(Path(models) / "llama"))
+        )
+
+    def hybrids() -> Iterator[Finding]:
+        for name, wrong in canary.check(place.python, folder / "canary"):
+            yield Finding("models", name, not wrong, "; ".join(wrong) or "the stored row came again")
 
     def upstream() -> Iterator[Finding]:
         return compare_upstream(upstream_tests.run_all(place))
 
     findings = []
-    for name, check in zip(CHECKS, (contacts, steps, hits, upstream), strict=True):
+    for name, check in zip(CHECKS, (contacts, steps, hits, hybrids, upstream), strict=True):
         if name in wanted:
             found = attempt(name, check)
             record(version, name, found)

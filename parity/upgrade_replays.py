@@ -35,14 +35,14 @@ Line = tuple[str, bool, str]
 """What was compared, whether it is equal, and what was found."""
 
 
-def compare_steps(pythons: Pythons, folder: Path, model: str) -> Iterator[Line]:
+def compare_steps(pythons: Pythons, folder: Path, models: str) -> Iterator[Line]:
     """Every step of each case, as parity.compare compares them, in the executor's loop and under the driver."""
     jobs = [{"case": asdict(case), "trace": str(make_trace(case, folder))} for case in CASES]
     runs = [(version, side) for version in pythons for side in ("simulator", "driver")]
 
     def run(version: str, side: str) -> None:
         (folder / version).mkdir(exist_ok=True)
-        run_side(pythons[version], side, folder / version, model, jobs)
+        run_side(pythons[version], side, folder / version, models, jobs)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda one: run(*one), runs))

@@ -1,9 +1,10 @@
 """A pytest plugin for upstream's own tests, loaded with `-p parity.upstream_pool`.
 
 Where VLLM_SIM_TEST_POOL is set it puts in our block pool, under LRU written on our interface, wherever it can serve. A
-cache that our pool refuses (no prefix caching) keeps upstream's, and so does one of several groups or without full
-attention, where ours gives first what no hit can use; the last line says how many of each there were. Where
-VLLM_SIM_TEST_LIFTED is set the simulator's platform refuses no configuration, and no model for want of a tokenizer.
+cache that our pool refuses (no prefix caching) keeps upstream's; the last line says how many of each there were. Of
+several groups, and of one without full attention, our pool gives first what no hit can use, which upstream's does not;
+that is left out here, so that all else of it is compared. Where VLLM_SIM_TEST_LIFTED is set the simulator's platform
+refuses no configuration, and no model for want of a tokenizer.
 """
 
 import functools
@@ -59,7 +60,9 @@ def _patient(run: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    terminalreporter.write_line(f"pools: {pools['ours']} ours, {pools['refused']} refused")
+    terminalreporter.write_line(
+        f"pools: {pools['ours']} ours, {pools['of groups']} ours of groups, {pools['refused']} refused"
+    )
 
 
 @pytest.fixture
@@ -76,14 +79,9 @@ def _put_pool() -> None:
     from vllm.v1.core import block_pool
     from vllm.v1.core.kv_cache_manager import KVCacheManager
 
-    from vllm_sim.engine.pool import (
-        Description,
-        PolicyBlockPool,
-        PolicyQueue,
-        adopt,
-        check_supported,
-        keeps_everything,
-    )
+    from vllm_sim.engine.group_pool import GroupBlockPool
+    from vllm_sim.engine.pool import Description, PolicyBlockPool, PolicyQueue, adopt, check_supported
+    from vllm_sim.eviction.boundaries import Boundaries
     from vllm_sim.eviction.online_cache import OnlineCache, online_context
 
     def online(pool: Any) -> OnlineCache:
@@ -100,12 +98,20 @@ def _put_pool() -> None:
         upstream(self, *args, **kwargs)
         try:
             check_supported(self)
-            is_ours = keeps_everything(self)
         except ValueError:
-            is_ours = False
-        pools["ours" if is_ours else "refused"] += 1
-        if is_ours:
-            adopt(self, online(self.block_pool), describe())
+            pools["refused"] += 1
+            return
+        adopt(self, online(self.block_pool), describe())
+        pool = self.block_pool
+        pools["of groups" if isinstance(pool, GroupBlockPool) else "ours"] += 1
+        if isinstance(pool, GroupBlockPool):
+            pool.free_block_queue.boundaries.__class__ = NothingDead
+
+    class NothingDead(Boundaries):
+        """Boundaries that leave every choice to the policy."""
+
+        def first_dead(self) -> None:
+            return None
 
     class LruBlockPool(PolicyBlockPool):
         """What a test gets that makes a pool without a manager."""

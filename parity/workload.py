@@ -6,10 +6,10 @@ twice (vLLM computes the last block again), and the cache is small (evictions, p
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from parity.model import END_TOKEN
+from parity.model import END_TOKEN, MODELS
 
 BLOCK_SIZE = 32
 """The CPU's attention wants multiples of 32."""
@@ -53,6 +53,8 @@ class Case:
     """One engine and what it serves."""
 
     seed: int
+    model: str = "llama"
+    """One of MODELS."""
     policy: str = "lru"
     async_scheduling: bool = False
     sessions: int = 70
@@ -93,9 +95,23 @@ class Case:
         """Arguments of EngineArgs, by their names, that all sides take from here. Token ids alone go in and out."""
         names = ("scheduling_policy", "long_prefill_token_threshold", "enable_chunked_prefill")
         values = {name: getattr(self, name) for name in (*names, "scheduler_reserve_full_isl")}
+        values |= {"dtype": MODELS[self.model].dtype} | self.cache_arguments
         transfer = {"kv_connector": "OffloadingConnector", "kv_role": "kv_both", "kv_connector_extra_config": self.tier}
         tier = {} if self.tier is None else {"kv_transfer_config": transfer}
         return values | tier | {"skip_tokenizer_init": True}
+
+    @property
+    def cache_arguments(self) -> dict[str, Any]:
+        """Those that make the simulator's cache groups the CPU kernels': their backend, the state that they force."""
+        groups = MODELS[self.model].groups
+        states = {"mamba_ssm_cache_dtype": "float32"} if "state" in groups else {}
+        kernels = {"attention_backend": "CPU_ATTN", "enable_prefix_caching": True}
+        return {} if groups == ("full",) else kernels | states
+
+    def needed_blocks(self, tokens: int) -> int:
+        """Blocks of the cache that a request needs."""
+        batches = 2 if self.async_scheduling else 1
+        return MODELS[self.model].needed_blocks(self.block_size, tokens, batches * self.max_num_batched_tokens)
 
     @property
     def tier(self) -> dict[str, Any] | None:
@@ -117,7 +133,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        parts = [self.policy, "async" if self.async_scheduling else "sync", f"seed{self.seed}"]
+        parts = [] if self.model == "llama" else [self.model]
+        parts += [self.policy, "async" if self.async_scheduling else "sync", f"seed{self.seed}"]
         parts += [] if self.tier_chunks is None else [f"tier{self.tier_chunks}"]
         return "-".join(parts + ([f"concurrency{self.concurrency}"] if self.concurrency else []))
 
@@ -176,6 +193,12 @@ def make_answers(asks: list[Ask], seed: int) -> dict[int, tuple[list[int], list[
             answer.append(END_TOKEN if rng.random() < END_SHARE else rng.randrange(FIRST_TOKEN, LAST_TOKEN))
         served[ask.row] = prompt + before + ask.tokens, answer
     return served
+
+
+def fitted(case: Case, room: float) -> Case:
+    """A case with the longest of its requests as the longest that is served, and so many times the cache it needs."""
+    longest = largest_tokens(make_asks(case.seed, case.sessions, case.shape))
+    return replace(case, max_model_len=longest, capacity_blocks=round(room * case.needed_blocks(longest)))
 
 
 def largest_tokens(asks: list[Ask]) -> int:

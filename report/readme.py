@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.rows import read_bench
 from benchmarks.rows import table as bench_table
 from milestone2_code.study.study import ORACLE
+from milestone3_code.hybrids import table as hybrids
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -169,6 +170,7 @@ def measured(results: Path) -> str:
 
 PAGES: Mapping[str, Mapping[str, Section]] = {
     "README.md": {"findings": findings},
+    "docs/models.md": {"hybrids": hybrids.section},
     "docs/results.md": {"study one": section, "study two": mixed.section, "measured": measured},
 }
 

@@ -16,6 +16,7 @@ from report.numbers.engine import engine_numbers, hash_numbers
 from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
+from report.numbers.models import model_numbers
 from report.numbers.parity import parity_numbers, upstream_numbers
 from report.numbers.tiers import tiers_numbers
 
@@ -27,6 +28,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "mixed": ("mixed.jsonl", mixed_numbers),
     "hybrid": ("mixed.jsonl", hybrid_numbers),
     "ablations": ("mixed.jsonl", ablation_numbers),
+    "models": ("hybrids.jsonl", model_numbers),
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
     "tiers": ("tiers.jsonl", tiers_numbers),

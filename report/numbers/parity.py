@@ -43,7 +43,7 @@ def parity_numbers(results: Path) -> Numbers:
 def _case(row: dict[str, Any]) -> list[str]:
     scheduling = "asynchronous" if row["async_scheduling"] else "synchronous"
     arrivals = "one by one" if row["concurrency"] == 1 else "as they arrive"
-    return [f"`{row['policy']}`", scheduling, arrivals, str(row["seed"])]
+    return [row.get("model", "llama"), f"`{row['policy']}`", scheduling, arrivals, str(row["seed"])]
 
 
 def upstream_numbers(results: Path) -> Numbers:
@@ -69,7 +69,7 @@ def upstream_numbers(results: Path) -> Numbers:
         "such": different[:2],
         "refused": number(max(refused.values())),
         "refused_what": list(what),
-        "pools": last["pools"].replace("ours, ", "were ours and ").replace("refused", "upstream's"),
+        "pools": last["pools"].replace("refused", "upstream's"),
     }
 
 

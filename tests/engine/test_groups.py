@@ -192,9 +192,10 @@ def test_the_fast_backend_names_those_that_serve_policies_over_groups(run: Repla
         run(name, {}, family(100, 50), backend="fast", policy="lfu")
 
 
-def test_the_fast_backend_names_those_that_serve_states(run: Replay) -> None:
-    with pytest.raises(ValueError, match="fast does not serve MambaManager; allowed: backend blockpool, engine"):
-        run("jamba-1.5-mini", {"num_hidden_layers": 8}, family(100, 50), backend="fast")
+def test_the_fast_backend_names_those_that_serve_a_match_unit(run: Replay) -> None:
+    options = {"backend": "fast", "engine_args": {"prefix_match_unit": 16}}
+    with pytest.raises(ValueError, match="fast does not serve a prefix match unit; allowed: backend blockpool, engine"):
+        run("jamba-1.5-mini", {"num_hidden_layers": 8}, family(100, 50), **options)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +215,7 @@ def test_the_cache_manager_alone_and_the_compiled_cache_say_what_the_engine_says
     run: Replay, name: str, changes: dict[str, Any], capacity: int, engine_args: dict[str, Any]
 ) -> None:
     rows, found = conversations(12, 5, seed=1), {}
-    for backend in ("engine", "blockpool") if "jamba" in name else ("engine", "blockpool", "fast"):
+    for backend in ("engine", "blockpool") if "prefix_match_unit" in engine_args else ("engine", "blockpool", "fast"):
         options = {"capacity_blocks": capacity, "engine_args": engine_args, "max_num_batched_tokens": 256}
         summary, found[backend] = run(name, changes | CHAT, rows, backend=backend, **options)
         assert summary.evicted_blocks > 0
@@ -223,6 +224,56 @@ def test_the_cache_manager_alone_and_the_compiled_cache_say_what_the_engine_says
     expected = [{name: row[name] for name in SHARED} for row in found["engine"]]
     assert [{name: row[name] for name in SHARED} for row in found["blockpool"]] == expected
     assert found.get("fast", found["blockpool"]) == found["blockpool"]
+
+
+def draw_layout(seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A model of groups drawn by a seed: its name, the changes to it, settings of a replay."""
+    draw = random.Random(seed)
+    size, layers = draw.choice((16, 32)), draw.randint(3, 8)
+    kinds = draw.choices(("sliding_attention", "full_attention"), k=layers)
+    kinds[:2] = "sliding_attention", "full_attention"
+    state = {"linear_num_key_heads": 1, "linear_num_value_heads": draw.choice((1, 2)), "num_hidden_layers": 6}
+    name, changes, blocks = draw.choice(
+        (
+            ("gpt-oss-20b", {"num_hidden_layers": layers, "layer_types": kinds, "sliding_window": 20}, 150),
+            ("gpt-oss-20b", {"num_hidden_layers": layers, "layer_types": kinds, "sliding_window": 100}, 200),
+            (
+                "llama-4-scout",
+                {"num_hidden_layers": max(4, layers), "attention_chunk_size": draw.choice((32, 96))},
+                250,
+            ),
+            ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": draw.choice((30, 64))}, 250),
+            ("jamba-1.5-mini", {"num_hidden_layers": draw.choice((8, 16))}, 40),
+            ("qwen3-next-80b-a3b", state | {"full_attention_interval": draw.choice((2, 3))}, 40),
+            ("qwen3-next-80b-a3b", state | {"full_attention_interval": draw.choice((2, 3))}, 40),
+        )
+    )
+    retention: list[dict[str, Any]] = [{}, {"prefix_cache_retention_interval": None}]
+    return (
+        name,
+        changes | CHAT,
+        {
+            "block_size": size,
+            "capacity_blocks": round(blocks * draw.uniform(0.7, 1.5)),
+            "max_num_batched_tokens": draw.choice((256, 300, 512)),
+            "engine_args": draw.choice(retention),
+        },
+    )
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 30))])
+def test_the_compiled_cache_says_of_any_layout_what_the_cache_manager_says(run: Replay, seed: int) -> None:
+    name, changes, options = draw_layout(seed)
+    rows = conversations(14, 5, seed)
+    summary, expected = run(name, changes, rows, backend="blockpool", **options)
+    compiled, found = run(name, changes, rows, backend="fast", **options)
+    assert found == expected
+    assert (compiled.working_set_blocks, compiled.evicted_blocks) == (
+        summary.working_set_blocks,
+        summary.evicted_blocks,
+    )
+    assert summary.hit_tokens > 0
+    assert summary.rejected_requests < len(rows)
 
 
 @pytest.mark.parametrize("policy", ["hybrid", "workload_aware"])

@@ -10,13 +10,15 @@ from parity.workload import TURNS, make_asks
 
 STEPS: list[dict[str, Any]] = [
     {
-        "new": [["0", 32, 40, [1, 2, 3]]],
+        "new": [["0", 32, 40, [[1, 2, 3]]]],
         "known": [],
         "resumed": [],
         "preempted": [],
         "finished": [],
         "evicted": ["aa"],
         "copies": [[0, "load", [1, 2], [7, 8]]],
+        "zeroed": [],
+        "copied": ["1 to 2"],
         "tokens": {},
     },
     {
@@ -27,17 +29,21 @@ STEPS: list[dict[str, Any]] = [
         "finished": ["2"],
         "evicted": [],
         "copies": [[1, "store", [3], [9]], [1, "wait"]],
+        "zeroed": [3],
+        "copied": [],
         "tokens": {"0": [[7], None]},
     },
 ]
 OTHER = {
-    "new": [["0", 32, 40, [1, 2, 4]]],
+    "new": [["0", 32, 40, [[1, 2, 4]]]],
     "known": [["0", 71, 20, []]],
     "resumed": ["0"],
     "preempted": [],
     "finished": [],
     "evicted": ["ab"],
     "copies": [[0, "load", [1, 3], [7, 8]]],
+    "zeroed": [4],
+    "copied": ["1 to 3"],
     "tokens": {"0": [[8], None]},
 }
 

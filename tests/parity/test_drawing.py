@@ -7,6 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from parity.drawing import BLOCK_SIZES, LIVE, REQUESTS, TIER, Drawn, draw
+from parity.model import MODELS
 from parity.workload import Case, largest_tokens, make_asks
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import POLICIES, make_policy
@@ -32,7 +33,8 @@ def test_the_largest_request_of_every_case_can_be_served(drawn: list[Drawn]) -> 
     for one in drawn:
         case = one.case
         asks = make_asks(case.seed, case.sessions, case.shape)
-        assert largest_tokens(asks) <= case.max_model_len <= case.capacity_blocks * case.block_size
+        assert largest_tokens(asks) <= case.max_model_len
+        assert case.needed_blocks(case.max_model_len) <= case.capacity_blocks
         assert case.max_num_seqs <= case.max_num_batched_tokens
         assert case.long_prefill_token_threshold <= case.max_model_len
         assert case.enable_chunked_prefill or case.max_num_batched_tokens >= case.max_model_len
@@ -42,7 +44,7 @@ def test_the_largest_request_of_every_case_can_be_served(drawn: list[Drawn]) -> 
 def test_a_tight_cache_holds_less_than_twice_its_largest_request(drawn: list[Drawn]) -> None:
     for one in drawn:
         case = one.case
-        need_blocks = -(-largest_tokens(make_asks(case.seed, case.sessions, case.shape)) // case.block_size)
+        need_blocks = case.needed_blocks(largest_tokens(make_asks(case.seed, case.sessions, case.shape)))
         assert need_blocks <= case.capacity_blocks
         assert not one.is_tight or case.capacity_blocks < 2 * need_blocks
         assert not one.is_tight or case.max_num_seqs >= 4
@@ -53,6 +55,7 @@ def test_every_policy_that_can_be_live_is_drawn_and_everything_else_too(drawn: l
         return Counter(getattr(one.case, name) for one in drawn)
 
     assert set(values("policy")) == set(LIVE) == set(POLICIES) - {"belady"}
+    assert set(values("model")) == set(MODELS)
     assert set(values("block_size")) == set(BLOCK_SIZES)
     for name in ("async_scheduling", "enable_chunked_prefill", "scheduler_reserve_full_isl", "scheduling_policy"):
         assert len(values(name)) == 2

@@ -15,7 +15,7 @@ SIDES = ("real", "simulator", "driver")
 
 
 def steps() -> list[dict[str, Any]]:
-    lists = ("new", "known", "resumed", "preempted", "finished", "evicted", "copies")
+    lists = ("new", "known", "resumed", "preempted", "finished", "evicted", "zeroed", "copied", "copies")
     step: dict[str, Any] = {name: [] for name in lists}
     return [
         step | {"new": [["0", 0, 40, [1, 2]]], "tokens": {"0": [[7], None]}},

@@ -1,10 +1,11 @@
-"""The sequential cache of several groups under LRU, over arrays: the `fast` backend of sliding windows and chunks.
+"""The sequential cache of several groups under LRU, over arrays: the `fast` backend of windows, chunks and states.
 
 Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py allocate_slots, single_type_kv_cache_manager.py, block_pool.py,
 read), one request after the other as engine/backends/sequence.py serves them: the prompt in chunks of the budget, then
 token by token; each time, group by group, blocks that left a window are released, then blocks are taken, then cached. A
 block without a hash is taken before any cached one, and of those the one that was released first. Misses are named as
-engine/backends/group_ledger.py names them. Not here: states, policies other than LRU, partial blocks, preemption.
+engine/backends/group_ledger.py names them. Chunks end where v1/core/sched/scheduler.py lets them end so that a state is
+kept. Not here: policies other than LRU, partial blocks, preemption.
 """
 
 from typing import Any, NamedTuple
@@ -13,7 +14,18 @@ import numba
 import numpy as np
 
 from vllm_sim.eviction.chains import Chains
-from vllm_sim.eviction.group_lookup import CHUNK, FULL, WINDOW, Shape, find, find_kind, keeps
+from vllm_sim.eviction.group_lookup import (
+    CHUNK,
+    FULL,
+    STATE,
+    WINDOW,
+    Shape,
+    find,
+    find_kind,
+    keeps,
+    next_tokens,
+    skipped_blocks,
+)
 
 # Columns of what is written for each request, in units but for the last three; GROUP and BY are -1 for none.
 HIT, GENERATED, COLD, EVICTED, WINDOWS, ALIGNMENT, GROUP, BY, ALLOCATED = range(9)
@@ -98,7 +110,7 @@ def _serve(
         if prompts[row] + outputs[row] - 1 < longest:
             most = max(most, prompts[row] + outputs[row] - 1)
     table = np.full((groups, most // unit + 2), -1, np.int32)
-    lengths, cached = np.zeros(groups, np.int64), np.zeros(groups, np.int64)
+    lengths, cached, gone = np.zeros(groups, np.int64), np.zeros(groups, np.int64), np.zeros(groups, np.int64)
     for row in range(prompts.size):
         nodes = all_nodes[begins[row] : begins[row + 1]]
         prompt, computed = prompts[row], prompts[row] + outputs[row] - 1
@@ -113,13 +125,13 @@ def _serve(
             continue
         is_single = groups == 1
         ends = np.array([prompt - 1, further * unit if further > hit and not is_single else 0])
-        lengths[:], cached[:] = 0, 0
+        lengths[:], cached[:], gone[:] = 0, 0, 0
         done = hit * unit
-        tokens = min(prompt - done, chunk)
+        tokens = next_tokens(shape, done, prompt, ends[1], chunk)
         is_first = True
         while tokens > 0:
             for group in range(groups):
-                _leave(shape, cache, group, table[group], lengths, done)
+                _leave(shape, cache, group, table[group], lengths, gone, done)
             if is_first and hit:
                 for group in range(groups):
                     _touch(shape, cache, nodes, group, table[group], lengths, hit)
@@ -127,6 +139,9 @@ def _serve(
             is_first = False
             for group in range(groups):
                 needed = -(-(done + tokens) // (shape.units[group] * unit))
+                if shape.kind[group] == STATE and lengths[group] < needed - 1:
+                    table[group, lengths[group] : needed - 1] = -1
+                    lengths[group] = needed - 1
                 while lengths[group] < needed:
                     block = _take(cache, row)
                     if block < 0:
@@ -147,11 +162,21 @@ def _serve(
                             cache, nodes[(place + 1) * shape.units[group] - 1] * groups + group, table[group, place]
                         )
                 cached[group] = max(cached[group], full)
-            tokens = min(prompt - done, chunk) if done < prompt else min(computed - done, 1)
+            tokens = next_tokens(shape, done, prompt, ends[1], chunk) if done < prompt else min(computed - done, 1)
         for group in range(groups):
+            _name_tail(shape, cache, nodes, group, (prompt - 1) // unit, cached[group] * shape.units[group])
             for place in range(lengths[group] - 1, -1, -1):
                 _free(cache, table[group, place])
     return -1
+
+
+@numba.njit(cache=True)
+def _name_tail(shape: Any, cache: Any, nodes: Any, group: int, end: int, known: int) -> None:
+    """A full block of several units has a second name, of the units of the prompt in it; nothing is found by it."""
+    if shape.kind[group] == FULL and end % shape.units[group] and end <= known:
+        key = nodes[end - 1] * shape.kind.size + group
+        cache.counts[KEYS] += not cache.had[key]
+        cache.had[key] = 1
 
 
 @numba.njit(cache=True)
@@ -188,7 +213,7 @@ def _blame(shape: Any, cache: Any, nodes: Any, kept: int, out: Any) -> None:
     for group in range(groups):
         size = shape.units[group]
         first = 0
-        if shape.kind[group] == WINDOW:
+        if shape.kind[group] in (WINDOW, STATE):
             first = max(0, kept // size - shape.last[group])
         elif shape.kind[group] == CHUNK:
             first = kept * shape.unit_tokens // shape.span[group] * shape.span[group] // shape.unit_tokens // size
@@ -200,30 +225,20 @@ def _blame(shape: Any, cache: Any, nodes: Any, kept: int, out: Any) -> None:
 
 
 @numba.njit(cache=True)
-def _skipped(shape: Any, group: int, tokens: int) -> int:
-    """Blocks that a group needs no longer once so many tokens are computed."""
-    kind, span = shape.kind[group], shape.span[group]
-    if kind == FULL:
-        return 0
-    skipped = max(0, tokens - span + 1) if kind == WINDOW else tokens // span * span
-    return skipped // (shape.units[group] * shape.unit_tokens)
-
-
-@numba.njit(cache=True)
-def _leave(shape: Any, cache: Any, group: int, table: Any, lengths: Any, done: int) -> None:
+def _leave(shape: Any, cache: Any, group: int, table: Any, lengths: Any, gone: Any, done: int) -> None:
     """Releases the blocks that a group needs no longer, the last one first."""
-    for place in range(min(_skipped(shape, group, done), lengths[group]) - 1, -1, -1):
-        if table[place] < 0:
-            break
+    skipped = min(skipped_blocks(shape, group, done), lengths[group])
+    for place in range(skipped - 1, gone[group] - 1, -1):
         _free(cache, table[place])
         table[place] = -1
+    gone[group] = max(gone[group], skipped)
 
 
 @numba.njit(cache=True)
 def _touch(shape: Any, cache: Any, nodes: Any, group: int, table: Any, lengths: Any, hit: int) -> None:
     """Uses the blocks of a hit that the group still needs."""
     size, groups = shape.units[group], shape.kind.size
-    skipped = _skipped(shape, group, hit * shape.unit_tokens)
+    skipped = skipped_blocks(shape, group, hit * shape.unit_tokens)
     for place in range(max(hit // size, skipped)):
         table[place] = -1
         if place >= skipped:

@@ -1,8 +1,8 @@
-"""vLLM's lookup over several cache groups, compiled: what a prompt hits, and how far the longest group would go.
+"""vLLM's lookup over several cache groups, compiled: what a prompt hits, and what is kept of it.
 
-Faithful to vLLM 0.32 (v1/core/kv_cache_coordinator.py find_longest_cache_hit of both coordinators, and those of the
-managers in single_type_kv_cache_manager.py, read), without EAGLE, context parallelism and partial blocks. Lengths are
-in units, of which every block is a multiple.
+Faithful to vLLM 0.32 (v1/core/kv_cache_coordinator.py find_longest_cache_hit of both coordinators, those of the
+managers in single_type_kv_cache_manager.py, and _mamba_block_aligned_split in v1/core/sched/scheduler.py, read),
+without EAGLE, context parallelism and partial blocks. Lengths are in units, of which every block is a multiple.
 """
 
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-FULL, WINDOW, CHUNK = range(3)
-"""What a group keeps: everything, the last tokens, those of a chunk."""
+FULL, WINDOW, CHUNK, STATE = range(4)
+"""What a group keeps: everything, the last tokens, those of a chunk, a state after some of the tokens."""
 
 
 class Shape(NamedTuple):
@@ -23,7 +23,7 @@ class Shape(NamedTuple):
     span: np.ndarray
     """Tokens of a window or a chunk, else 0."""
     last: np.ndarray
-    """Blocks that a window needs before a boundary, else 0."""
+    """Blocks that a window needs before a boundary, 1 of a state, else 0."""
     order: np.ndarray
     """The groups in the order in which they are looked up: those that keep the same stand together."""
     ends: np.ndarray
@@ -33,6 +33,8 @@ class Shape(NamedTuple):
     """Units of which every hit is a multiple."""
     retention: int
     """Tokens between two places whose window is kept; 0: only the ends of prompts; -1: everywhere."""
+    state_tokens: int
+    """Of a block of states, at whose ends chunks of a prompt end; 0: there are none."""
     is_simple: bool
     """A full group and one other kind: they are looked up once."""
 
@@ -88,6 +90,10 @@ def find_kind(shape: Any, present: Any, nodes: Any, most_tokens: int, begin: int
                 if row >= shape.last[group]:
                     return (place - 1 + row) * size
         blocks = row
+    elif kind == STATE:
+        blocks = most
+        while blocks and (blocks * size % align or not has(shape, present, nodes, blocks * size, begin, end)):
+            blocks -= 1
     else:
         blocks = most_tokens // shape.span[group] * shape.span[group] // shape.unit_tokens // size
         while blocks < most and has(shape, present, nodes, (blocks + 1) * size, begin, end):
@@ -115,7 +121,8 @@ def keeps(shape: Any, group: int, block: int, ends: Any) -> bool:
         block: its place in the request.
         ends: tokens at which a later request may resume.
     """
-    if shape.kind[group] != WINDOW:
+    kind = shape.kind[group]
+    if kind in (FULL, CHUNK) or (kind == STATE and shape.retention < 0):
         return True
     size, need = shape.units[group] * shape.unit_tokens, shape.last[group]
     align = shape.alignment * shape.unit_tokens
@@ -129,3 +136,34 @@ def keeps(shape: Any, group: int, block: int, ends: Any) -> bool:
             if end - need <= block < end:
                 return True
     return False
+
+
+@numba.njit(cache=True)
+def next_tokens(shape: Any, start: int, prompt: int, junction: int, most: int) -> int:
+    """Tokens of a prompt that the next step computes: where there are states, up to a place where one is kept."""
+    end, size = min(prompt, start + most), shape.state_tokens
+    if not size:
+        return end - start
+    aligned = end // size * size
+    if end < prompt and (aligned > start or size <= most):
+        end = aligned
+    first = end
+    if start % size:
+        first = min(first, (start // size + 1) * size)
+    last = (prompt - 1) // size * size
+    if last > start:
+        first = min(first, last)
+    shared = start + (junction - start) // size * size
+    if shared > start and junction < end:
+        first = min(first, shared)
+    return first - start
+
+
+@numba.njit(cache=True)
+def skipped_blocks(shape: Any, group: int, tokens: int) -> int:
+    """Blocks that a group needs no longer once so many tokens are computed."""
+    kind, span = shape.kind[group], shape.span[group]
+    if kind == FULL:
+        return 0
+    skipped = tokens // span * span if kind == CHUNK else max(0, tokens - span + 1)
+    return skipped // (shape.units[group] * shape.unit_tokens)

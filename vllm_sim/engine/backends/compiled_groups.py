@@ -12,6 +12,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager
 from vllm.v1.core.single_type_kv_cache_manager import (
     ChunkedLocalAttentionManager,
     FullAttentionManager,
+    MambaManager,
     SlidingWindowManager,
 )
 from vllm.v1.engine.core import EngineCore
@@ -23,13 +24,18 @@ from vllm_sim.engine.backends.engine_builder import scheduler_of
 from vllm_sim.engine.backends.row_outcome import RowOutcome
 from vllm_sim.eviction.chains import Chains, Requests
 from vllm_sim.eviction.group_kernel import EVICTIONS, KEYS, serve_groups
-from vllm_sim.eviction.group_lookup import CHUNK, FULL, WINDOW, Shape
+from vllm_sim.eviction.group_lookup import CHUNK, FULL, STATE, WINDOW, Shape
 
-_KINDS = {FullAttentionManager: FULL, SlidingWindowManager: WINDOW, ChunkedLocalAttentionManager: CHUNK}
+_KINDS = {
+    FullAttentionManager: FULL,
+    SlidingWindowManager: WINDOW,
+    ChunkedLocalAttentionManager: CHUNK,
+    MambaManager: STATE,
+}
 
 
 class CompiledCache(NamedTuple):
-    """Groups of full attention, windows and chunks under LRU."""
+    """Groups of full attention, windows, chunks and states under LRU."""
 
     groups: GroupFacts
     shape: Shape
@@ -107,8 +113,12 @@ def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
     unknown = sorted({type(single).__qualname__ for single in singles if type(single) not in _KINDS})
     if not manager.enable_caching:
         unknown = ["no prefix caching"]
-    elif unit != unit_tokens and not unknown:
+    elif unit % unit_tokens and not unknown:
         unknown = [f"hashes of {unit} tokens in a run with block_size {unit_tokens}"]
+    elif coordinator.enable_partial_hash_hits:
+        unknown = ["a prefix match unit"]
+    elif (MambaManager in map(type, singles) or unit != unit_tokens) and {one.block_size for one in singles} != {unit}:
+        unknown = [f"blocks of several sizes with states, or with hashes of {unit} tokens and block_size {unit_tokens}"]
     if unknown:
         raise ValueError(f"backend fast does not serve {', '.join(unknown)}; allowed: backend blockpool, engine")
     assert isinstance(coordinator, HybridKVCacheCoordinator | UnitaryKVCacheCoordinator)
@@ -119,14 +129,15 @@ def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
     retention = coordinator.retention_interval
     return Shape(
         kind=np.array(kind),
-        units=np.array([single.block_size // unit for single in singles]),
+        units=np.array([single.block_size // unit_tokens for single in singles]),
         span=np.array([_span(single) for single in singles]),
         last=np.array([_last(single) for single in singles]),
         order=np.array([group for ids in groups for group in ids]),
         ends=np.cumsum([len(ids) for ids in groups]),
-        unit_tokens=unit,
-        alignment=hit_alignment(manager) // unit,
+        unit_tokens=unit_tokens,
+        alignment=hit_alignment(manager) // unit_tokens,
         retention=-1 if retention is None else retention,
+        state_tokens=unit if STATE in kind else 0,
         is_simple=len(groups) == 2 and kind[groups[0][0]] == FULL,
     )
 
@@ -134,10 +145,12 @@ def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
 def _span(single: object) -> int:
     if isinstance(single, SlidingWindowManager):
         return single.sliding_window + single.extra_retained_tokens
+    if isinstance(single, MambaManager):
+        return 2  # skipped are all tokens but the last one, as of a window of two
     return single.attention_chunk_size if isinstance(single, ChunkedLocalAttentionManager) else 0
 
 
 def _last(single: object) -> int:
     if isinstance(single, SlidingWindowManager):
         return single._contiguous_blocks_for_hit(single.sliding_window, single.block_size, use_eagle=False)
-    return 0
+    return int(isinstance(single, MambaManager))

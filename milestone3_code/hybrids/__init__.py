@@ -1,0 +1,1 @@
+"""What hybrid models hit at equal memory: the plan, its rows, the table."""
