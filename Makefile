@@ -52,29 +52,34 @@ upgrade:
 	@PYTHON=$(PYTHON) VLLM=$(PINNED) vllm/install.sh .venv
 	PYTHON=$(PYTHON) .venv/bin/python -m parity.upgrade --vllm $(VLLM) $(UPGRADE)
 
-# Both studies from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: small ones in data/quick.
+# All studies from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: small ones in data/quick.
 QUICK_FLAG := $(if $(QUICK),--quick)
 STUDY_DATA := $(if $(QUICK),data/quick,data/sharegpt)
 STUDY_OUT := $(if $(QUICK),data/quick/,)
 STUDY_TO := --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
 study: setup
-	@echo "1/8 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
-	@echo "2/8 study one: traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
+	@echo "1/11 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
+	@echo "2/11 study one: traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
 	    --conversations $(if $(QUICK),200,2500)
 	@cp -n data/sharegpt/source.json $(STUDY_DATA)/ 2>/dev/null || true
-	@echo "3/8 study one: replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py \
+	@echo "3/11 study one: replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py \
 	    --data $(STUDY_DATA) --out $(STUDY_OUT)results $(QUICK_FLAG)
-	@echo "4/8 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
+	@echo "4/11 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py $(STUDY_TO)
-	@echo "5/8 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
-	@echo "6/8 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
+	@echo "5/11 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
+	@echo "6/11 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
-	@echo "7/8 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
+	@echo "7/11 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone3_code/visualize_task3_advance.py $(STUDY_TO)
+	@echo "8/11 study three: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py report_agents \
+	    $(if $(QUICK),--seeds 2,report_chat --seeds 4)
+	@echo "9/11 study three: replays"; $(VENV)/bin/python milestone3_code/compare_routers.py \
+	    --out $(STUDY_OUT)results $(QUICK_FLAG)
+	@echo "10/11 study three: plots"; $(VENV)/bin/python milestone3_code/visualize_routing.py $(STUDY_TO)
 ifdef QUICK
-	@echo "8/8 no table and no report: they take no rows of a quick run"
+	@echo "11/11 no table and no report: they take no rows of a quick run"
 else
-	@echo "8/8 table and report"; $(VENV)/bin/python -m report.readme
+	@echo "11/11 table and report"; $(VENV)/bin/python -m report.readme
 	@$(MAKE) report
 endif
 

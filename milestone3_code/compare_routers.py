@@ -14,7 +14,7 @@ def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     here = Path(__file__).resolve().parent
     parser = argparse.ArgumentParser(
-        description=__doc__, epilog="the step before is build_mixes.py --seeds 5, the next one visualize_routing.py"
+        description=__doc__, epilog="the step before is build_mixes.py --seeds 4, the next one visualize_routing.py"
     )
     parser.add_argument("--plan", type=Path, default=here / "routing.toml", help="default: routing.toml, beside it")
     parser.add_argument("--data", type=Path, default=ROOT / "data" / "mixes", help="default: data/mixes")

@@ -114,6 +114,10 @@ def _reason(row: Row) -> str | None:
 def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
     if "experiment" not in row:
         return make_row(GridRun(trace, config_of(row, model), row.get("capacity")))
+    if "mix_seed" in row:
+        from milestone3_code.routing import run as routing
+
+        return routing.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     if "mix" in row:
         from milestone3_code.study import run as mixed
 

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.rows import read_bench
 from benchmarks.rows import table as bench_table
 from milestone2_code.study.study import ORACLE
+from milestone3_code.routing import table as routing
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -169,7 +170,12 @@ def measured(results: Path) -> str:
 
 PAGES: Mapping[str, Mapping[str, Section]] = {
     "README.md": {"findings": findings},
-    "docs/results.md": {"study one": section, "study two": mixed.section, "measured": measured},
+    "docs/results.md": {
+        "study one": section,
+        "study two": mixed.section,
+        "study three": routing.section,
+        "measured": measured,
+    },
 }
 
 

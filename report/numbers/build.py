@@ -16,6 +16,7 @@ from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
 from report.numbers.proof import parity_numbers, upstream_numbers
+from report.numbers.routing import routing_numbers
 from report.numbers.users import engine_numbers, hash_numbers
 
 SOURCE = Path("report/report.typ")
@@ -28,6 +29,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "ablations": ("mixed.jsonl", ablation_numbers),
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
+    "routing": ("routing.jsonl", routing_numbers),
     "cost": ("pool_cost.json", cost_numbers),
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),

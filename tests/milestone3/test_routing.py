@@ -12,11 +12,12 @@ from milestone3_code.study.build import build_mixes
 from milestone3_code.study.study import Study
 from tests.commands import script
 from tests.milestone3.making import MODEL, make_study
+from vllm_sim.fleet.names import ROUTERS
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.run import load, run
 from vllm_sim.sweep.results import pick, read_rows
 
-ROUTERS = ["round_robin", "session", "kv_events"]
+CHOSEN = ["round_robin", "session", "kv_events"]
 TOML = """
 mixes = ["tiny"]
 seeds = 2
@@ -84,7 +85,7 @@ def test_each_point_has_a_row_and_one_replica_has_no_router(rows: list[dict]) ->
     traces = [("tiny", 0), ("tiny", 1), ("hashes.jsonl", 0)]
     found = pick(rows, "fleet")
     assert list(dict.fromkeys((row["mix"], row["mix_seed"]) for row in found)) == traces
-    assert len(found) == len(traces) * 2 * 2 * (1 + len(ROUTERS))
+    assert len(found) == len(traces) * 2 * 2 * (1 + len(CHOSEN))
     assert all(("router" in row) == (row["replicas"] > 1) for row in found)
     assert len({row["key"] for row in rows}) == len(rows)
 
@@ -110,7 +111,7 @@ def test_a_row_is_the_replay_with_the_same_settings(made: tuple[Path, Study], ro
 
 
 def test_gains_are_differences_of_rows_and_the_optimum_bounds_lru(rows: list[dict]) -> None:
-    for router in ROUTERS:
+    for router in CHOSEN:
         own, base = (cell(rows, "tiny", "40%", 4, router, policy) for policy in ("hybrid", "lru"))
         plain = cell(rows, "tiny", "40%", 4, "round_robin", "hybrid")
         for one, lru, two in zip(own, base, plain, strict=True):
@@ -189,7 +190,7 @@ def test_the_scripts_make_rows_and_plots_and_a_missing_mix_names_the_step_before
     with pytest.raises(ValueError, match="rows of a quick run are no results"):
         section(tmp_path / "rows")
     done = script("milestone3_code/compare_routers.py", "--data", tmp_path)
-    assert (done.returncode, "first run milestone3_code/build_mixes.py --seeds 5" in done.stderr) == (1, True)
+    assert (done.returncode, "first run milestone3_code/build_mixes.py --seeds 4" in done.stderr) == (1, True)
 
 
 def test_the_table_names_every_trace(made: tuple[Path, Study]) -> None:
@@ -201,10 +202,8 @@ def test_the_table_names_every_trace(made: tuple[Path, Study]) -> None:
 def test_the_plan_of_the_study_has_every_router_and_the_engine(tmp_path: Path) -> None:
     study = Study(configs=tmp_path, data=tmp_path, model=MODEL, results=tmp_path, mixes=("chat", "agents"))
     found = list(points(PLAN, study))
-    from vllm_sim.fleet.names import ROUTERS as KNOWN
-
-    assert {point.router for point in found} == set(KNOWN)
-    assert {point.mix_seed for point in found} == set(range(5))
+    assert {point.router for point in found} == set(ROUTERS)
+    assert {point.mix_seed for point in found} == set(range(4))
     assert {point.device for point in found if point.file == ENGINE} == {"l4"}
 
 

@@ -17,7 +17,7 @@ What follows is cold, and the tail as `replay/breakdown.py` has it. Units are as
 blocks that are hashed are whole multiples of it, else the greatest common divisor.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, KeysView, Sequence
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -68,6 +68,11 @@ class GroupLedger:
     def working_set_blocks(self) -> int:
         """Distinct blocks that were ever cached, of all groups."""
         return len(self._had)
+
+    @property
+    def hashes(self) -> KeysView[Any]:
+        """Of the blocks that were ever cached, each with its group."""
+        return self._owner.keys()
 
     def set_time(self, now_ms: float) -> None:
         """What follows happens at this virtual time."""
