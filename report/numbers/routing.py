@@ -111,6 +111,7 @@ def _verdict(found: Sequence[Pays]) -> Numbers:
     return {
         "router_cells": number(len(routers)),
         "router_always": len(routers) == len(found),
+        "router_first": 4 * len(routers) >= 3 * len(found),
         "beaten_cells": number(len(beaten)),
         "policy_cells": number(len(policies)),
         "policy_where": list(dict.fromkeys(f"{_name(one.mix)} at {spaced(one.capacity)}" for one in policies)),
