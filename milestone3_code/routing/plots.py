@@ -22,9 +22,9 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
 
 LINES = (
-    ("router", f"better router: {ROUTED} over {PLAIN}, LRU", "#0072B2", "o", "-"),
-    ("policy", f"better policy: {BETTER} over LRU, {PLAIN}", "#B00020", "s", "--"),
-    ("policy_routed", f"better policy: {BETTER} over LRU, {ROUTED}", "#E69F00", "^", "-."),
+    ("router", f"router: {ROUTED} over {PLAIN}", "#0072B2", "o", "-"),
+    ("policy", f"policy: {BETTER} over LRU,\nafter {PLAIN}", "#B00020", "s", "--"),
+    ("policy_routed", f"policy: {BETTER} over LRU,\nafter {ROUTED}", "#E69F00", "^", "-."),
 )
 STEPS = {
     "nothing_to_share": ("nothing to share", "#DDDDDD", ""),
@@ -56,7 +56,7 @@ def _pays(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_xscale("log")
         plain(axes.xaxis, [share(one.capacity) for one in own])
         axes.set_title(_title(mix), fontsize=9)
-        axes.set_xlabel("capacity of the fleet (% of the working set)", fontsize=8)
+        axes.set_xlabel("capacity (% of the working set)", fontsize=8)
     plots[0].set_ylabel("token hit rate gained (points)")
     legend(figure, plots, 1)
     more = "Bars: 95 %, over seeds of a mix, over resampled sessions of a hash trace. Cells without rejected requests."
@@ -116,7 +116,7 @@ def _stale(rows: list[Row], figures: Path) -> list[Path]:
                 markersize=4,
                 label=router,
             )
-        for router, line in ((PLAIN, ":"), ("session", (0, (5, 2)))):
+        for router, line in ((PLAIN, ":"), ("session", (0, (5, 2))), ("prefix_tree", "-.")):
             level = _level(rows, mix, router)
             if level is not None:
                 axes.axhline(level, color="#666666", linestyle=line, linewidth=1, label=router)

@@ -35,6 +35,30 @@ def section(results: Path) -> str:
     return "\n\n".join([*parts, *([_engine(engine)] if engine else [])])
 
 
+def finding(results: Path) -> tuple[str, str]:
+    """What a better router is worth, and a better policy, each in the main cell where it is worth most; where.
+
+    Raises:
+        ValueError: the rows are not results.
+    """
+    rows = load(results)
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
+    cells = [one for one in pays(rows) if (one.capacity, one.replicas) == main_cell(rows, one.mix)]
+    gains = "; ".join(
+        f"{_name(one.mix)}: router {100 * one.router.mean:+.1f} points of token hit rate, policy "
+        f"{100 * one.policy.mean:+.1f} before it and {100 * one.policy_routed.mean:+.1f} after it"
+        for one in cells
+    )
+    places = ", ".join(f"{_name(one.mix)} at {one.capacity} of its working set" for one in cells)
+    what = f"{cells[0].replicas} replicas; `{ROUTED}` in place of `{PLAIN}`, `{BETTER}` in place of LRU; {places}"
+    return gains, what
+
+
+def _name(mix: str) -> str:
+    return mix.split(".")[0].replace("_", " ")
+
+
 def _main(rows: Sequence[Row]) -> str:
     """The rates of each trace at its main cell."""
     lines = [
@@ -51,7 +75,7 @@ def _main(rows: Sequence[Row]) -> str:
             spread(cell(rows, mix, *place, router, policy), "token_hit_rate")
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ]
-        lines.append(f"| {mix} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
+        lines.append(f"| {_name(mix)} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
     return "\n".join(lines)
 
 
@@ -75,12 +99,12 @@ def _points(one: Pays) -> str:
 
 
 def _where(one: Pays) -> str:
-    return f"{one.mix}, {one.capacity}, {one.replicas} replicas"
+    return f"{_name(one.mix)}, {one.capacity}, {one.replicas} replicas"
 
 
 def _stale(rows: Sequence[Row]) -> str:
-    """How late events may be."""
-    fresh = ", ".join(f"{mix} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
+    """How late events may be; an index of what was sent needs none."""
+    fresh = ", ".join(f"{_name(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
     return f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}."
 
 

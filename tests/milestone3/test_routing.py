@@ -7,7 +7,7 @@ import pytest
 from milestone3_code.routing.numbers import cell, is_served, over, pays, spread, still_fresh
 from milestone3_code.routing.plan import CELLS, ENGINE, points
 from milestone3_code.routing.run import PLAN, row_again, run_study
-from milestone3_code.routing.table import section
+from milestone3_code.routing.table import finding, section
 from milestone3_code.study.build import build_mixes
 from milestone3_code.study.study import Study
 from tests.commands import script
@@ -196,7 +196,10 @@ def test_the_scripts_make_rows_and_plots_and_a_missing_mix_names_the_step_before
 def test_the_table_names_every_trace(made: tuple[Path, Study]) -> None:
     found = section(made[1].results)
     assert "| tiny |" in found
-    assert "| hashes.jsonl |" in found
+    assert "| hashes |" in found
+    gains, where = finding(made[1].results)
+    assert gains.count("router ") == 2
+    assert where.startswith("4 replicas; `kv_events` in place of `round_robin`")
 
 
 def test_the_plan_of_the_study_has_every_router_and_the_engine(tmp_path: Path) -> None:
