@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.serving import MODEL, NAME, Server, serve
+from tests.serving import MODEL, NAME, Server, serve, write_trace
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import request_results
 from vllm_sim.replay.run import load, run
@@ -19,13 +19,13 @@ from vllm_sim.replay.run import load, run
 pytestmark = pytest.mark.slow
 
 PACE = 8.0
-REQUESTS = 48
+REQUESTS = 32
 SIZES = {"max_model_len": 2048, "max_num_seqs": 16, "block_size": 16}
 
 
-def make_rows(gap_ms: float) -> list[dict[str, Any]]:
+def make_rows(gap_ms: float, seed: int) -> list[dict[str, Any]]:
     """Prompts that share nothing, arriving at random."""
-    draw, now, rows = random.Random(4), 0.0, []
+    draw, now, rows = random.Random(seed), 0.0, []
     for _ in range(REQUESTS):
         prompt = [128000, *draw.choices(range(1000, 90000), k=draw.randint(100, 800))]
         answer = draw.choices(range(1000, 90000), k=draw.randint(15, 40))
@@ -77,25 +77,22 @@ def replayed(trace: Path) -> Times:
     return Times(np.array(ttft), np.array(tpot))
 
 
-@pytest.mark.parametrize("gap_ms", [1500.0, 500.0])
-def test_a_paced_server_agrees_with_the_replay_of_its_arrivals(tmp_path: Path, gap_ms: float) -> None:
-    rows = make_rows(gap_ms)
+def test_a_paced_server_agrees_with_the_replay_of_its_arrivals(tmp_path: Path) -> None:
+    """At two loads. What TTFT has more at the client is the front end's: it is the same for all, and no share of it."""
+    loads = [make_rows(gap_ms, seed) for seed, gap_ms in enumerate((1500.0, 500.0))]
     options = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     config = {"vllm_sim": {"pace": PACE, "device": "l4"}}
-    with serve(tmp_path, rows, *options, "--additional-config", json.dumps(config)) as server:
-        client = measure(server, rows)
-        inside = [
-            1000 * server.metric(f"vllm:{name}_seconds_sum") / REQUESTS
-            for name in ("time_to_first_token", "request_queue_time", "request_prefill_time")
-        ]
-    virtual = replayed(tmp_path / "trace.jsonl")
-    print(
-        f"gap {gap_ms}: TTFT ms mean client {client.ttft.mean():.1f} replay {virtual.ttft.mean():.1f} server {inside}"
-    )
-    print(
-        f"  median client-replay {np.median(client.ttft - virtual.ttft):.1f}, quantiles",
-        np.quantile(client.ttft - virtual.ttft, [0, 0.1, 0.5, 0.9, 1]).round(1),
-    )
-    print(f"  TPOT ms mean client {client.tpot.mean():.2f} replay {virtual.tpot.mean():.2f}")
-    print([line for line in server.log.read_text().splitlines() if "Pace:" in line])
-    assert client.tpot.mean() == pytest.approx(virtual.tpot.mean(), rel=0.1)
+    with serve(tmp_path, [*loads[0], *loads[1]], *options, "--additional-config", json.dumps(config)) as server:
+        measured = [measure(server, rows) for rows in loads]
+    for number, (rows, client) in enumerate(zip(loads, measured, strict=True)):
+        virtual = replayed(write_trace(tmp_path / f"{number}.jsonl", rows))
+        front_end_ms = float(np.median(client.ttft - virtual.ttft))
+        shown = (client.tpot.mean(), virtual.tpot.mean(), client.ttft.mean(), virtual.ttft.mean(), front_end_ms)
+        print(
+            "TPOT client, replay; TTFT client, replay; front end (ms): {:.2f} {:.2f}; {:.1f} {:.1f}; {:.1f}".format(
+                *shown
+            )
+        )
+        assert client.tpot.mean() == pytest.approx(virtual.tpot.mean(), rel=0.03)
+        assert 0 < front_end_ms < 150  # on a busy machine
+        assert client.ttft.mean() - front_end_ms == pytest.approx(virtual.ttft.mean(), rel=0.1)
