@@ -132,14 +132,16 @@ def _pays(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> Pays:
     )
 
 
-def main_cell(rows: Sequence[Row], mix: str) -> tuple[str, int]:
-    """Capacity and replicas that tables show of a mix: the study's main ones if all requests are served there, else
-    the smallest capacity at which they are."""
-    own = pick(rows, "fleet", mix=mix, replicas=MAIN_REPLICAS)
-    for capacity in [MAIN_CAPACITY, *values(own, "capacity")]:
-        if is_served(rows, mix, capacity, MAIN_REPLICAS):
-            return capacity, MAIN_REPLICAS
-    return MAIN_CAPACITY, MAIN_REPLICAS
+def main_cells(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
+    """For each trace the capacity and the replicas that tables show: the study's main ones if all requests are served
+    there, else the smallest capacity at which they are; a trace that has none is left out."""
+    found = {}
+    for mix in values(pick(rows, "fleet"), "mix"):
+        own = values(pick(rows, "fleet", mix=mix, replicas=MAIN_REPLICAS), "capacity")
+        served = [capacity for capacity in own if is_served(rows, mix, capacity, MAIN_REPLICAS)]
+        if served:
+            found[mix] = (MAIN_CAPACITY if MAIN_CAPACITY in served else served[0], MAIN_REPLICAS)
+    return found
 
 
 def still_fresh(rows: Sequence[Row], router: str) -> dict[str, float]:

@@ -11,11 +11,10 @@ from milestone3_code.routing.numbers import (
     Pays,
     Spread,
     load,
-    main_cell,
     pays,
     spread,
 )
-from milestone3_code.routing.plan import MAIN_REPLICAS
+from milestone3_code.routing.plan import MAIN_CAPACITY, MAIN_REPLICAS
 from milestone3_code.study.drawing import caption, legend, panels, plain, share, values
 from vllm_sim.plots.style import save
 from vllm_sim.replay.rows import Row
@@ -44,11 +43,11 @@ def draw_routing(results: Path, figures: Path) -> list[Path]:
 
 
 def _pays(rows: list[Row], figures: Path) -> list[Path]:
-    found = pays(rows)
+    found = [one for one in pays(rows) if one.replicas == MAIN_REPLICAS]
     mixes = list(dict.fromkeys(one.mix for one in found))
     figure, plots = panels(f"What a better router and a better policy are worth, {MAIN_REPLICAS} replicas", len(mixes))
     for mix, axes in zip(mixes, plots, strict=True):
-        own = [one for one in found if one.mix == mix and one.replicas == MAIN_REPLICAS]
+        own = [one for one in found if one.mix == mix]
         for field, label, color, marker, line in LINES:
             style = {"color": color, "marker": marker, "linestyle": line, "markersize": 4, "label": label}
             _with_intervals(axes, own, [getattr(one, field) for one in own], style)
@@ -131,7 +130,7 @@ def _stale(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _level(rows: list[Row], mix: str, router: str) -> float | None:
-    capacity, replicas = main_cell(rows, mix)
+    capacity, replicas = MAIN_CAPACITY, MAIN_REPLICAS
     wanted = {"mix": mix, "capacity": capacity, "replicas": replicas, "policy": "lru", "router": router}
     found = pick(rows, "fleet", **wanted)
     return spread(found, "token_hit_rate").mean if found else None

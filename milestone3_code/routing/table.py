@@ -11,14 +11,13 @@ from milestone3_code.routing.numbers import (
     cell,
     load,
     load_engine,
-    main_cell,
+    main_cells,
     pays,
     spread,
     still_fresh,
 )
 from milestone3_code.study.drawing import values
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import pick
 
 
 def section(results: Path) -> str:
@@ -44,7 +43,8 @@ def finding(results: Path) -> tuple[str, str]:
     rows = load(results)
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
-    cells = [one for one in pays(rows) if (one.capacity, one.replicas) == main_cell(rows, one.mix)]
+    shown = main_cells(rows)
+    cells = [one for one in pays(rows) if (one.capacity, one.replicas) == shown.get(one.mix)]
     gains = "; ".join(
         f"{_name(one.mix)}: router {100 * one.router.mean:+.1f} points of token hit rate, policy "
         f"{100 * one.policy.mean:+.1f} before it and {100 * one.policy_routed.mean:+.1f} after it"
@@ -66,8 +66,7 @@ def _main(rows: Sequence[Row]) -> str:
         f"| `{ROUTED}`, `{BETTER}` |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for mix in values(pick(rows, "fleet"), "mix"):
-        place = main_cell(rows, mix)
+    for mix, place in main_cells(rows).items():
         plain = cell(rows, mix, *place, PLAIN, "lru")
         found = [spread(cell(rows, mix, place[0], 1, PLAIN, "lru"), "token_hit_rate"), spread(plain, "token_hit_rate")]
         found.append(spread(plain, "optimum_hit_rate"))
@@ -105,7 +104,15 @@ def _where(one: Pays) -> str:
 def _stale(rows: Sequence[Row]) -> str:
     """How late events may be; an index of what was sent needs none."""
     fresh = ", ".join(f"{_name(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
-    return f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}."
+    without = ", ".join(
+        f"{_name(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
+        for mix, place in main_cells(rows).items()
+        if mix in still_fresh(rows, ROUTED)
+    )
+    return (
+        f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}. `prefix_tree` "
+        f"knows what it sent where, and needs no events: {without}."
+    )
 
 
 def _engine(rows: Sequence[Row]) -> str:

@@ -1,6 +1,6 @@
 """Numbers of study three: routing, eviction and capacity."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from milestone3_code.routing.numbers import (
     Pays,
     Spread,
     cell,
-    main_cell,
+    main_cells,
     pays,
     spread,
     still_fresh,
@@ -34,8 +34,7 @@ def routing_numbers(results: Path) -> Numbers:
         ValueError: a row is missing or is no result.
     """
     rows = Rows(results / CELLS, MAKER)
-    fleet, found = rows.pick("fleet"), pays(rows.rows)
-    mixes = values(fleet, "mix")
+    fleet, found, shown = rows.pick("fleet"), pays(rows.rows), main_cells(rows.rows)
     if not found:
         raise ValueError(f"{rows.path} has no cell whose replicas hold every request; `{MAKER}` makes some")
     return {
@@ -44,8 +43,8 @@ def routing_numbers(results: Path) -> Numbers:
         "better": BETTER,
         "replicas": number(MAIN_REPLICAS),
         "seeds": number(len({row["mix_seed"] for row in fleet})),
-        "rates": [_rates(rows.rows, mix) for mix in mixes],
-        "routers": _routers(rows.rows, mixes),
+        "rates": [_rates(rows.rows, mix, *place) for mix, place in shown.items()],
+        "routers": _routers(rows.rows, shown),
         "pays": [_pays(one) for one in found],
         "cells": number(len(found)),
         **_verdict(found),
@@ -64,9 +63,8 @@ def _gain(found: Spread) -> str:
     return f"{signed(100 * found.mean, 1)} ({number(100 * found.low, 1)} to {number(100 * found.high, 1)})"
 
 
-def _rates(rows: Sequence[Row], mix: str) -> list[str]:
+def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[str]:
     """One cache, then the fleet's routers and policies, at the main cell of a trace."""
-    capacity, replicas = main_cell(rows, mix)
     plain = cell(rows, mix, capacity, replicas, PLAIN, "lru")
     found = [
         spread(cell(rows, mix, capacity, 1, PLAIN, "lru"), "token_hit_rate"),
@@ -80,15 +78,15 @@ def _rates(rows: Sequence[Row], mix: str) -> list[str]:
     return [_name(mix), spaced(capacity), *map(_text, found)]
 
 
-def _routers(rows: Sequence[Row], mixes: Sequence[str]) -> Numbers:
-    """Every router under LRU: hit rate and how uneven its fleet is."""
-    shown = [mix for mix in mixes if main_cell(rows, mix)[0] == "10%"]
+def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
+    """Every router under LRU, where all of them ran: hit rate and how uneven its fleet is."""
+    shown = [mix for mix, place in cells_of.items() if cell(rows, mix, *place, "oracle", "lru")]
     chosen = [row for row in rows if row["experiment"] == "fleet" and row.get("router")]
     table = []
     for router in values(chosen, "router"):
         cells = []
         for mix in shown:
-            own = cell(rows, mix, *main_cell(rows, mix), router, "lru")
+            own = cell(rows, mix, *cells_of[mix], router, "lru")
             cells += [_text(spread(own, "token_hit_rate")), number(spread(own, "imbalance").mean, 2)]
         table.append([f"`{router}`", *cells])
     heads = [text for mix in shown for text in (f"{_name(mix)}, hits", "busiest")]
