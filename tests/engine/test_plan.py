@@ -54,8 +54,8 @@ def test_the_plan_meets_the_level_and_what_is_smaller_does_not(trace: Path) -> N
 
 
 def test_several_replicas_are_a_fleet_behind_each_router(trace: Path) -> None:
-    fixed = ("--max-num-seqs", "1", "--routers", "session,kv_events")
-    code, rows, said = plan(trace, "ttft_p99<=600ms", *fixed)
+    fixed = ("--max-num-seqs", "1", "--load", "4", "--routers", "session,kv_events")
+    code, rows, said = plan(trace, "ttft_p99<=400ms", *fixed)
     assert code == 0, said
     assert [(row["replicas"], row["router"]) for row in rows] == [(2, "session"), (2, "kv_events")]
     runs = [json.loads(line) for line in (trace.parent / "plan" / "runs.jsonl").read_text().splitlines()]
@@ -64,8 +64,8 @@ def test_several_replicas_are_a_fleet_behind_each_router(trace: Path) -> None:
         (run,) = (one for one in runs if (one.get("router"), one["capacity_blocks"]) == (row["router"], blocks))
         assert (run["replicas"], run["requests"]) == (2, 18)
         assert {one["capacity_blocks"] for one in run["by_replica"].values()} == {row["capacity_blocks"]}
-        assert row["ttft_ms"]["p99"] == run["ttft_ms_p99"] <= 600
-        assert (trace.parent / "plan" / f"plan-1-lru-16-{row['router']}.png").is_file()
+        assert row["ttft_ms"]["p99"] == run["ttft_ms_p99"] <= 400
+        assert (trace.parent / "plan" / f"plan-4-lru-16-{row['router']}.png").is_file()
 
 
 def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None:
