@@ -91,7 +91,8 @@ def _pays(found: Sequence[Pays]) -> str:
         f"In {routers} of {len(found)} cells (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
         f"worth more than `{BETTER}` in place of LRU: {_points(least)} to {_points(most)} points. In {beaten} even the "
         f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`.{but} After `{ROUTED}` the better policy is "
-        f"surely worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points ({_where(best)})."
+        f"surely worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points "
+        f"({_where(best)})."
     )
 
 
