@@ -13,10 +13,13 @@ from milestone3_code.study.build import build_mixes, fetch  # noqa: E402
 
 def main() -> int:
     here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(description=__doc__, epilog="the next step is compare_policies.py")
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog="the next step: compare_policies.py, compare_routers.py"
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in report_even (default: all)")
     parser.add_argument("--configs", type=Path, default=here / "mixes", help="default: milestone3_code/mixes")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "mixes", help="default: data/mixes")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="traces of each mix, by seeds (default: 1)")
     parser.add_argument("--no-download", action="store_true", help="fail where a text is missing")
     parser.add_argument("--force", action="store_true", help="build mixes that are there as well")
     options = parser.parse_args()
@@ -26,11 +29,14 @@ def main() -> int:
         allowed = ", ".join(config.stem for config in configs)
         print(f"error: no mix {', '.join(sorted(unknown))}; allowed: {allowed}", file=sys.stderr)
         return 1
+    if options.seeds < 1:
+        print(f"error: --seeds is {options.seeds}; allowed: 1 or more", file=sys.stderr)
+        return 1
     try:
         if not options.no_download:
             fetch(here / "mixed.toml", ROOT, print)
         chosen = [config for config in configs if not options.names or config.stem in options.names]
-        build_mixes(chosen, options.out, options.force, print)
+        build_mixes(chosen, options.out, options.force, print, options.seeds)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -119,6 +119,10 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
         from milestone3_code.study import tiers
 
         return tiers.row_again(row, trace, model)
+    if "mix_seed" in row:
+        from milestone3_code.routing import run as routing
+
+        return routing.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     if "mix" in row:
         from milestone3_code.study import run as mixed
 

@@ -12,6 +12,8 @@ from benchmarks.rows import read_bench
 from benchmarks.rows import table as bench_table
 from milestone2_code.study.study import ORACLE
 from milestone3_code.hybrids import table as hybrids
+from milestone3_code.routing import table as routing
+from milestone3_code.routing.plan import CELLS
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -105,14 +107,14 @@ def section(results: Path) -> str:
 
 
 def findings(results: Path) -> str:
-    """What both studies found, in four lines.
+    """What the studies found, in a few lines.
 
     Raises:
         ValueError: the rows are not results.
     """
     chat, mixes = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl")
     if any(row["quick"] for row in (*chat, *mixes)):
-        raise ValueError("rows of a quick run are no results; run both studies without --quick")
+        raise ValueError("rows of a quick run are no results; run the studies without --quick")
     single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
     tenth = {"capacity_share": 0.1}
     lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "belady"))
@@ -156,6 +158,8 @@ def findings(results: Path) -> str:
             ],
         ),
     ]
+    if (results / CELLS).is_file():
+        lines.append(_line("What is a better router worth, and a better policy?", routing.finding(results)))
     return "\n".join(lines)
 
 
@@ -171,7 +175,12 @@ def measured(results: Path) -> str:
 PAGES: Mapping[str, Mapping[str, Section]] = {
     "README.md": {"findings": findings},
     "docs/models.md": {"hybrids": hybrids.section},
-    "docs/results.md": {"study one": section, "study two": mixed.section, "measured": measured},
+    "docs/results.md": {
+        "study one": section,
+        "study two": mixed.section,
+        "study three": routing.section,
+        "measured": measured,
+    },
 }
 
 

@@ -5,12 +5,21 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 
 from vllm_sim.workloads.build import build
+from vllm_sim.workloads.config import read_workload
 
 PLACES = ("path", "package", "folder")
 """Keys of a source that name what it reads."""
+SEED_STEP = 1000
+"""Between the seeds of one mix; the configurations' own are nearer to each other."""
+
+
+def seeded(mix: str, place: int) -> str:
+    """The name of a mix under one of its seeds; the first is the configuration's."""
+    return f"{mix}-{place}" if place else mix
 
 
 def fetch(commands: Path, top: Path, say: Callable[[str], None]) -> None:
@@ -38,23 +47,24 @@ def fetch(commands: Path, top: Path, say: Callable[[str], None]) -> None:
             raise ValueError(f"{name}: no {found}, exit code {code} of: {command}")
 
 
-def build_mixes(configs: Sequence[Path], out: Path, force: bool, say: Callable[[str], None]) -> None:
-    """Writes NAME.jsonl for each NAME.toml whose trace is not there.
+def build_mixes(configs: Sequence[Path], out: Path, force: bool, say: Callable[[str], None], seeds: int = 1) -> None:
+    """Writes NAME.jsonl for each NAME.toml whose trace is not there, and NAME-1.jsonl and so on of more seeds.
 
     Args:
         configs: configurations of workloads.
         out: folder of the traces.
         force: builds those that are there as well.
         say: called with what was done.
+        seeds: how many of each configuration.
 
     Raises:
         ValueError: a configuration or a source cannot be used.
     """
-    for config in configs:
-        trace = out / f"{config.stem}.jsonl"
+    for config, place in product(configs, range(seeds)):
+        trace = out / f"{seeded(config.stem, place)}.jsonl"
         if trace.is_file() and not force:
             say(f"{trace}: is there")
             continue
         out.mkdir(parents=True, exist_ok=True)
-        built = build(config, trace)
+        built = build(config, trace, read_workload(config).seed + SEED_STEP * place)
         say(f"{trace}: {sum(source.requests for source in built):,} requests of {len(built)} workloads")

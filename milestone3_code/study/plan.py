@@ -93,7 +93,7 @@ TABLES = Rule(lambda value: isinstance(value, list) and all(isinstance(v, dict) 
 def mixes(plan: Path, quick: bool) -> tuple[str, ...]:
     """The mixes that a plan reports on."""
     top = read_toml(plan)
-    return tuple(_kept(top.need("mixes", LIST), top.need_table("quick") if quick else None, "mixes"))
+    return tuple(kept(top.need("mixes", LIST), top.need_table("quick") if quick else None, "mixes"))
 
 
 def points(plan: Path, study: Study) -> Iterator[Point]:
@@ -118,11 +118,11 @@ def _grid(
     if experiment == "hash_trace":
         names, sizes = [path.name for path in study.hash_traces], [MAIN_BLOCK]
     else:
-        names = _kept(grid.get("mixes", LIST, [*study.mixes]), quick, "mixes", always=["all"])
-        sizes = _kept(grid.get("block_sizes", LIST, [MAIN_BLOCK]), quick, "block_sizes")
-    capacities = _kept(grid.need("capacities", LIST), quick, "capacities")
+        names = kept(grid.get("mixes", LIST, [*study.mixes]), quick, "mixes", always=["all"])
+        sizes = kept(grid.get("block_sizes", LIST, [MAIN_BLOCK]), quick, "block_sizes")
+    capacities = kept(grid.need("capacities", LIST), quick, "capacities")
     policies = grid.need("policies", LIST)
-    policies = _kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
+    policies = kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
     details = grid.get("details", LIST, [""])
     if seeds := grid.get("seeds", whole(1), 0):
         details = [str(seed) for seed in range(min(seeds, QUICK_SEEDS) if quick else seeds)]
@@ -154,7 +154,7 @@ def _engine(table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
     policies, in_quick = table.need("policies", LIST), table.get("quick", SWITCH, False)
     table.close()
     if quick is None or in_quick:
-        yield from (point._replace(policy=policy) for policy in _kept(policies, quick, "policies"))
+        yield from (point._replace(policy=policy) for policy in kept(policies, quick, "policies"))
 
 
 def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:
@@ -163,7 +163,8 @@ def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:
     return [None, *study.workloads(mix)] if experiment == "guarantee" else [None]
 
 
-def _kept(values: list[Any], quick: TomlTable | None, name: str, always: list[Any] | None = None) -> list[Any]:
+def kept(values: list[Any], quick: TomlTable | None, name: str, always: list[Any] | None = None) -> list[Any]:
+    """What a quick run keeps of a list; all of it where the run is not quick."""
     if quick is None:
         return values
     wanted = [*quick.need(name, LIST), *(always or [])]

@@ -18,6 +18,7 @@ from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
 from report.numbers.models import model_numbers
 from report.numbers.parity import parity_numbers, upstream_numbers
+from report.numbers.routing import routing_numbers
 from report.numbers.tiers import tiers_numbers
 
 SOURCE = Path("report/report.typ")
@@ -32,6 +33,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
     "tiers": ("tiers.jsonl", tiers_numbers),
+    "routing": ("routing.jsonl", routing_numbers),
     "cost": ("pool_cost.json", cost_numbers),
     "parity": ("parity.json", parity_numbers),
     "upstream": ("upstream_tests.json", upstream_numbers),

@@ -15,6 +15,7 @@ PINS = {
     "guidellm": ("guidellm==0.8.1", "torch==2.13.0"),  # any newer torch may be a CUDA build of several GB
     "aiperf": ("aiperf==0.13.0",),
     "prometheus": ("prometheus_client==0.26.0", "httpx==0.28.1"),
+    "router": ("vllm-router==0.1.17",),
     "subscriber": ("pyzmq==27.3.0", "msgspec==0.22.0"),
 }
 

@@ -292,6 +292,20 @@ def test_policies_over_groups_hit_the_same_in_the_engine_and_over_the_cache_mana
     ]
 
 
+def test_a_fleet_of_engines_serves_several_groups_where_its_router_sees_requests_alone(run: Replay) -> None:
+    rows, changes = conversations(12, 5, seed=1), FEW | {"sliding_window": 40} | CHAT
+    options = {"capacity_blocks": 240, "replicas": 2, "concurrency": 8}
+    summary, found = run("gpt-oss-20b", changes, rows, router="session", **options)
+    assert all(row["hit_tokens"] + names(row) == row["prompt_tokens"] for row in found)
+    alone, _ = run("gpt-oss-20b", changes, rows, capacity_blocks=120, concurrency=8)
+    assert summary.capacity_tokens == 2 * alone.capacity_tokens
+    assert summary.evicted_blocks == sum(one.evicted_blocks for one in summary.by_replica.values()) > 0
+    for session in range(12):
+        assert len({row["replica"] for row in found if row["session_id"] == session}) == 1
+    with pytest.raises(ValueError, match="router kv_events looks at events, and layers of "):
+        run("gpt-oss-20b", changes, rows, router="kv_events", **options)
+
+
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "glm-4.6", "kimi-k2", "deepseek-v3.2"])
 def test_latent_and_full_attention_are_served_by_the_fast_backend(run: Replay, name: str) -> None:
     _, rows = run(name, {}, family(5000, 3000), backend="fast", block_size=64)

@@ -53,6 +53,21 @@ def test_the_plan_meets_the_level_and_what_is_smaller_does_not(trace: Path) -> N
     assert (trace.parent / "plan" / "runs.jsonl").read_text() == runs
 
 
+def test_several_replicas_are_a_fleet_behind_each_router(trace: Path) -> None:
+    fixed = ("--max-num-seqs", "1", "--load", "4", "--routers", "session,kv_events")
+    code, rows, said = plan(trace, "ttft_p99<=400ms", *fixed)
+    assert code == 0, said
+    assert [(row["replicas"], row["router"]) for row in rows] == [(2, "session"), (2, "kv_events")]
+    runs = [json.loads(line) for line in (trace.parent / "plan" / "runs.jsonl").read_text().splitlines()]
+    for row in rows:
+        blocks = 2 * row["capacity_blocks"]
+        (run,) = (one for one in runs if (one.get("router"), one["capacity_blocks"]) == (row["router"], blocks))
+        assert (run["replicas"], run["requests"]) == (2, 18)
+        assert {one["capacity_blocks"] for one in run["by_replica"].values()} == {row["capacity_blocks"]}
+        assert row["ttft_ms"]["p99"] == run["ttft_ms_p99"] <= 400
+        assert (trace.parent / "plan" / f"plan-4-lru-16-{row['router']}.png").is_file()
+
+
 def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None:
     code, (row,), _ = plan(trace, "ttft_p50<=1ms")
     assert (code, row["met"]) == (1, False)
@@ -68,6 +83,7 @@ def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None
         ("ttft_p99<=1s", ("--load", "0"), "'0' is not a list of loads above 0"),
         ("ttft_p99<=1s", ("--max-replicas", "0"), "--max-replicas is 0; allowed: 1 or more"),
         ("ttft_p99<=1s", ("--weights", "9GiB"), "leave nothing for the cache; allowed: more devices"),
+        ("ttft_p99<=1s", ("--routers", "nearest"), "router is 'nearest'; allowed: round_robin"),
         ("ttft_p99<=1s", ("--price-per-hour", "-1"), "--price-per-hour is -1.0; allowed: 0 or more"),
     ],
 )

@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from tests.commands import vllm_sim
-from vllm_sim.replay.calibrate import TimedStep, calibrate, errors, fit, iter_steps
+from vllm_sim.replay.bench_steps import TimedStep, bench_steps
+from vllm_sim.replay.calibrate import calibrate, errors, fit, iter_steps
 from vllm_sim.replay.latency import LatencyTable, load_table
 from vllm_sim.step_load import load_of
 
@@ -66,6 +68,57 @@ def test_a_log_without_steps_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"0 timed steps.*--enable-logging-iteration-details"):
         calibrate(write_log(tmp_path / "server.log", []), tmp_path / "table.json")
     assert not (tmp_path / "table.json").exists()
+
+
+def write_bench(path: Path) -> Path:
+    """Sixty requests, sent at random to an engine whose steps take what TRUE says, as `vllm bench serve` saves them."""
+    draw, now, waiting, running = random.Random(2), 0.0, [], {}
+    sent = [0.02 * place * draw.random() for place in range(60)]
+    sizes = [(draw.randint(10, 400), draw.randint(3, 30)) for _ in sent]
+    tokens: list[list[float]] = [[] for _ in sent]
+    left = sorted(range(60), key=sent.__getitem__)
+    while left or waiting or running:
+        if not waiting and not running:
+            now = max(now, sent[left[0]])
+        while left and sent[left[0]] <= now:
+            waiting.append(left.pop(0))
+        prefill = waiting[: max(0, 8 - len(running))]
+        waiting = waiting[len(prefill) :]
+        now += measured(len(prefill), sum(sizes[one][0] for one in prefill), len(running)) / 1000
+        running |= dict.fromkeys(prefill)
+        for one in list(running):
+            tokens[one].append(now + 1e-5 * len(running))
+            if len(tokens[one]) == sizes[one][1]:
+                del running[one]
+    itls = [[later - sooner for sooner, later in itertools.pairwise(own)] for own in tokens]
+    ttfts = [own[0] - start for own, start in zip(tokens, sent, strict=True)]
+    values = {"start_times": sent, "ttfts": ttfts, "itls": itls, "input_lens": [size for size, _ in sizes]}
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_terms_are_found_again_in_what_a_benchmark_saved(tmp_path: Path) -> None:
+    result = calibrate(write_bench(tmp_path / "bench.json"), tmp_path / "table.json")
+    assert result["steps"] > 50
+    for name in ("base_ms", "prefill_request_ms", "prefill_token_ms", "decode_request_ms"):
+        assert result[name] == pytest.approx(getattr(TRUE, name), rel=0.1)
+    assert result["held_out"]["predicted_over_measured"] == pytest.approx(1, abs=0.02)
+
+
+def test_a_step_after_a_pause_has_no_length(tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    values = {"start_times": [0.0, 5.0], "ttfts": [0.03, 0.04], "itls": [[0.01, 0.01], [0.012]], "input_lens": [7, 9]}
+    path.write_text(json.dumps(values))
+    found = list(bench_steps(path))
+    assert [step[:3] for step in found] == [(0, 0, 1)] * 3
+    assert [step.ms for step in found] == pytest.approx([10, 10, 12])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"ttfts": [0.1]}'])
+def test_a_file_that_no_detailed_benchmark_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "bench.json").write_text(text)
+    with pytest.raises(ValueError, match=r"has no start_times, .* allowed: what `vllm bench serve --save-result"):
+        calibrate(tmp_path / "bench.json", tmp_path / "table.json")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The command `vllm-sim replay`."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import vllm_sim
+from tests.making import small_trace
 from tests.serving import MODEL, write_trace
 
 COMMAND = [str(Path(sys.executable).with_name("vllm-sim")), "replay"]
@@ -38,6 +40,22 @@ def test_canary_passes_on_the_same_hits_and_fails_on_others(trace: Path, tmp_pat
         other = run(trace, tmp_path / out, *options)
         assert other.returncode == 1
         assert "hit_tokens is" in other.stderr
+
+
+def test_the_table_has_the_capacity_in_the_units_that_people_have(tmp_path: Path) -> None:
+    given = small_trace(tmp_path)
+    words = ("--block-size", "4", "--capacity-blocks")
+    text = run(given, tmp_path / "out", *words, "40").stdout
+    shown = dict(re.findall(r"(capacity, [\w ]+?) +[^\w.]* *([\d.%]+)", text))
+    (row,) = (json.loads(line) for line in (tmp_path / "out" / "summary.jsonl").open())
+    seconds = 160 / ((row["prompt_tokens"] + row["output_tokens"]) / 5.9)
+    assert shown == {
+        "capacity, tokens": "160",
+        "capacity, GiB": "0.00",
+        "capacity, of working set": f"{40 / row['working_set_blocks']:.1%}",
+        "capacity, s of traffic": f"{seconds:,.1f}",
+    }
+    assert "of working set" not in run(given, tmp_path / "out", *words, "unlimited").stdout
 
 
 def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """Servers of other shapes, each started for itself: part of `make test-all`."""
 
+import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx
+import numpy as np
 import openai
 import pytest
 
 from tests.conftest import ROWS
 from tests.serving import MODEL, NAME, ROOT, arguments, environment, free_port, serve, write_trace
+from vllm_sim.engine.failures import Failures
+from vllm_sim.trace.tokens import prompt_digest
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +46,36 @@ def test_the_option_alone_puts_the_engines_process_under_a_policy(tmp_path: Path
         reply = server.client().completions.create(model=NAME, prompt=prompts, max_tokens=50)
         assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
         assert "vllm_sim evicts by policy arc" in server.log.read_text()
+
+
+def test_failures_reach_a_client_by_the_prompts_that_are_drawn(tmp_path: Path) -> None:
+    rows = [{"prompt_token_ids": [9, *range(100 + row, 130 + row)], "output_length": 9} for row in range(40)]
+    shares = {"reject": 0.25, "abort": 0.25, "delay": 0.2, "delay_ms": 700, "seed": 3}
+    drawn = [Failures(shares).draw(digest(row["prompt_token_ids"])) for row in rows]
+    assert set(drawn) == {"reject", "abort", "delay", None}
+    option = ("--additional-config", json.dumps({"vllm_sim": {"failures": shares}}))
+    with serve(tmp_path, rows, *SIZES, *option) as server:
+        for row, kind in zip(rows, drawn, strict=True):
+            begun = time.monotonic()
+            body = {"model": NAME, "prompt": row["prompt_token_ids"], "max_tokens": 9}
+            reply = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+            took = time.monotonic() - begun
+            expected = {"reject": 503, "abort": 500}.get(kind or "", 200)
+            assert reply.status_code == expected, (kind, reply.text)
+            if expected == 200:
+                assert reply.json()["usage"]["completion_tokens"] == 9
+                assert kind is None or took >= 0.7
+        again = Failures(shares)
+        row = next(row for row, kind in zip(rows, drawn, strict=True) if kind == "abort")
+        again.draw(digest(row["prompt_token_ids"]))
+        retry = again.draw(digest(row["prompt_token_ids"]))
+        body = {"model": NAME, "prompt": row["prompt_token_ids"], "max_tokens": 9, "stream": True}
+        text = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60).text
+        assert ('"error"' in text) == (retry in ("abort", "reject"))
+
+
+def digest(tokens: list[int]) -> bytes:
+    return prompt_digest(np.array(tokens, dtype=np.int32))
 
 
 def test_synthesised_answers_run_to_max_tokens_and_are_deterministic(tmp_path: Path) -> None:

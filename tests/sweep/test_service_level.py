@@ -1,13 +1,8 @@
-"""Service levels as they are written, and the shares of a trace that replicas serve."""
-
-import json
-from pathlib import Path
+"""Service levels as they are written."""
 
 import pytest
 
-from vllm_sim.sweep.replicas import split_sessions
 from vllm_sim.sweep.service_level import failures, parse_level, worst
-from vllm_sim.trace.files import iter_records
 
 ROW = {"ttft_ms_p99": 900.0, "tpot_ms_p99": 55.0, "rejected_requests": 0}
 
@@ -32,17 +27,3 @@ def test_what_is_no_level_is_named_with_what_is_allowed(text: str) -> None:
 def test_a_metric_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="names a metric twice"):
         parse_level("ttft_p99<=1s,ttft_p99<=2s")
-
-
-def test_sessions_are_dealt_out_in_turn_and_stay_together(tmp_path: Path) -> None:
-    rows = [("a", 1), ("b", 2), ("a", 3), (None, 4), ("b", 5), ("c", 6)]
-    trace = tmp_path / "trace.jsonl"
-    trace.write_text("".join(json.dumps({"prompt": str(n), "response": "x", "session_id": s}) + "\n" for s, n in rows))
-    shares = split_sessions(trace, 2, tmp_path)
-    assert [[record.prompt for _, record in iter_records(share)] for share in shares] == [
-        ["1", "3", "4"],
-        ["2", "5", "6"],
-    ]
-    assert split_sessions(trace, 1, tmp_path) == [trace]
-    with pytest.raises(ValueError, match="has 4 sessions; allowed: up to as many replicas, not 5"):
-        split_sessions(trace, 5, tmp_path)

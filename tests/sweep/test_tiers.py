@@ -63,7 +63,10 @@ def test_the_page_says_of_a_row_what_its_cpu_memory_gave_and_cost(tmp_path: Path
         (("--kv-offloading-sizes", ","), "--kv-offloading-sizes is empty; allowed: one value or more"),
         (("--offload-block-size", "32"), "offload_block_size is 32; allowed: with --kv-offloading-size GIB"),
         (("--kv-offloading-size", "1", "--capacities", "all"), "kv_offloading_size with raw blocks or capacity all"),
-        (("--kv-offloading-size", "1", "--replicas", "1,2"), "kv_offloading_size with 2 replicas; allowed: 1"),
+        (
+            ("--kv-offloading-size", "1", "--replicas", "1,2"),
+            "kv_offloading_size with 2 replicas on backend fast; allowed: 1, or engine",
+        ),
     ],
 )
 def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], reason: str) -> None:

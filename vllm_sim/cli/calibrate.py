@@ -7,13 +7,16 @@ from pathlib import Path
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     parser = commands.add_parser(
         "calibrate",
-        help="fit the latency model `table` to the step times that a real vLLM logged",
+        help="fit the latency model `table` to the step times of a real vLLM",
         description="Reads what `vllm serve ... --enable-logging-iteration-details --no-async-scheduling` logged; on a "
-        "CPU with --distributed-executor-backend mp too.",
+        "CPU with --distributed-executor-backend mp too. Or the NAME.json of `vllm bench serve --save-result "
+        "--save-detailed`, which shows steps as a client sees them.",
         epilog="example: vllm-sim calibrate server.log --out l4.json; "
         "vllm-sim replay trace.jsonl --out run --latency-model table --latency-file l4.json",
     )
-    parser.add_argument("log", type=Path, metavar="LOG", help="the log; other lines in it do not matter")
+    parser.add_argument(
+        "log", type=Path, metavar="LOG", help="the log (other lines in it do not matter), or NAME.json of a benchmark"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="table as JSON")
     parser.set_defaults(run=run_calibrate)
 

@@ -36,6 +36,9 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument(
         "--policies", type=texts, default=["lru"], metavar="P,P", help="eviction policies (default: lru)"
     )
+    parser.add_argument(
+        "--routers", type=texts, default=["session"], metavar="R,R", help="before several replicas (default: session)"
+    )
     parser.add_argument("--block-sizes", type=numbers, default=[16], metavar="B,B", help="in tokens (default: 16)")
     parser.add_argument("--max-replicas", type=int, default=8, metavar="N", help="most that are tried (default: 8)")
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="of a device; adds cost to the rows")
@@ -66,7 +69,7 @@ def run_plan(options: argparse.Namespace) -> int:
 
     rows, plots = [], []
     for found in plan(wanted, options.out, lambda text: say(text, to_stderr=True)):
-        row = plan_row(wanted, found, options.price_per_hour, options.out)
+        row = plan_row(wanted, found, options.price_per_hour)
         rows.append(row)
         plots += draw_plan(row, found.tried, wanted.level, options.out)
     write_rows(options.out / "plan.jsonl", rows)
@@ -107,8 +110,17 @@ def _wanted(options: argparse.Namespace) -> "Wanted":
     )
     level = parse_level(options.slo)
     check_run(options.out / "runs.jsonl", [options.trace], 1)
-    policies, sizes = tuple(options.policies), tuple(options.block_sizes)
-    return Wanted(options.trace, config, level, options.load, policies, sizes, options.max_replicas, memory)
+    return Wanted(
+        options.trace,
+        config,
+        level,
+        options.load,
+        tuple(options.policies),
+        tuple(options.routers),
+        tuple(options.block_sizes),
+        options.max_replicas,
+        memory,
+    )
 
 
 def _show(rows: "list[PlanRow]") -> None:
@@ -120,6 +132,7 @@ def _show(rows: "list[PlanRow]") -> None:
         (
             f"{row.load:g}",
             row.policy,
+            row.router or "",
             row.block_size,
             row.replicas if row.met else f"> {row.replicas}",
             f"{row.capacity_gib:,.2f}",
@@ -134,8 +147,8 @@ def _show(rows: "list[PlanRow]") -> None:
         )
         for row in rows
     ]
-    heads = ["load", "policy", "B", "replicas", "GiB", "tokens", "of device", "hit rate", "TTFT p99", "TPOT p99"]
-    heads += ["goodput/s", "bound by", "cost/h"]
+    heads = ["load", "policy", "router", "B", "replicas", "GiB", "tokens", "of device", "hit rate"]
+    heads += ["TTFT p99", "TPOT p99", "goodput/s", "bound by", "cost/h"]
     tier = "" if first.tier is None else f" and {first.tier.kv_offloading_size:g} GiB of CPU memory"
     show_table(f"{first.trace}: {first.service_level} on {devices}{tier}, each replica; times in ms", heads, lines)
     for row in rows:

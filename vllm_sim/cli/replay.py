@@ -38,7 +38,8 @@ def run_replay(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(summary.to_row(), ensure_ascii=False))
     else:
-        _print_table(summary.to_row())
+        row = summary.to_row()
+        _print_table(row, _units(row, options.trace, config.model))
     if stored is None:
         return 0
     found = differences(options.expect, stored, summary)
@@ -47,8 +48,20 @@ def run_replay(options: argparse.Namespace) -> int:
     return 1 if found else 0
 
 
-def _print_table(summary: dict[str, Any]) -> None:
-    values = [(name, _shown(value)) for name, value in summary.items() if _shown(value)]
+def _units(row: dict[str, Any], trace: Path, model: str | None) -> list[tuple[str, str]]:
+    """The capacity as a sweep's table has it; nothing of an unlimited one, or where no unit goes with the model."""
+    from vllm_sim.sweep.runs import traffic
+    from vllm_sim.sweep.units import HEADS, units_of
+
+    blocks, size = row["capacity_blocks"], row["block_size"]
+    if blocks is None or "cache_groups" in row:  # there a block is no number of tokens
+        return []
+    units = units_of(blocks, size, row.get("working_set_blocks"), model, traffic(trace, model))
+    return [(f"capacity, {head}", text) for head, text in zip(HEADS, units.texts(), strict=True) if text]
+
+
+def _print_table(summary: dict[str, Any], units: list[tuple[str, str]]) -> None:
+    values = [(name, _shown(value)) for name, value in summary.items() if _shown(value)] + units
     show_table(f"{summary['trace']}: {summary['backend']}, {summary['policy']}", ("what", "value"), values)
     for group in ("by_workload", "by_turn", "by_replica"):
         if summary.get(group):

@@ -66,15 +66,9 @@ def _say(text: str) -> None:
 
 def _traffics(traces: list[Path], model: str | None) -> dict[str, "Traffic"]:
     """What each trace brings, by its SHA-256."""
-    from vllm_sim.sweep.runs import load
-    from vllm_sim.sweep.units import traffic_of
+    from vllm_sim.sweep.runs import load, traffic
 
-    found = {}
-    for path in traces:
-        loaded = load(path, model)
-        tokens = int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum())
-        found[loaded.trace.sha256] = traffic_of(loaded.records, tokens)
-    return found
+    return {load(path, model).trace.sha256: traffic(path, model) for path in traces}
 
 
 def _print_tables(

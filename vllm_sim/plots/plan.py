@@ -16,22 +16,19 @@ def draw_plan(row: Any, tried: Sequence[Any], level: Sequence[Any], out: Path) -
         row: of the plan (`sweep.plan_rows.PlanRow`).
         tried: the deployments (`sweep.planning.Probe`).
         level: the service level (`sweep.service_level.Bound`).
-        out: folder for plan-LOAD-POLICY-BLOCK.png and .pdf.
+        out: folder for plan-LOAD-POLICY-BLOCK.png and .pdf; of several replicas plan-LOAD-POLICY-BLOCK-ROUTER.
     """
-    same = sorted((one for one in tried if one.replicas == row.replicas), key=lambda one: one.config.blocks)
-    gib = [one.config.blocks * one.device.bytes_per_block / 2**30 for one in same]
+    same = sorted((one for one in tried if one.config.replicas == row.replicas), key=lambda one: one.replica_blocks)
+    gib = [one.replica_blocks * one.device.bytes_per_block / 2**30 for one in same]
+    before = "" if row.router is None else f" after {row.router}"
     figure, (left, right) = new_panels(
-        f"{row.trace}: load {row.load:g}, {row.replicas} x {row.device}, {row.policy}", 2
+        f"{row.trace}: load {row.load:g}, {row.replicas} x {row.device}{before}, {row.policy}", 2
     )
     for color, bound in zip(_COLORS, level, strict=False):
-        values = [max((part.get(bound.field) or 0.0) for part in one.rows) for one in same]
+        values = [one.row.get(bound.field) or 0.0 for one in same]
         left.plot(gib, values, marker="o", color=color, label=f"{bound.metric} p{bound.share}")
         left.axhline(bound.most_ms, color=color, linestyle="--", linewidth=1, label=f"wanted: {bound.most_ms:g} ms")
-    rates = [
-        sum(part["hit_tokens"] for part in one.rows) / max(1, sum(part["prompt_tokens"] for part in one.rows))
-        for one in same
-    ]
-    right.plot(gib, rates, marker="o", color="black", label="token hit rate")
+    right.plot(gib, [one.row["token_hit_rate"] for one in same], marker="o", color="black", label="token hit rate")
     right.set_ylim(0, 1.02)
     for axes in (left, right):
         axes.set_xscale("log")
@@ -39,12 +36,13 @@ def draw_plan(row: Any, tried: Sequence[Any], level: Sequence[Any], out: Path) -
         if row.met:
             axes.axvline(row.capacity_gib, **CEILING, label="the plan")
     left.set_yscale("log")
-    left.set_ylabel("latency, worst replica (ms)")
+    left.set_ylabel("latency (ms)")
     right.set_ylabel("token hit rate (0 to 1)")
     left.legend(fontsize=7, frameon=False)
     legend_beside(right)
     tier = "" if row.tier is None else f", {row.tier.kv_offloading_size:g} GiB of CPU memory"
-    name = f"plan-{row.load:g}-{row.policy}-{row.block_size}".replace(":", "-")
+    router = "" if row.router is None else f"-{row.router}"
+    name = f"plan-{row.load:g}-{row.policy}-{row.block_size}{router}".replace(":", "-")
     caption = [
         f"{row.trace} ({row.trace_sha256[:8]}), model {row.model}, tensor parallel {row.tensor_parallel}{tier}.",
         "Latencies are those of the latency model in virtual time; each point is a run of vLLM's engine.",

@@ -4,7 +4,8 @@ Source of the timings: `vllm serve ... --enable-logging-iteration-details --no-a
 v1/engine/core.py capture_iteration_details and v1/metrics/loggers.py _log_iteration_details, read), which logs for each
 step the requests and tokens that prefill and decode, and how long the engine waited for the step's result. On a CPU add
 `--distributed-executor-backend mp`: with the executor in the engine's own process that wait begins when the model has
-already run, and what is logged is the time of sampling alone.
+already run, and what is logged is the time of sampling alone. Or a file NAME.json of `vllm bench serve`, which knows a
+step only as its tokens reach a client (bench_steps.py).
 
 Fit: non-negative least squares of the four terms of latency.LatencyTable, each step weighted by 1 / its time (squares
 of errors divided by the time), so that long prefills do not drown the decodes. Every fifth step is left out of the fit
@@ -17,12 +18,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.provenance import file_sha256
+from vllm_sim.replay.bench_steps import TimedStep, bench_steps
 from vllm_sim.replay.latency import LatencyTable
 from vllm_sim.trace.files import iter_lines, open_output
 
@@ -33,15 +35,6 @@ _LINE = re.compile(
 )
 _HELD_OUT = 5
 _FEWEST_STEPS = 20
-
-
-class TimedStep(NamedTuple):
-    """A step as vLLM logged it."""
-
-    prefill_requests: int
-    prefill_tokens: int
-    decode_requests: int
-    ms: float
 
 
 def iter_steps(path: Path) -> Iterator[TimedStep]:
@@ -91,7 +84,7 @@ def calibrate(log: Path, out: Path) -> dict[str, Any]:
     """Fits a table to a log and writes it.
 
     Args:
-        log: What a vLLM logged, plain or packed; other lines in it do not matter.
+        log: What a vLLM logged, plain or packed; other lines in it do not matter. Or NAME.json of `vllm bench serve`.
         out: A JSON file: the terms in milliseconds, the number of steps, and the errors on the steps left out.
 
     Returns:
@@ -100,11 +93,11 @@ def calibrate(log: Path, out: Path) -> dict[str, Any]:
     Raises:
         ValueError: a step cannot be read, or there are too few.
     """
-    steps = list(iter_steps(log))
+    steps = list(bench_steps(log) if log.suffix == ".json" else iter_steps(log))
     if len(steps) < _FEWEST_STEPS:
         raise ValueError(
             f"{log} has {len(steps)} timed steps; allowed: {_FEWEST_STEPS} or more "
-            "(vllm serve --enable-logging-iteration-details --no-async-scheduling)"
+            "(vllm serve --enable-logging-iteration-details --no-async-scheduling, or vllm bench serve --save-detailed)"
         )
     table = fit([step for place, step in enumerate(steps) if place % _HELD_OUT])
     result = asdict(table) | {"steps": len(steps), "log_sha256": file_sha256(log)}

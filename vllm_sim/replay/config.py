@@ -112,7 +112,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
     kv_offloading_size: Annotated[
         float | None,
         About(
-            "CPU memory that holds blocks too, by vLLM's own offloading; default: none",
+            "CPU memory of each replica that holds blocks too, by vLLM's own offloading; default: none",
             "GiB",
             grid="kv-offloading-sizes",
             metavar="GIB",

@@ -97,8 +97,6 @@ def _check_tier(config: "RunConfig") -> None:
         for name in TIER_FIELDS[1:]:
             if getattr(config, name) != OPTIONAL[name]:
                 raise ValueError(f"{name} is {getattr(config, name)}; allowed: with --kv-offloading-size GIB")
-    elif config.replicas > 1:
-        raise ValueError(f"kv_offloading_size with {config.replicas} replicas; allowed: 1")
     elif config.backend == "fast":
         _check_fast_tier(config)
     elif config.backend != "engine":
@@ -113,5 +111,7 @@ def _check_fast_tier(config: "RunConfig") -> None:
     for name in TIER_FIELDS[1:]:
         if getattr(config, name) != OPTIONAL[name]:
             raise ValueError(f"{name} is {getattr(config, name)}, which backend fast does not know; allowed: engine")
+    if config.replicas > 1:
+        raise ValueError(f"kv_offloading_size with {config.replicas} replicas on backend fast; allowed: 1, or engine")
     if config.raw_blocks or config.is_curve:
         raise ValueError("kv_offloading_size with raw blocks or capacity all; allowed: one without the other")

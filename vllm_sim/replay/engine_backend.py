@@ -102,10 +102,9 @@ def run_engine(
     outcomes.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
     outcome = replace(_outcome(outcomes, loaded, config, groups), steps=steps)
-    tier = drivers[0].tier
-    if tier is not None:  # of a fleet there is none
-        facts = tier.facts()
-        outcome = replace(outcome, traffic=TierTraffic(**facts._asdict() | {"stall_ms": round(facts.stall_ms, 3)}))
+    tiers = [driver.tier.facts() for driver in drivers if driver.tier is not None]
+    if tiers:
+        outcome = replace(outcome, traffic=_traffic(tiers))
     ledgers = [driver.ledger for driver in drivers if driver.ledger is not None]
     if fleet is not None:
         outcome = with_fleet(outcome, fleet, ledgers, config)
@@ -233,6 +232,14 @@ def _outcome(outcomes: Sequence[Any], loaded: Loaded, config: RunConfig, groups:
         ),
         groups=None if groups is None else _groups(groups, found),
         tier=tier,
+    )
+
+
+def _traffic(tiers: Sequence[Any]) -> TierTraffic:
+    """What went to and from CPU memory, of all replicas (`engine.backends.tier_ledger.TierFacts`)."""
+    chunks, stored, loaded, unused, stall_ms = zip(*tiers, strict=True)
+    return TierTraffic(
+        sum(chunks), sum(stored), sum(loaded), None if None in unused else sum(unused), round(sum(stall_ms), 3)
     )
 
 

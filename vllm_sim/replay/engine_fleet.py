@@ -30,15 +30,15 @@ def engine_fleet(
         progress: called with the number of finished requests.
 
     Raises:
-        ValueError: the model has several cache groups.
+        ValueError: the model has several cache groups, and the router sees more than requests.
     """
     from vllm_sim.engine.backends.engine_builder import number_hashes
     from vllm_sim.engine.backends.fleet import FleetDriver, Names
 
-    if drivers[0].groups is not None:
+    if drivers[0].groups is not None and router.sees != "requests":
         raise ValueError(
-            f"replicas is {config.replicas}, and layers of {config.model} do not all keep the same; "
-            "allowed: 1, or a model with full attention alone"
+            f"router {config.router} looks at {router.sees}, and layers of {config.model} do not all keep the same; "
+            "allowed: a router that looks at requests alone, or a model with full attention alone"
         )
     trace, records = loaded.trace, loaded.records
     chains = link(cache_requests(trace, records, config.block_size), config.block_size)
@@ -61,6 +61,9 @@ def with_fleet(outcome: Outcome, fleet: Any, ledgers: Sequence[Any], config: Run
     replica = np.array([fleet.replica_of[row] for row in range(outcome.prompt_tokens.size)], np.int64)
     evicted = [ledger.evicted_blocks for ledger in ledgers] or [None] * config.replicas
     outcome = replace(outcome, fleet=Fleet(replica, config.replica_blocks, evicted))
+    if outcome.groups is not None:
+        whole = outcome.groups.capacity_tokens * config.replicas
+        outcome = replace(outcome, groups=outcome.groups._replace(capacity_tokens=whole))
     if not ledgers:
         return outcome
     evictions: Counter[tuple[str, str]] = Counter()
@@ -71,10 +74,11 @@ def with_fleet(outcome: Outcome, fleet: Any, ledgers: Sequence[Any], config: Run
         for number, ledger in enumerate(ledgers)
         for row in ledger.lifetimes.rows()
     ]
+    orphans = [ledger.orphan_blocks for ledger in ledgers]
     totals = Totals(
         len(set().union(*(ledger.hashes for ledger in ledgers))),
         sum(ledger.evicted_blocks for ledger in ledgers),
-        max(ledger.orphan_blocks for ledger in ledgers),
+        None if None in orphans else max(orphans),
     )
     files = {"evictions.jsonl": eviction_rows(evictions, outcome.records), "blocks.jsonl": blocks}
     return replace(outcome, totals=totals, files=files)

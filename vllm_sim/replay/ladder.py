@@ -101,6 +101,10 @@ def explain(loaded: Loaded, config: RunConfig, progress: Callable[[int], None] =
         raise ValueError(
             "the ladder is of vLLM's rules, with attribution; allowed: without --raw-blocks, --no-attribution"
         )
+    if config.kv_offloading_size is not None and config.replicas > 1:
+        raise ValueError(
+            f"the ladder has CPU memory or a router, and replicas is {config.replicas}; allowed with it: 1"
+        )
     linked = link_blocks(loaded, config.block_size, raw_blocks=False)
     result = run(loaded, config, linked, progress)
     outcome = result.outcome

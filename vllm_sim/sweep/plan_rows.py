@@ -4,7 +4,7 @@ Goodput counts requests whose own TTFT, TPOT and end-to-end time are within the 
 each is for. What binds a step is by the roofline, weighted by the step's time; a step under `table` has no parts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,9 +16,9 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import BOUNDS, Roofline
 from vllm_sim.replay.outcome import Outcome
+from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import run
 from vllm_sim.sweep.planning import Planned, Wanted
-from vllm_sim.sweep.replicas import ROUTER, split_sessions
 from vllm_sim.sweep.runs import load
 from vllm_sim.sweep.service_level import Bound
 
@@ -37,7 +37,7 @@ class PlanTier(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A deployment; numbers of several replicas are sums, the worst percentile, or the mean over requests."""
+    """A deployment; its numbers are of all requests, wherever they were served."""
 
     schema: int = SCHEMA
     trace: Annotated[str, About("the trace's file name")]
@@ -50,7 +50,7 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
     met: bool
     what_it_would_take: Annotated[str | None, About("where the level is not met")] = None
     replicas: int
-    router: str = ROUTER
+    router: Annotated[str | None, About("before several replicas; null: one")]
     policy: str
     policy_params: dict[str, Any]
     block_size: Annotated[int, About("as given", "tokens")]
@@ -72,9 +72,9 @@ class PlanRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explained(NamedTuple):
-    """What the runs of a deployment say beyond their rows."""
+    """What the run of a deployment says beyond its row."""
 
-    outcomes: list[Outcome]
+    outcome: Outcome
     shares: dict[str, float]
     """Of the time of steps, by a name of BOUNDS; empty where the latency model has no parts."""
 
@@ -95,44 +95,43 @@ class _Loads:
         """A request that has ended: nothing to note."""
 
 
-def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out: Path) -> PlanRow:
+def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None) -> PlanRow:
     """The row of what was found; runs its deployment once more, to see what binds it."""
     probe, level = planned.probe, wanted.level
-    explained = _explain(wanted, planned, out)
-    rows = probe.rows
-    tokens_per_s = sum(row["output_tokens_per_s"] or 0.0 for row in rows)
-    cost = None if price_per_hour is None else price_per_hour * probe.replicas * probe.config.tensor_parallel
-    blocks = probe.config.blocks
-    assert blocks is not None
-    requests = sum(row["requests"] for row in rows)
-    preempted = sum(int((one.schedule.preemptions > 0).sum()) for one in explained.outcomes if one.schedule is not None)
+    config, row, blocks = probe.config, probe.row, probe.replica_blocks
+    explained = _explain(wanted, config)
+    tokens_per_s = row["output_tokens_per_s"] or 0.0
+    cost = None if price_per_hour is None else price_per_hour * config.replicas * config.tensor_parallel
+    schedule = explained.outcome.schedule
+    preempted = 0 if schedule is None else int((schedule.preemptions > 0).sum())
     return PlanRow(
         trace=wanted.trace.name,
         trace_sha256=load(wanted.trace, wanted.config.model).trace.sha256,
         model=None if wanted.config.model is None else Path(wanted.config.model).name,
-        device=probe.config.device,
-        tensor_parallel=probe.config.tensor_parallel,
+        device=config.device,
+        tensor_parallel=config.tensor_parallel,
         service_level=",".join(map(str, level)),
-        load=probe.load,
+        load=config.speedup,
         met=planned.met,
         what_it_would_take=None if planned.met else _what_it_would_take(wanted, planned),
-        replicas=probe.replicas,
-        policy=probe.config.policy,
-        policy_params=probe.config.policy_params,
-        block_size=probe.config.block_size,
+        replicas=config.replicas,
+        router=config.router,
+        policy=config.policy,
+        policy_params=config.policy_params,
+        block_size=config.block_size,
         capacity_blocks=blocks,
         capacity_tokens=int(probe.device.tokens * blocks / probe.device.blocks),
         capacity_gib=round(blocks * probe.device.bytes_per_block / 2**30, 3),
         capacity_share=round(blocks / probe.device.blocks, 4),
-        tier=_tier(probe.config, rows),
-        token_hit_rate=_share("hit_tokens", rows),
-        ttft_ms=_percentiles(rows, "ttft"),
-        tpot_ms=_percentiles(rows, "tpot"),
-        e2e_ms=_percentiles(rows, "e2e"),
-        preemptions=sum(row["preemptions"] for row in rows),
+        tier=_tier(probe.config, row),
+        token_hit_rate=row["token_hit_rate"],
+        ttft_ms=_percentiles(row, "ttft"),
+        tpot_ms=_percentiles(row, "tpot"),
+        e2e_ms=_percentiles(row, "e2e"),
+        preemptions=row["preemptions"],
         output_tokens_per_s=round(tokens_per_s, 3),
-        goodput_requests_per_s=round(sum(_goodput(level, one) for one in explained.outcomes), 4),
-        bound_by=explained.shares | {"memory": round(preempted / max(1, requests), 4)},
+        goodput_requests_per_s=round(_goodput(level, explained.outcome), 4),
+        bound_by=explained.shares | {"memory": round(preempted / max(1, row["requests"]), 4)},
         cost_per_hour=cost,
         cost_per_million_output_tokens=None
         if cost is None or not tokens_per_s
@@ -140,46 +139,33 @@ def plan_row(wanted: Wanted, planned: Planned, price_per_hour: float | None, out
     )
 
 
-def _tier(config: RunConfig, rows: Sequence[dict[str, Any]]) -> PlanTier | None:
+def _tier(config: RunConfig, row: Row) -> PlanTier | None:
     if config.kv_offloading_size is None:
         return None
-    stored, loaded, unused = (sum(row[f"tier_{name}_bytes"] for row in rows) for name in ("stored", "loaded", "unused"))
     return PlanTier(
         kv_offloading_size=config.kv_offloading_size,
-        offload_gbps=rows[0]["offload_gbps"],
-        external_hit_rate=_share("external_hit_tokens", rows),
-        stored_bytes=stored,
-        loaded_bytes=loaded,
-        unused_bytes=unused,
+        offload_gbps=row["offload_gbps"],
+        external_hit_rate=round(row["external_hit_tokens"] / max(1, row["prompt_tokens"]), 6),
+        stored_bytes=row["tier_stored_bytes"],
+        loaded_bytes=row["tier_loaded_bytes"],
+        unused_bytes=row["tier_unused_bytes"],
     )
 
 
-def _share(name: str, rows: Sequence[dict[str, Any]]) -> float:
-    """Of the prompt tokens of all replicas."""
-    return round(sum(row[name] for row in rows) / max(1, sum(row["prompt_tokens"] for row in rows)), 6)
-
-
-def _explain(wanted: Wanted, planned: Planned, out: Path) -> Explained:
-    probe = planned.probe
-    config: RunConfig = probe.config
+def _explain(wanted: Wanted, config: RunConfig) -> Explained:
     roofline = None
     if config.latency_model == "roofline":
         assert config.model is not None
         settings = config.tensor_parallel, config.host_overhead_ms
         roofline = Roofline(model_config(config.model), config.device, *settings)
-    loads, outcomes = _Loads(roofline), []
-    for share in split_sessions(wanted.trace, probe.replicas, out / "replicas"):
-        outcomes.append(run(load(share, config.model), config, watcher=loads).outcome)
+    loads = _Loads(roofline)
+    outcome = run(load(wanted.trace, config.model), config, watcher=loads).outcome
     total = sum(loads.ms.values())
-    return Explained(outcomes, {name: round(ms / total, 4) for name, ms in loads.ms.items()} if total else {})
+    return Explained(outcome, {name: round(ms / total, 4) for name, ms in loads.ms.items()} if total else {})
 
 
-def _percentiles(rows: Sequence[dict[str, Any]], metric: str) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for share in (50, 90, 99):
-        values = [row.get(f"{metric}_ms_p{share}") for row in rows]
-        found[f"p{share}"] = max((value for value in values if value is not None), default=None)
-    return found
+def _percentiles(row: dict[str, Any], metric: str) -> dict[str, float | None]:
+    return {f"p{share}": row.get(f"{metric}_ms_p{share}") for share in (50, 90, 99)}
 
 
 def _goodput(level: Iterable[Bound], outcome: Outcome) -> float:
@@ -214,6 +200,6 @@ def _what_it_would_take(wanted: Wanted, planned: Planned) -> str:
         )
     first = planned.tried[0].excess(wanted.level)
     return (
-        f"more than {probe.replicas} replicas: with 1 the level is missed by a factor of {first:.2f}, with "
-        f"{probe.replicas} by {probe.excess(wanted.level):.2f} ({found}); a request alone is within it"
+        f"more than {probe.config.replicas} replicas: with 1 the level is missed by a factor of {first:.2f}, with "
+        f"{probe.config.replicas} by {probe.excess(wanted.level):.2f} ({found}); a request alone is within it"
     )

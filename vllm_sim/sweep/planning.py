@@ -1,25 +1,27 @@
 """The smallest deployment that meets a service level: replicas, then KV cache, by runs of the engine in virtual time.
 
-For each load (speedup of the trace), policy and block size:
+For each load (speedup of the trace), block size, policy and router:
 
 1. How many blocks a device holds: vLLM's own start of an engine (engine/model_cache.py).
-2. Replicas: with all of that memory, 1, 2, 4 ... until the level is met, then bisection. A replica serves the sessions
-   that are dealt to it (replicas.py); the level must hold for each.
+2. Replicas: with all of that memory, 1, 2, 4 ... until the level is met, then bisection. They are a fleet on one clock
+   behind the router (engine/backends/fleet.py); the level is for all requests, wherever they were served.
 3. Cache: bisection of the capacity until the smallest that meets the level is known to PRECISION. Where LRU's curve of
-   the `fast` backend has all its hits well below the device's capacity, the search begins there. CPU memory, where it
-   is given, is the same for each replica of every deployment.
+   the `fast` backend has all its hits in one cache well below the device's capacity, the search begins there. CPU
+   memory, where it is given, is the same for each replica of every deployment.
 
 Assumed: more replicas or more blocks never make a level fail that was met. Every run is a row of OUT/runs.jsonl, which
 the runner of sweeps keeps, so a plan that is made again computes nothing again.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
+from vllm_sim.fleet.registry import find_router
 from vllm_sim.models.layers import keeps_less
 from vllm_sim.replay.cache_facts import cache_facts
 from vllm_sim.replay.config import RunConfig
@@ -27,13 +29,14 @@ from vllm_sim.replay.config_checks import ALL, TIER_DEFAULTS
 from vllm_sim.replay.latency import device_bytes
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import sweep
-from vllm_sim.sweep.replicas import split_sessions
 from vllm_sim.sweep.runs import GridRun, curve_summary, load
 from vllm_sim.sweep.service_level import Bound, failures, worst
 
 PRECISION = 1.05
 """Between a capacity that meets the level and one that does not."""
 MOST_REPLICAS = 8
+ROUTER = "session"
+"""Before several replicas, unless others are named."""
 _NEAR = 0.001
 """A hit rate that is so near another counts as the same, where the search begins."""
 
@@ -47,6 +50,7 @@ class Wanted(NamedTuple):
     level: tuple[Bound, ...]
     loads: tuple[float, ...] = (1.0,)
     policies: tuple[str, ...] = ("lru",)
+    routers: tuple[str, ...] = (ROUTER,)
     block_sizes: tuple[int, ...] = (16,)
     most_replicas: int = MOST_REPLICAS
     memory: dict[str, Any] | None = None
@@ -66,24 +70,29 @@ class DeviceCache(NamedTuple):
 class Probe(NamedTuple):
     """A deployment that was tried."""
 
-    load: float
-    replicas: int
     config: RunConfig
-    rows: list[Row]
-    """Of each replica."""
+    """Its capacity is that of the whole fleet."""
+    row: Row
     device: DeviceCache
+
+    @property
+    def replica_blocks(self) -> int:
+        """The capacity of a replica."""
+        blocks = self.config.replica_blocks
+        assert blocks is not None  # a device has an end
+        return blocks
 
     def misses(self, level: tuple[Bound, ...]) -> list[str]:
         """What does not meet the level."""
-        return [text for row in self.rows for text in failures(level, row)]
+        return failures(level, self.row)
 
     def excess(self, level: tuple[Bound, ...]) -> float:
-        """The largest of value / bound over the replicas."""
-        return max(worst(level, row) for row in self.rows)
+        """The largest of value / bound."""
+        return worst(level, self.row)
 
 
 class Planned(NamedTuple):
-    """What was found for a load, a policy and a block size."""
+    """What was found for a load, a block size, a policy and a router."""
 
     probe: Probe
     """The smallest that meets the level; else the largest that was tried."""
@@ -94,22 +103,24 @@ class Planned(NamedTuple):
 
 
 def plan(wanted: Wanted, out: Path, say: Callable[[str], None] = lambda text: None) -> Iterator[Planned]:
-    """Searches, for each load, policy and block size.
+    """Searches, for each load, block size, policy and router.
 
     Args:
         wanted: what for.
-        out: folder for the rows of the runs, and for the replicas' shares of the trace.
+        out: folder for the rows of the runs.
         say: called with lines that say what happens.
 
     Raises:
         ValueError: the model does not fit the device, or a value does not go with another.
     """
+    for router in wanted.routers:
+        find_router(router)
     for load_ in wanted.loads:
         for size in wanted.block_sizes:
             device = _device_cache(wanted, size)
-            for policy in wanted.policies:
+            for policy, router in product(wanted.policies, wanted.routers):
                 config = replace(wanted.config, policy=policy, block_size=size, speedup=load_)
-                yield _Search(wanted, config, device, out, say).run()
+                yield _Search(wanted, config, router, device, out, say).run()
 
 
 def _device_cache(wanted: Wanted, block_size: int) -> DeviceCache:
@@ -126,10 +137,13 @@ def _device_cache(wanted: Wanted, block_size: int) -> DeviceCache:
 
 
 class _Search:
-    """The search for one load, policy and block size."""
+    """The search for one load, block size, policy and router; `config` is of one replica."""
 
-    def __init__(self, wanted: Wanted, config: RunConfig, device: DeviceCache, out: Path, say: Callable[[str], None]):
-        self.wanted, self.config, self.device, self.out, self.say = wanted, config, device, out, say
+    def __init__(
+        self, wanted: Wanted, config: RunConfig, router: str, device: DeviceCache, out: Path, say: Callable[[str], None]
+    ):
+        self.wanted, self.config, self.router = wanted, config, router
+        self.device, self.out, self.say = device, out, say
         self.tried: list[Probe] = []
 
     def run(self) -> Planned:
@@ -140,10 +154,9 @@ class _Search:
         return Planned(self._capacity(found), True, self.tried, None)
 
     def _try(self, replicas: int, blocks: int) -> Probe:
-        config = replace(self.config, capacity_blocks=blocks)
-        shares = split_sessions(self.wanted.trace, replicas, self.out / "replicas")
-        rows = sweep([GridRun(share, config) for share in shares], self.out / "runs.jsonl", jobs=1)
-        probe = Probe(config.speedup, replicas, config, rows, self.device)
+        config = replace(self.config, capacity_blocks=blocks * replicas, replicas=replicas, router=self.router)
+        (row,) = sweep([GridRun(self.wanted.trace, config)], self.out / "runs.jsonl", jobs=1)
+        probe = Probe(config, row, self.device)
         self.tried.append(probe)
         verdict = "meets the level" if probe.excess(self.wanted.level) <= 1 else "does not"
         self.say(f"load {config.speedup:g}, {config.policy}: {replicas} replicas of {blocks:,} blocks: {verdict}")
@@ -172,16 +185,17 @@ class _Search:
     def _capacity(self, best: Probe) -> Probe:
         """The smallest cache of a replica, from a deployment with all the memory."""
         low, high = self.device.least_blocks - 1, self.device.blocks
-        guess = self._enough(best.replicas)
+        replicas = best.config.replicas
+        guess = self._enough(replicas)
         if guess < high:
-            probe = self._try(best.replicas, guess)
+            probe = self._try(replicas, guess)
             if self._meets(probe):
                 best, high = probe, guess
             else:
                 low = guess
         while high - low > 1 and high > low * PRECISION:
             middle = max(low + 1, int((max(low, 1) * high) ** 0.5))
-            probe = self._try(best.replicas, middle)
+            probe = self._try(replicas, middle)
             if self._meets(probe):
                 best, high = probe, middle
             else:
@@ -189,21 +203,19 @@ class _Search:
         return best
 
     def _enough(self, replicas: int) -> int:
-        """Where LRU has all its hits, with room for the longest request; the whole device if that is unknown."""
+        """A replica's share of the cache in which LRU has all its hits, and room for the longest request; the whole
+        device if that is unknown."""
         config = replace(self.config, backend="fast", policy="lru", policy_params={}, **TIER_DEFAULTS)
         config = replace(config, capacity_blocks=ALL)
         if config.model is None or keeps_less(config.model):
             return self.device.blocks
-        enough = 0
-        for share in split_sessions(self.wanted.trace, replicas, self.out / "replicas"):
-            curve = curve_summary(share, config).curve
-            assert curve is not msgspec.UNSET  # capacity all has one
-            rates = curve.token_hit_rate
-            within = [at for at in range(len(rates)) if curve.capacity_blocks[at] <= self.device.blocks]
-            most = rates[within[-1]] if within else 0.0
-            place = next((at for at in within if rates[at] >= most - _NEAR), 0)
-            enough = max(enough, curve.capacity_blocks[place])
-        return min(self.device.blocks, enough + self.device.least_blocks)
+        curve = curve_summary(self.wanted.trace, config).curve
+        assert curve is not msgspec.UNSET  # capacity all has one
+        rates = curve.token_hit_rate
+        within = [at for at in range(len(rates)) if curve.capacity_blocks[at] <= self.device.blocks * replicas]
+        most = rates[within[-1]] if within else 0.0
+        place = next((at for at in within if rates[at] >= most - _NEAR), 0)
+        return min(self.device.blocks, curve.capacity_blocks[place] // replicas + self.device.least_blocks)
 
     def _alone(self) -> Row:
         """A request at a time, with a cache that never evicts: no deployment of this device is faster."""

@@ -25,6 +25,7 @@ from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS, TIERS
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
+from vllm_sim.sweep.units import Traffic, traffic_of
 
 
 class GridRun(NamedTuple):
@@ -143,6 +144,12 @@ def load(path: Path, model: str | None) -> Loaded:
 @lru_cache(maxsize=2)
 def _load(path: Path, model: str | None, status: tuple[int, int] | None) -> Loaded:
     return replay_run.load(path, model)
+
+
+def traffic(path: Path, model: str | None) -> Traffic:
+    """What a trace brings, prompt and generated tokens."""
+    loaded = load(path, model)
+    return traffic_of(loaded.records, int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum()))
 
 
 def blocks(path: Path, model: str | None, block_size: int, raw_blocks: bool) -> Linked:

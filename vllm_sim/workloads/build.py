@@ -6,7 +6,7 @@ too, see _hash_id_shift.)
 Held in memory: all rows of the trace.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,14 +44,21 @@ class Built:
     last_ms: float | None
 
 
-def build(config: Path, out: Path) -> list[Built]:
+def build(config: Path, out: Path, seed: int | None = None) -> list[Built]:
     """Writes the trace of a configuration; returns what each source gave.
+
+    Args:
+        config: the TOML file.
+        out: the trace.
+        seed: in place of the configuration's.
 
     Raises:
         ValueError: the configuration or a source cannot be used; nothing is written then.
         TraceError: a source's trace is broken.
     """
     workload = read_workload(config)
+    if seed is not None:
+        workload = replace(workload, seed=seed)
     for part in workload.parts:
         if isinstance(part.source, Trace) and out.exists() and out.samefile(part.source.path):
             raise ValueError(f"{out} is a file that is read; allowed: another name")

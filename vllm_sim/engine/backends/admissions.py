@@ -35,7 +35,7 @@ class Admissions:
     """The admissions of the requests that are served, and the evictions of a run."""
 
     def __init__(self) -> None:
-        self.lifetimes = Lifetimes()
+        self.lifetimes: Lifetimes = Lifetimes()
         self.admissions: dict[str, Admission] = {}
         """By request, until `forget`."""
         self.evictions: dict[tuple[str, str], int] = {}
@@ -45,6 +45,18 @@ class Admissions:
     def set_time(self, now_ms: float) -> None:
         """What follows happens at this virtual time."""
         self.lifetimes.now_ms = now_ms
+
+    def set_computed(self, tokens: int) -> None:
+        """What follows happens when so many tokens have been computed."""
+        self.lifetimes.computed_tokens = tokens
+
+    def count_computed(self, tokens: int) -> None:
+        """Counts tokens that are computed."""
+        self.lifetimes.computed_tokens += tokens
+
+    def count_allocated(self, request: str, blocks: int) -> None:
+        """Counts blocks that a request has got."""
+        self.admissions[request].allocated_blocks += blocks
 
     def forget(self, name: str) -> Admission:
         """What a request that has ended found; it is not kept."""

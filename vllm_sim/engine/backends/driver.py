@@ -118,6 +118,9 @@ class Driver:
                 waiting.setdefault(arrival.after_row, []).append(arrival)
         done = 0
         while due or self.is_busy():
+            if self.is_busy():
+                step_ms = self.next_step_ms()
+                self.wait_until(min(step_ms, due[0][0]) if due and not self._is_full() else step_ms)
             rejected = self.admit(due)
             for outcome in [*rejected, *self.step(due, is_alone=bool(rejected))]:
                 # A closed loop sends rows in their order, as places get free; only an open one waits for times.
@@ -131,6 +134,15 @@ class Driver:
     def is_busy(self) -> bool:
         """Whether a request is served, a step of requests that have ended is still computed, or a copy is under way."""
         return bool(self._running or self._batches) or (self._tier_steps is not None and self.scheduler.has_requests())
+
+    def next_step_ms(self) -> float:
+        """When an engine that is busy takes its next step, where nothing arrives before."""
+        until_ms = None if self._tier_steps is None else self._tier_steps.idle_until_ms
+        return self.now_ms if until_ms is None else max(self.now_ms, until_ms)
+
+    def wait_until(self, ms: float) -> None:
+        """Moves the clock on."""
+        self.now_ms = max(self.now_ms, ms)
 
     def admit(self, due: list[tuple[float, int]]) -> list[RowOutcome]:
         """Adds what has arrived; returns what cannot fit. The clock jumps where the engine is idle."""
@@ -158,8 +170,10 @@ class Driver:
 
     def _is_due(self, due: list[tuple[float, int]]) -> bool:
         """Whether a row has arrived and has a place."""
-        is_full = self.concurrency is not None and len(self._running) >= self.concurrency
-        return bool(due) and due[0][0] <= self.now_ms and not is_full
+        return bool(due) and due[0][0] <= self.now_ms and not self._is_full()
+
+    def _is_full(self) -> bool:
+        return self.concurrency is not None and len(self._running) >= self.concurrency
 
     def takes(self, row: int) -> bool:
         """Whether the cache can hold a row; with several groups upstream has bounded the tokens."""
@@ -228,7 +242,7 @@ class Driver:
         if len(self._batches) > len(self.core.batch_queue or ()):
             self._pass(self._batches.popleft())
         if self._tier_steps is not None:
-            self.now_ms = self._tier_steps.ended(self.now_ms, due[0][0] if due else None, len(self._batches))
+            self.now_ms = self._tier_steps.ended(self.now_ms, len(self._batches))
         ended = []
         silent = self._silent
         for group in (outputs or {}).values():

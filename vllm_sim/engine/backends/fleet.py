@@ -120,9 +120,8 @@ class FleetDriver:
 
     def _step_time(self, number: int) -> float:
         driver, inbox = self.drivers[number], self._inboxes[number]
-        if driver.is_busy():
-            return driver.now_ms
-        return max(driver.now_ms, inbox[0][0]) if inbox else _NEVER
+        step_ms = driver.next_step_ms() if driver.is_busy() else _NEVER
+        return min(step_ms, max(driver.now_ms, inbox[0][0])) if inbox else step_ms
 
     # What happens
 
@@ -154,6 +153,7 @@ class FleetDriver:
     def _step(self, number: int) -> list[RowOutcome]:
         """An engine takes what it was sent and computes a step, or several while nothing else happens."""
         driver = self.drivers[number]
+        driver.wait_until(self._now_ms)
         rejected = driver.admit(self._inboxes[number])
         until_ms = min(self._next_ending(), self._next_arrival(), self._next_step(but=number)[0])
         ended = driver.step([(until_ms, -1)], is_alone=bool(rejected))

@@ -17,7 +17,7 @@ What follows is cold, and the tail as `replay/breakdown.py` has it. Units are as
 blocks that are hashed are whole multiples of it, else the greatest common divisor.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, KeysView, Sequence
 from typing import Any
 
 from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -65,6 +65,11 @@ class GroupLedger(Admissions):
         """Distinct blocks that were ever cached, of all groups."""
         return len(self._had)
 
+    @property
+    def hashes(self) -> KeysView[Any]:
+        """Of the blocks that were ever cached, each with its group."""
+        return self._owner.keys()
+
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was kept counts as evicted."""
         found = self._look(request, 0)
@@ -106,7 +111,7 @@ class GroupLedger(Admissions):
                 return None
             if not computed:
                 self._admit(request, num_new_computed_tokens, new_computed_blocks)
-            self.lifetimes.computed_tokens += num_new_tokens
+            self.count_computed(num_new_tokens)
             self._note_computed(request, computed + num_new_computed_tokens + num_new_tokens)
             return blocks
 
@@ -223,7 +228,7 @@ class GroupLedger(Admissions):
 
     def _note_taken(self, blocks: list[int], lost: list[tuple[int, Any]]) -> None:
         """Blocks were allocated to the request that is served, and what was cached in them is evicted."""
-        self.admissions[self._serving].allocated_blocks += len(blocks)
+        self.count_allocated(self._serving, len(blocks))
         self.lifetimes.taken(blocks)
         owners = {}
         for block, key in lost:

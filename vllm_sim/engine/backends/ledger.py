@@ -82,7 +82,7 @@ class Ledger(Admissions):
             if found is not None:
                 self.admissions[name] = found
                 self._admit(request, hit)
-            self.lifetimes.computed_tokens += num_new_tokens
+            self.count_computed(num_new_tokens)
             if new := blocks.blocks[0]:
                 self.take(name, new)
             self.cache(request)
@@ -101,10 +101,6 @@ class Ledger(Admissions):
         compat.ALLOCATE.put(manager, allocate_slots)
         compat.CACHE.put(manager, cache_blocks)
         compat.FREE.put(manager.block_pool, free_blocks)
-
-    def set_computed(self, tokens: int) -> None:
-        """What follows happens when so many tokens have been computed."""
-        self.lifetimes.computed_tokens = tokens
 
     def look_at_rejected(self, request: Any) -> Admission:
         """What a request that cannot fit would have found: nothing is hit, and what was seen counts as evicted."""
@@ -139,7 +135,7 @@ class Ledger(Admissions):
 
     def take(self, name: str, new: Sequence[Any]) -> None:
         """Blocks were allocated to a request, and what was cached in them is evicted."""
-        self.admissions[name].allocated_blocks += len(new)
+        self.count_allocated(name, len(new))
         held = self._held
         evicted = [block.block_id for block in new if held[block.block_id] is not None]
         if evicted:

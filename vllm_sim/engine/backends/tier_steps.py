@@ -3,7 +3,7 @@
 Faithful to vLLM 0.32 (v1/engine/core.py, v1/kv_offload/cpu/gpu_worker.py, read): a step is launched when the host comes
 to it, and with asynchronous scheduling while the step before it is computed; jobs that have ended by then are reported
 in it. A flush stalls the host, and with it the step. An engine that only waits for copies steps on; upstream polls each
-millisecond, and here the clock goes to the next end of a copy, or to the next arrival.
+millisecond, and here its next step is at the next end of a copy, or at the next arrival.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,10 @@ from vllm_sim.step_load import StepLoad
 
 
 class TierSteps:
-    """Sets the clock of an executor's tier, and moves the driver's where only copies go on.
+    """Sets the clock of an executor's tier, and says until when only copies go on.
+
+    Attributes:
+        idle_until_ms: The next end of a copy where the last step waited for nothing else; None: it did.
 
     Args:
         executor: One with a tier.
@@ -31,6 +34,7 @@ class TierSteps:
         self._in_flight: list[bool] = []
         """Whether the steps that have not ended compute anything, tell of a copy that has ended, or prepare one."""
         self._told_jobs = 0
+        self.idle_until_ms: float | None = None
 
     def launch(self, now_ms: float, batches: Sequence[StepLoad]) -> None:
         """A step is about to be scheduled and launched while these are computed."""
@@ -55,26 +59,21 @@ class TierSteps:
         )
         return start_ms if len(batches) == 1 else now_ms
 
-    def ended(self, now_ms: float, arrival_ms: float | None, waiting_batches: int) -> float:
+    def ended(self, now_ms: float, waiting_batches: int) -> float:
         """A step has been taken.
 
         Args:
             now_ms: Its end.
-            arrival_ms: The next arrival, if there is any.
             waiting_batches: Steps that are launched and have not ended.
 
         Returns:
-            The time to go on at.
+            Its end, later where the host was stalled.
         """
         now_ms = max(now_ms, self._clock.now_ms)
         is_idle = len(self._in_flight) > waiting_batches and not any(self._in_flight)
         del self._in_flight[: len(self._in_flight) - waiting_batches]
-        end_ms = None if self._copies is None else self._copies.next_end_ms()
-        if not is_idle or end_ms is None:
-            return now_ms
-        if arrival_ms is not None and arrival_ms > now_ms:  # else it waits for a place
-            end_ms = min(end_ms, arrival_ms)
-        return max(now_ms, end_ms)
+        self.idle_until_ms = None if self._copies is None or not is_idle else self._copies.next_end_ms()
+        return now_ms
 
     def _time(self, batches: Sequence[StepLoad]) -> float:
         return 0.0 if self._step_ms is None else sum(map(self._step_ms, batches))

@@ -1,0 +1,1 @@
+"""Study three: routing, eviction and capacity."""

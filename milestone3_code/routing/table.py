@@ -1,0 +1,131 @@
+"""The tables of study three in docs/results.md, made from its rows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from milestone3_code.routing.numbers import (
+    BETTER,
+    PLAIN,
+    ROUTED,
+    Pays,
+    cell,
+    load,
+    load_engine,
+    main_cells,
+    pays,
+    spread,
+    still_fresh,
+)
+from milestone3_code.study.drawing import values
+from vllm_sim.replay.rows import Row
+
+
+def section(results: Path) -> str:
+    """Rates and gains at the main cell of each trace, what pays where, stale events, and the engine, in Markdown.
+
+    Raises:
+        ValueError: a row comes from a quick run, or one that is needed is not there.
+    """
+    rows = load(results)
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
+    parts = [_main(rows), _pays(pays(rows)), _stale(rows)]
+    engine = load_engine(results)
+    return "\n\n".join([*parts, *([_engine(engine)] if engine else [])])
+
+
+def finding(results: Path) -> tuple[str, str]:
+    """What a better router is worth, and a better policy, each in the main cell where it is worth most; where.
+
+    Raises:
+        ValueError: the rows are not results.
+    """
+    rows = load(results)
+    if any(row["quick"] for row in rows):
+        raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
+    shown = main_cells(rows)
+    cells = [one for one in pays(rows) if (one.capacity, one.replicas) == shown.get(one.mix)]
+    gains = "; ".join(
+        f"{_name(one.mix)}: router {100 * one.router.mean:+.1f} points of token hit rate, policy "
+        f"{100 * one.policy.mean:+.1f} before it and {100 * one.policy_routed.mean:+.1f} after it"
+        for one in cells
+    )
+    places = ", ".join(f"{_name(one.mix)} at {one.capacity} of its working set" for one in cells)
+    what = f"{cells[0].replicas} replicas; `{ROUTED}` in place of `{PLAIN}`, `{BETTER}` in place of LRU; {places}"
+    return gains, what
+
+
+def _name(mix: str) -> str:
+    return mix.split(".")[0].replace("_", " ")
+
+
+def _main(rows: Sequence[Row]) -> str:
+    """The rates of each trace at its main cell."""
+    lines = [
+        f"| token hit rate, % | capacity | one cache | `{PLAIN}` | optimum after it | `session` | `{ROUTED}` "
+        f"| `{ROUTED}`, `{BETTER}` |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for mix, place in main_cells(rows).items():
+        plain = cell(rows, mix, *place, PLAIN, "lru")
+        found = [spread(cell(rows, mix, place[0], 1, PLAIN, "lru"), "token_hit_rate"), spread(plain, "token_hit_rate")]
+        found.append(spread(plain, "optimum_hit_rate"))
+        found += [
+            spread(cell(rows, mix, *place, router, policy), "token_hit_rate")
+            for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
+        ]
+        lines.append(f"| {_name(mix)} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
+    return "\n".join(lines)
+
+
+def _pays(found: Sequence[Pays]) -> str:
+    """Where the router is worth more than the policy."""
+    routers = sum(one.router.mean > one.policy.mean for one in found)
+    beaten = sum(one.optimum_less_routed.high < 0 for one in found)
+    after = [one for one in found if one.policy_routed.low > 0]
+    least, most = (pick_(found, key=lambda one: one.router.mean) for pick_ in (min, max))
+    best = max(found, key=lambda one: one.policy_routed.mean)
+    return (
+        f"In {routers} of {len(found)} cells (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
+        f"worth more than `{BETTER}` in place of LRU: {_points(least)} to {_points(most)} points. In {beaten} even the "
+        f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`. After `{ROUTED}` the better policy is surely "
+        f"worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points ({_where(best)})."
+    )
+
+
+def _points(one: Pays) -> str:
+    return f"{100 * one.router.mean:+.1f} ({_where(one)})"
+
+
+def _where(one: Pays) -> str:
+    return f"{_name(one.mix)}, {one.capacity}, {one.replicas} replicas"
+
+
+def _stale(rows: Sequence[Row]) -> str:
+    """How late events may be; an index of what was sent needs none."""
+    fresh = ", ".join(f"{_name(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
+    without = ", ".join(
+        f"{_name(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
+        for mix, place in main_cells(rows).items()
+        if mix in still_fresh(rows, ROUTED)
+    )
+    return (
+        f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}. `prefix_tree` "
+        f"knows what it sent where, and needs no events: {without}."
+    )
+
+
+def _engine(rows: Sequence[Row]) -> str:
+    lines = [
+        "| engine | router | policy | token hit rate, % | TTFT p50, ms | TTFT p99, ms | busiest replica / mean |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for mix in values(rows, "mix"):
+        for router in values(rows, "router"):
+            for policy in values(rows, "policy"):
+                own = [row for row in rows if (row["mix"], row["router"], row["policy"]) == (mix, router, policy)]
+                times = [spread(own, name) for name in ("ttft_ms_p50", "ttft_ms_p99")]
+                cells = [spread(own, "token_hit_rate").percent(), *(f"{one.mean:,.0f}" for one in times)]
+                cells.append(f"{spread(own, 'imbalance').mean:.2f}")
+                lines.append(f"| {mix} | `{router}` | `{policy}` | {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -1,0 +1,178 @@
+"""Numbers of study three: routing, eviction and capacity."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from milestone3_code.routing.numbers import (
+    BETTER,
+    PLAIN,
+    ROUTED,
+    Pays,
+    Spread,
+    cell,
+    main_cells,
+    pays,
+    spread,
+    still_fresh,
+)
+from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_REPLICAS
+from report.numbers.rows import Rows, values
+from report.numbers.texts import number, points, rate, signed, spaced
+from vllm_sim.replay.rows import Row
+
+Numbers = dict[str, Any]
+MAKER = "python milestone3_code/compare_routers.py"
+SURE = 0.005
+"""A difference of token hit rates that counts as one."""
+
+
+def routing_numbers(results: Path) -> Numbers:
+    """Everything that the chapter on fleets cites.
+
+    Raises:
+        ValueError: a row is missing or is no result.
+    """
+    rows = Rows(results / CELLS, MAKER)
+    fleet, found, shown = rows.pick("fleet"), pays(rows.rows), main_cells(rows.rows)
+    if not found:
+        raise ValueError(f"{rows.path} has no cell whose replicas hold every request; `{MAKER}` makes some")
+    return {
+        "routed": ROUTED,
+        "plain": PLAIN,
+        "better": BETTER,
+        "replicas": number(MAIN_REPLICAS),
+        "seeds": number(len({row["mix_seed"] for row in fleet})),
+        "rates": [_rates(rows.rows, mix, *place) for mix, place in shown.items()],
+        "routers": _routers(rows.rows, shown),
+        "pays": [_pays(one) for one in found],
+        "cells": number(len(found)),
+        **_verdict(found),
+        "ladder": _ladder(rows),
+        **_stale(rows),
+        "engine": _engine(results),
+    }
+
+
+def _text(found: Spread) -> str:
+    """A rate, or a gain in points, and its interval."""
+    return f"{rate(found.mean)} ({rate(found.low)} to {rate(found.high)})"
+
+
+def _gain(found: Spread) -> str:
+    return f"{signed(100 * found.mean, 1)} ({number(100 * found.low, 1)} to {number(100 * found.high, 1)})"
+
+
+def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[str]:
+    """One cache, then the fleet's routers and policies, at the main cell of a trace."""
+    plain = cell(rows, mix, capacity, replicas, PLAIN, "lru")
+    found = [
+        spread(cell(rows, mix, capacity, 1, PLAIN, "lru"), "token_hit_rate"),
+        spread(plain, "token_hit_rate"),
+        spread(plain, "optimum_hit_rate"),
+        *(
+            spread(cell(rows, mix, capacity, replicas, router, policy), "token_hit_rate")
+            for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
+        ),
+    ]
+    return [_name(mix), spaced(capacity), *map(_text, found)]
+
+
+def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
+    """Every router under LRU, where all of them ran: hit rate and how uneven its fleet is."""
+    shown = [mix for mix, place in cells_of.items() if cell(rows, mix, *place, "oracle", "lru")]
+    chosen = [row for row in rows if row["experiment"] == "fleet" and row.get("router")]
+    table = []
+    for router in values(chosen, "router"):
+        cells = []
+        for mix in shown:
+            own = cell(rows, mix, *cells_of[mix], router, "lru")
+            cells += [_text(spread(own, "token_hit_rate")), number(spread(own, "imbalance").mean, 2)]
+        table.append([f"`{router}`", *cells])
+    heads = [text for mix in shown for text in (f"{_name(mix)}, hits", "busiest")]
+    return {"head": ["router", *heads], "table": table}
+
+
+def _pays(one: Pays) -> list[str]:
+    gains = [_gain(found) for found in (one.router, one.policy, one.policy_routed, one.optimum_less_routed)]
+    return [_name(one.mix), spaced(one.capacity), number(one.replicas), *gains]
+
+
+def _verdict(found: Sequence[Pays]) -> Numbers:
+    """Counts of cells, and the extremes."""
+    routers = [one for one in found if one.router.mean > one.policy.mean]
+    beaten = [one for one in found if one.optimum_less_routed.high < 0]
+    policies = [one for one in found if one.policy_routed.low > 0 and one.policy_routed.mean > SURE]
+    best, least = (pick(found, key=lambda one: one.router.mean) for pick in (max, min))
+    policy = max(found, key=lambda one: one.policy_routed.mean)
+    plain = max(found, key=lambda one: one.policy.mean)
+    return {
+        "router_cells": number(len(routers)),
+        "router_always": len(routers) == len(found),
+        "router_first": 4 * len(routers) >= 3 * len(found),
+        "beaten_cells": number(len(beaten)),
+        "policy_cells": number(len(policies)),
+        "policy_where": list(dict.fromkeys(f"{_name(one.mix)} at {spaced(one.capacity)}" for one in policies)),
+        "best": points(best.router.mean, 1),
+        "best_where": _where(best),
+        "least": points(least.router.mean, 1),
+        "least_where": _where(least),
+        "policy": points(policy.policy_routed.mean, 1),
+        "policy_at": _where(policy),
+        "plain_policy": points(plain.policy.mean, 1),
+        "plain_policy_at": _where(plain),
+    }
+
+
+def _ladder(rows: Rows) -> list[list[str]]:
+    """Shares of the prompt tokens, lost to each step, by trace and router."""
+    found = [row for row in rows.pick("ladder") if not row["rejected_requests"]]
+    table = []
+    for mix in values(found, "mix"):
+        for router in values(found, "router"):
+            own = [row for row in found if (row["mix"], row["router"]) == (mix, router)]
+            steps = [rate(spread([row["steps"] for row in own], name).mean) for name in own[0]["steps"]]
+            table.append([_name(mix), f"`{router}`", *steps, _text(spread(own, "token_hit_rate"))])
+    return table
+
+
+def _stale(rows: Rows) -> Numbers:
+    """How late events may be, in seconds, and what the latest delay costs."""
+    fresh = still_fresh(rows.rows, ROUTED)
+    stale = [row for row in rows.pick("stale", router=ROUTED) if not row["rejected_requests"]]
+    latest = max(values(stale, "delay_ms"))
+    own = [row for row in stale if row["delay_ms"] == latest]
+    costs = {
+        mix: spread([row for row in own if row["mix"] == mix], "gain_over_fresh").mean for mix in values(own, "mix")
+    }
+    return {
+        "fresh": [f"{number(delay / 1000, 1)} s ({_name(mix)})" for mix, delay in fresh.items()],
+        "latest": number(latest / 1000),
+        "late_costs": [f"{points(cost, 1)} ({_name(mix)})" for mix, cost in costs.items()],
+    }
+
+
+def _engine(results: Path) -> Numbers | None:
+    """The engine's hit rates and times, and what its ladder charges to routing, policy, schedule and preemption."""
+    if not (results / ENGINE).is_file():
+        return None
+    found = Rows(results / ENGINE, MAKER).pick("fleet_engine")
+    table = []
+    for row in found:
+        cells = [_text(spread([row], "token_hit_rate")), number(row["ttft_ms_p50"]), number(row["ttft_ms_p99"])]
+        steps = [rate(row["steps"][name]) for name in ("routing", "policy", "schedule", "preemption")]
+        table.append([_name(row["mix"]), f"`{row['router']}`", f"`{row['policy']}`", *cells, *steps])
+    return {
+        "table": table,
+        "device": found[0]["device"].upper(),
+        "arrival": found[0]["arrival"],
+        "capacity": spaced(found[0]["capacity"]),
+    }
+
+
+def _name(mix: str) -> str:
+    return mix.split(".")[0].replace("_", " ")
+
+
+def _where(one: Pays) -> str:
+    return f"{_name(one.mix)}, {spaced(one.capacity)}, {number(one.replicas)} replicas"
