@@ -82,8 +82,8 @@ def tier_points(plan: Path, study: Study) -> Iterator[TierPoint]:
             trace = _first(study, mix, requests) if backend == "engine" else study.trace(mix)
             for choices in product(*lists.values(), thresholds):
                 point = _point(study, mix, trace, backend, speedup, choices)
-                if (trace, point.run.config) not in seen:
-                    seen.add((trace, point.run.config))
+                if (key := row_key(point.run)) not in seen:
+                    seen.add(key)
                     yield point
 
 
