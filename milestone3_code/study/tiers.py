@@ -68,7 +68,7 @@ def tier_points(plan: Path, study: Study) -> Iterator[TierPoint]:
     quick = top.need_table("quick") if study.quick else None
     requests = (quick or top).need("requests", whole(1))
     speedup = float(top.get("speedup", number(0, 1e6, above=True), 1.0))
-    seen: set[tuple[Path, RunConfig]] = set()
+    seen: set[str] = set()
     for values in top.need("grid", TABLES):
         grid = TomlTable(values, plan, "grid")
         backend = grid.need("backend", choice("fast", "engine"))
@@ -82,8 +82,8 @@ def tier_points(plan: Path, study: Study) -> Iterator[TierPoint]:
             trace = _first(study, mix, requests) if backend == "engine" else study.trace(mix)
             for choices in product(*lists.values(), thresholds):
                 point = _point(study, mix, trace, backend, speedup, choices)
-                if (trace, point.run.config) not in seen:
-                    seen.add((trace, point.run.config))
+                if (key := row_key(point.run)) not in seen:
+                    seen.add(key)
                     yield point
 
 

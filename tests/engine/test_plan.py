@@ -68,6 +68,20 @@ def test_several_replicas_are_a_fleet_behind_each_router(trace: Path) -> None:
         assert (trace.parent / "plan" / f"plan-4-lru-16-{row['router']}.png").is_file()
 
 
+def test_a_plan_with_cpu_memory_says_what_it_gave_and_cost(trace: Path) -> None:
+    code, (row,), said = plan(trace, "ttft_p90<=150ms", "--kv-offloading-size", "1", "--offload-gbps", "20")
+    assert code == 0, said
+    tier = row["tier"]
+    assert (tier["kv_offloading_size"], tier["offload_gbps"]) == (1.0, 20.0)
+    runs = [json.loads(line) for line in (trace.parent / "plan" / "runs.jsonl").read_text().splitlines()]
+    (ran,) = [run for run in runs if run["capacity_blocks"] == row["capacity_blocks"]]
+    assert tier["external_hit_rate"] == pytest.approx(ran["external_hit_tokens"] / ran["prompt_tokens"], abs=1e-6)
+    assert [tier[f"{name}_bytes"] for name in ("stored", "loaded", "unused")] == [
+        ran[f"tier_{name}_bytes"] for name in ("stored", "loaded", "unused")
+    ]
+    assert tier["stored_bytes"] > 0
+
+
 def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None:
     code, (row,), _ = plan(trace, "ttft_p50<=1ms")
     assert (code, row["met"]) == (1, False)
@@ -84,6 +98,8 @@ def test_a_level_that_cannot_be_met_says_what_it_would_take(trace: Path) -> None
         ("ttft_p99<=1s", ("--max-replicas", "0"), "--max-replicas is 0; allowed: 1 or more"),
         ("ttft_p99<=1s", ("--weights", "9GiB"), "leave nothing for the cache; allowed: more devices"),
         ("ttft_p99<=1s", ("--routers", "nearest"), "router is 'nearest'; allowed: round_robin"),
+        ("ttft_p99<=1s", ("--kv-offloading-size", "0"), "kv_offloading_size is 0.0; allowed: more than 0"),
+        ("ttft_p99<=1s", ("--offload-gbps", "9"), "offload_gbps is 9.0; allowed: with --kv-offloading-size GIB"),
         ("ttft_p99<=1s", ("--price-per-hour", "-1"), "--price-per-hour is -1.0; allowed: 0 or more"),
     ],
 )

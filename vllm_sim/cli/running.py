@@ -9,7 +9,6 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -129,7 +128,7 @@ def _reader(field: Field, is_grid: bool) -> Any:
 
 def _add_list(group: Any, field: Field, default: Any) -> None:
     """A list of values, under the plural and under the field's own name."""
-    kind: Callable[[str], Any] = numbers if field.kind is int else texts
+    kind: Any = numbers if field.kind is int else texts
     if field.name == "kv_offloading_size":
         kind, default, text = _gibibytes, ["none"], f"{field.about.text}, or none"
     elif field.name == "capacity_blocks":

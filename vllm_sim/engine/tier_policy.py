@@ -11,7 +11,8 @@
 Faithful to vLLM 0.32 (v1/kv_offload/cpu/policies/, cpu/manager.py, read): a chunk is used when its request has
 finished, the tail of a prompt first; what a request inserted counts as new, what it found as a hit; an eviction takes
 all that is wanted or changes nothing. Not as upstream's `lru`: a chunk is not evicted before the request that inserted
-it has finished. vLLM 0.33 calls `insert` with the request too.
+it has finished. vLLM 0.33 calls `insert` with the request too, and `on_request_access`, by which its `lru` counts a
+chunk as used before its request has finished; here nothing is done then.
 """
 
 import functools
