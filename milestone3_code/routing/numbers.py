@@ -46,7 +46,8 @@ class Pays(NamedTuple):
     policy_routed: Spread
     """BETTER over LRU, both after ROUTED."""
     optimum_less_routed: Spread
-    """The optimum in each replica after PLAIN, less LRU after ROUTED: below 0 no policy makes up for the router."""
+    """The optimum in each replica after PLAIN, less LRU after ROUTED: below 0 no policy makes up for the router. Of a
+    trace of hash ids without an interval."""
 
 
 def load(results: Path, name: str = CELLS) -> list[Row]:

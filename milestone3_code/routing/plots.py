@@ -33,7 +33,8 @@ STEPS = {
     "policy": ("policy", "#CC79A7", "\\\\"),
     "hit": ("found cached", "#009E73", ""),
 }
-STALE_LOOKS = {"kv_events": ("#0072B2", "o", "-"), "cost": ("#D55E00", "s", "--")}
+STALE_LOOKS = {ROUTED: ("#0072B2", "o", "-")}
+"""Of the routers that learn of events late."""
 
 
 def draw_routing(results: Path, figures: Path) -> list[Path]:

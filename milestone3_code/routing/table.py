@@ -82,14 +82,17 @@ def _pays(found: Sequence[Pays]) -> str:
     """Where the router is worth more than the policy."""
     routers = sum(one.router.mean > one.policy.mean for one in found)
     beaten = sum(one.optimum_less_routed.high < 0 for one in found)
+    unbeaten = "; ".join(_where(one) for one in found if one.optimum_less_routed.low > 0)
+    but = f" It hits more in {unbeaten}." if unbeaten else ""
     after = [one for one in found if one.policy_routed.low > 0]
     least, most = (pick_(found, key=lambda one: one.router.mean) for pick_ in (min, max))
     best = max(found, key=lambda one: one.policy_routed.mean)
     return (
         f"In {routers} of {len(found)} cells (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
         f"worth more than `{BETTER}` in place of LRU: {_points(least)} to {_points(most)} points. In {beaten} even the "
-        f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`. After `{ROUTED}` the better policy is surely "
-        f"worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points ({_where(best)})."
+        f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`.{but} After `{ROUTED}` the better policy is "
+        f"surely worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points "
+        f"({_where(best)})."
     )
 
 

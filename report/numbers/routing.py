@@ -102,6 +102,7 @@ def _verdict(found: Sequence[Pays]) -> Numbers:
     """Counts of cells, and the extremes."""
     routers = [one for one in found if one.router.mean > one.policy.mean]
     beaten = [one for one in found if one.optimum_less_routed.high < 0]
+    unbeaten = [one for one in found if one.optimum_less_routed.low > 0]
     policies = [one for one in found if one.policy_routed.low > 0 and one.policy_routed.mean > SURE]
     best, least = (pick(found, key=lambda one: one.router.mean) for pick in (max, min))
     policy = max(found, key=lambda one: one.policy_routed.mean)
@@ -111,6 +112,7 @@ def _verdict(found: Sequence[Pays]) -> Numbers:
         "router_always": len(routers) == len(found),
         "router_first": 4 * len(routers) >= 3 * len(found),
         "beaten_cells": number(len(beaten)),
+        "unbeaten": [_where(one) for one in unbeaten],
         "policy_cells": number(len(policies)),
         "policy_where": list(dict.fromkeys(f"{_name(one.mix)} at {spaced(one.capacity)}" for one in policies)),
         "best": points(best.router.mean, 1),
