@@ -172,8 +172,9 @@ def _serve(
 
 @numba.njit(cache=True)
 def _name_tail(shape: Any, cache: Any, nodes: Any, group: int, end: int, known: int) -> None:
-    """A full block of several units has a second name, of the units of the prompt in it; nothing is found by it."""
-    if shape.kind[group] == FULL and end % shape.units[group] and end <= known:
+    """A full block of several hashes has a second name, of the prompt's hashes in it; nothing is found by it."""
+    has_hashes = shape.units[group] > shape.units.min()  # a block of the smallest size has one
+    if shape.kind[group] == FULL and has_hashes and end % shape.units[group] and end <= known:
         key = nodes[end - 1] * shape.kind.size + group
         cache.counts[KEYS] += not cache.had[key]
         cache.had[key] = 1
