@@ -174,7 +174,7 @@ def view(instance: Any) -> Any:
 def _overload_view(instance: Any) -> Any:
     if type(instance) in _VIEWS:
         return lambda instance: _to_view(instance)
-    return None
+    return (lambda instance: instance) if isinstance(instance, View) else None
 
 
 @intrinsic
