@@ -235,7 +235,11 @@ def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
                 index.release(policy, block)
             index.settle(policy)
         elif kind == SERVE:
-            _serve(policy, events[at : at + count])
+            policy.serving(int(events[at]))
+            said = int(events[at + 4]), int(events[at + 5]), events[at + 6], events[at + 7], events[at + 8]
+            policy.serves(RequestFacts(events[at + 3], *said, events[at + 9]))
+            if events[at + 1] >= 0:
+                policy.started(int(events[at + 1]), int(events[at + 2]))
         elif kind == DROP:
             block = int(events[at])
             if not index.is_copied(block):
@@ -247,13 +251,3 @@ def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
         at += count
     for i in range(evicted.size):
         evicted[i] = index.evict(policy)
-
-
-@numba.njit(cache=True)
-def _serve(policy: Any, numbers: Any) -> None:
-    """`numbers` are the arguments of `OnlineCache.serve`, the facts one after the other."""
-    policy.serving(int(numbers[0]))
-    arrival_ms, prompt_blocks, matched = numbers[3], int(numbers[4]), int(numbers[5])
-    policy.serves(RequestFacts(arrival_ms, prompt_blocks, matched, numbers[6], numbers[7], numbers[8], numbers[9]))
-    if numbers[1] >= 0:
-        policy.started(int(numbers[1]), int(numbers[2]))
