@@ -116,7 +116,25 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         known = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
         return known | self.extra
 
+    def drop_contents(self) -> "Record":
+        """Empties prompt and response, which a run has as tokens; which fields they are stays. Returns the record."""
+        for name, empty in _CONTENTS.items():
+            if getattr(self, name) is not None:
+                msgspec.structs.force_setattr(self, name, empty)
+        return self
 
+
+_CONTENTS: dict[str, Any] = {
+    "prompt": "",
+    "messages": [],
+    "prompt_token_ids": [],
+    "hash_ids": [],
+    "response": "",
+    "response_token_ids": [],
+    "tools": None,
+    "chat_template_kwargs": None,
+}
+"""Fields that hold what was said, and what stands for it."""
 _DECODER = msgspec.json.Decoder(Record)
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "extra")
 _ALLOWED = {
