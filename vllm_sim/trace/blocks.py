@@ -183,19 +183,32 @@ def _pieces(
         rows: [n].
         ends: blocks that a row has of an id, from its first on; [n].
     """
+    cut_names = np.unique(names[ends != ends.max(initial=0)])
+    at = np.minimum(np.searchsorted(cut_names, names), max(len(cut_names) - 1, 0))
+    is_cut = cut_names[at] == names if len(cut_names) else np.zeros(len(names), np.bool_)
+    whole = names[~is_cut], rows[~is_cut], ends[~is_cut]
+    cut = _cut(names[is_cut], rows[is_cut], ends[is_cut])
+    joined = tuple(np.concatenate(both) for both in zip(whole, cut, strict=True))
+    return mix(joined[0]), joined[1], joined[2]
+
+
+def _cut(
+    names: NDArray[np.uint64], rows: NDArray[np.int64], ends: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64], NDArray[np.int64]]:
+    """As `_pieces`, for names of which a row has a part."""
     order = np.lexsort((ends, names))
     is_new = np.ones(len(order), np.bool_)
     is_new[1:] = names[order][1:] != names[order][:-1]
-    is_cut = is_new.copy()
-    is_cut[1:] |= ends[order][1:] != ends[order][:-1]
-    cut = np.cumsum(is_cut) - 1
+    is_piece = is_new.copy()
+    is_piece[1:] |= ends[order][1:] != ends[order][:-1]
     # Of the sorted ids, the piece that each ends with; those of a name stand one after the other.
-    first = cut[np.flatnonzero(is_new)][np.cumsum(is_new) - 1]
-    cut_ends = ends[order][is_cut]
-    begins = np.concatenate([[0], cut_ends[:-1]])
-    begins[cut[is_new]] = 0
+    last = np.cumsum(is_piece) - 1
+    first = last[np.flatnonzero(is_new)][np.cumsum(is_new) - 1]
+    piece_ends = ends[order][is_piece]
+    begins = np.concatenate([[0], piece_ends])[:-1]
+    begins[last[is_new]] = 0
     pieces = np.empty((2, len(order)), np.int64)
-    pieces[:, order] = first, cut
+    pieces[:, order] = first, last
     of, place = _places(pieces[1] - pieces[0] + 1)
     piece = pieces[0][of] + place
-    return mix(names[of] + begins[piece].astype(_U64)), rows[of], (cut_ends - begins)[piece]
+    return names[of] + begins[piece].astype(_U64), rows[of], (piece_ends - begins)[piece]

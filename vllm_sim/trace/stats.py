@@ -3,7 +3,7 @@
 Shares and gaps are those of the trace alone, a cache without bounds that serves one request after the other: what no
 policy can exceed. Capacity, schedules and the rule about a prompt's last token are the replay's.
 
-Held in memory, of a trace of hash ids: about 150 bytes an id, whatever the block size. Of one with texts or tokens:
+Held in memory, of a trace of hash ids: about 250 bytes an id, whatever the block size. Of one with texts or tokens:
 8 bytes a block of the greatest common divisor of the block sizes, and about 60 bytes a block of the smallest.
 """
 
