@@ -177,9 +177,8 @@ class PolicyBlockPool(BlockPool):
             return
         if request is not self._request:
             self.serve(request)
-        hashes = request.block_hashes
-        names: list[bytes] = [*hashes[num_cached_blocks:num_full_blocks]]
-        parent = hashes[num_cached_blocks - 1] if num_cached_blocks else None
+        names: list[bytes] = [*request.block_hashes[num_cached_blocks:num_full_blocks]]
+        parent = request.block_hashes[num_cached_blocks - 1] if num_cached_blocks else None
         self._online.cache([block.block_id for block in new], names, parent, self._tell())
 
     def evict_blocks(self, block_ids: set[int]) -> None:
