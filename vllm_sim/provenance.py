@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vllm_sim
-from vllm_sim.sources import Source, keep_sources, read_source
+from vllm_sim.sources import FileFacts, keep_sources, read_source
 from vllm_sim.vllm_version import found_version
 
 _UPSTREAM = "vllm"
@@ -143,7 +143,7 @@ def _locate(name: str, above: _Module | None) -> _Module | None:
 
 
 @cache
-def _read(name: str, module: _Module) -> Source:
+def _read(name: str, module: _Module) -> FileFacts:
     assert module.file is not None
     package, content = name if module.folders else name.rpartition(".")[0], module.file.read_bytes()
     return read_source(name, package, content)

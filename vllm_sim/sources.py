@@ -32,7 +32,7 @@ _UNREAD = ("ctx", "kind", "type_comment", "type_ignores")
 """Fields of a syntax tree that change nothing."""
 
 
-class Source(NamedTuple):
+class FileFacts(NamedTuple):
     """What counts of a file."""
 
     digest: str
@@ -40,7 +40,7 @@ class Source(NamedTuple):
     """Dotted names; the last ones may be attributes of a module."""
 
 
-def read_source(name: str, package: str, content: bytes) -> Source:
+def read_source(name: str, package: str, content: bytes) -> FileFacts:
     """What counts of a file.
 
     Args:
@@ -61,10 +61,10 @@ def _kept_file() -> Path:
 
 
 @cache
-def _kept() -> dict[str, Source]:
+def _kept() -> dict[str, FileFacts]:
     """What counts of files, by name and bytes; as the disk has it, and what was read since."""
     try:
-        found = msgspec.json.decode(_kept_file().read_bytes(), type=dict[str, Source])
+        found = msgspec.json.decode(_kept_file().read_bytes(), type=dict[str, FileFacts])
     except (OSError, msgspec.DecodeError):
         found = {}
     _written[0] = len(found)
@@ -94,7 +94,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sim"
 
 
-def _parse(top: str, package: str, content: bytes) -> Source:
+def _parse(top: str, package: str, content: bytes) -> FileFacts:
     tokens: list[str] = []
     imports: set[str] = set()
     left: list[Any] = [ast.parse(content)]
@@ -115,7 +115,7 @@ def _parse(top: str, package: str, content: bytes) -> Source:
                 imports.update(_imports(node, top, package))
             is_idle = isinstance(node, ast.If) and _is_type_checking(node.test)
             left += [getattr(node, field) for field in _fields(kind) if not (is_idle and field == "body")]
-    return Source(hashlib.sha256("\n".join(tokens).encode()).hexdigest(), frozenset(imports))
+    return FileFacts(hashlib.sha256("\n".join(tokens).encode()).hexdigest(), frozenset(imports))
 
 
 def _imports(node: ast.AST, top: str, package: str) -> list[str]:

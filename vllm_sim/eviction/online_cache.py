@@ -42,7 +42,7 @@ MOST_NOTED = 20_000
 
 
 @compiled
-class _State:
+class _OnlineState:
     """An index, its policy, and the numbers of nodes: a compiled function is called fastest with one structure."""
 
     def __init__(self, index: PrefixIndex, policy: Policy, table: Any):
@@ -76,7 +76,7 @@ class OnlineCache:
         self._index = PrefixIndex(context.blocks + 1, context.nodes, ranker, recycle=numbers is None)
         self._numbers = numbers
         self._compiled = is_compiled(type(ranker))
-        state = _State(self._index, ranker, native(BlockHashTable(self._index)))
+        state = _OnlineState(self._index, ranker, native(BlockHashTable(self._index)))
         self._state: Any = native(state) if self._compiled else state
         self._events: list[float] = []
         self._names: list[Any] = []
