@@ -21,8 +21,8 @@ _U64 = np.uint64
 
 @dataclass(frozen=True, slots=True)
 class PromptBlocks:
-    """The full blocks of all prompts and answers at one block size, in the trace's order; those of a row that share a
-    fate stand as one, with their number. b is how many stand here.
+    """The full blocks of all prompts and answers at one block size, those of one name in the trace's order; blocks of a
+    row that share a fate stand as one, with their number. b is how many stand here.
     """
 
     names: NDArray[np.uint64]
@@ -164,13 +164,12 @@ def hash_blocks(
     everything = full_blocks(computed_tokens(prompts, np.maximum(outputs, 1)), size)
     fresh = np.concatenate([in_prompt - named, everything - in_prompt])
     kept = np.flatnonzero(fresh)
-    fresh_names = mix(~kept.astype(_U64))
-    # In the trace's order, as a gap between two uses is one of requests.
-    all_rows = np.concatenate([rows, kept % len(prompts)])
-    order = np.argsort(all_rows, kind="stable")
-    is_prompt = np.concatenate([np.ones(len(rows), np.bool_), kept < len(prompts)])
-    values = np.concatenate([names, fresh_names]), all_rows, is_prompt, np.concatenate([counts, fresh[kept]])
-    return PromptBlocks(*(value[order] for value in values))
+    return PromptBlocks(
+        np.concatenate([names, mix(~kept.astype(_U64))]),
+        np.concatenate([rows, kept % len(prompts)]),
+        np.concatenate([np.ones(len(rows), np.bool_), kept < len(prompts)]),
+        np.concatenate([counts, fresh[kept]]),
+    )
 
 
 def _pieces(
