@@ -17,6 +17,7 @@ decoded into the type at once; any other is decoded first and looked at then.
 
 import json
 import re
+from operator import attrgetter
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -118,8 +119,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     def drop_contents(self) -> "Record":
         """Empties prompt and response, which a run has as tokens; which fields they are stays. Returns the record."""
-        for name, empty in _CONTENTS.items():
-            if getattr(self, name) is not None:
+        for (name, empty), value in zip(_CONTENTS.items(), _contents_of(self), strict=True):
+            if value is not None:
                 msgspec.structs.force_setattr(self, name, empty)
         return self
 
@@ -135,6 +136,7 @@ _CONTENTS: dict[str, Any] = {
     "chat_template_kwargs": None,
 }
 """Fields that hold what was said, and what stands for it."""
+_contents_of = attrgetter(*_CONTENTS)
 _DECODER = msgspec.json.Decoder(Record)
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "extra")
 _ALLOWED = {
