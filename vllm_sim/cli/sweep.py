@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_sim.cli.running import add_config_options, config_from, quieten_vllm
+from vllm_sim.garbage import no_search_for_garbage
 from vllm_sim.terminal import progress_bar, say, show_table
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_sweep(options: argparse.Namespace) -> int:
     quieten_vllm()
-    from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
+    with no_search_for_garbage():
+        from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
 
     check_run(options.out, options.traces, options.jobs)
     grid = Grid(
@@ -47,7 +49,8 @@ def run_sweep(options: argparse.Namespace) -> int:
     )
     one: dict[str, Any] = {"replicas": 1, "router": None, "router_params": {}}
     base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={}, **one)
-    runs = make_runs(options.traces, base, grid)
+    with no_search_for_garbage():
+        runs = make_runs(options.traces, base, grid)
     with progress_bar("runs") as progress:
         rows = sweep(runs, options.out, options.jobs, options.ray, progress, _say)
     if options.json:
