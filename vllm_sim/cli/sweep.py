@@ -57,25 +57,14 @@ def run_sweep(options: argparse.Namespace) -> int:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        _print_tables(rows, options.policies, options.out, _traffics(options.traces, base.model), base.model)
+        from vllm_sim.sweep.runs import traffics
+
+        _print_tables(rows, options.policies, options.out, traffics, base.model)
     return 0
 
 
 def _say(text: str) -> None:
     say(text, to_stderr=True)
-
-
-def _traffics(traces: list[Path], model: str | None) -> dict[str, "Traffic"]:
-    """What each trace brings, by its SHA-256."""
-    from vllm_sim.sweep.runs import load
-    from vllm_sim.sweep.units import traffic_of
-
-    found = {}
-    for path in traces:
-        loaded = load(path, model)
-        tokens = int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum())
-        found[loaded.trace.sha256] = traffic_of(loaded.records, tokens)
-    return found
 
 
 def _print_tables(
