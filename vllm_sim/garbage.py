@@ -1,4 +1,4 @@
-"""Python's search for garbage, left out where much is there that stays: it would look at all of that again and again."""
+"""Python's search for garbage, left out where much is there that stays: it would look at it again and again."""
 
 import gc
 from collections.abc import Iterator
