@@ -1,8 +1,8 @@
 """What a policy costs in vLLM's real block pool, for the report: writes results/pool_cost.json.
 
 The measurements are those of `make bench` (benchmarks/test_eviction.py): the process's own time for allocating, caching
-and freeing a block in a full pool, the best of several runs in turns, against upstream's own queue in the same run; and
-the memory of a cached block.
+and freeing a block in a full pool, and for one hit of it, the best of several runs in turns, against upstream's own
+queue in the same run; and the memory of a cached block.
 
 usage: python -m benchmarks.pool_cost       in the project's folder and environment
 """

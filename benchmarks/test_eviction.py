@@ -1,5 +1,6 @@
 """The fast cache against kvcache-simulator's C++, policies against LRU, and vLLM's pool with and without a policy."""
 
+import gc
 import hashlib
 import time
 import tracemalloc
@@ -163,9 +164,10 @@ def _digest(number: int) -> bytes:
 
 
 def pool_seconds(policy: str | None, chain: int = 32) -> float:
-    """Seconds a block for allocating, caching and freeing chains in a full pool; policy None: upstream's own LRU.
+    """Seconds a block for allocating, caching and freeing chains in a full pool, and for one hit of each.
 
-    The process's own time, so that what else runs on the machine does not count.
+    The process's own time, so that what else runs on the machine does not count, and without a search for garbage, that
+    would meet one policy and not the other. Policy None: upstream's own LRU.
     """
     manager = make_manager(CAPACITY)
     if policy is not None:
@@ -175,15 +177,21 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
     rounds = 3 * CAPACITY // chain
     hashes = [BlockHash(_digest(i)) for i in range(rounds * chain)]
     spent, blocks_moved = 0.0, 0
+    gc.disable()
     for i in range(rounds):
         request = _Request(hashes[i * chain : (i + 1) * chain])
         begin = time.process_time()
         blocks: list[KVCacheBlock] = pool.get_new_blocks(chain)
         pool.cache_full_blocks(request, blocks, 0, chain, 2, 0)
         pool.free_blocks(reversed(blocks))
+        if policy is not None:
+            pool.serve(request)
+        pool.touch(blocks)
+        pool.free_blocks(reversed(blocks))
         if i >= CAPACITY // chain:
             spent += time.process_time() - begin
             blocks_moved += chain
+    gc.enable()
     assert pool.cached_block_hash_to_block.get_one_block(make_block_hash_with_group_id(hashes[-1], 0)) is not None
     return spent / blocks_moved
 
@@ -230,9 +238,11 @@ def test_a_policy_costs_less_than_5_us_a_block_in_the_block_pool(measured: Measu
     measured(
         Measurement(
             name="pool",
-            what="cost of a block in the real block pool under the slowest policy, over vLLM's own LRU queue",
+            what="cost of a block that is computed once and hit once, in the real block pool under the slowest policy, "
+            "over vLLM's own LRU queue",
             value=max(seconds.values()) / upstream,
             unit="times",
+            at_most=1.3,
             parts={f"`{short(str(name))}`": value / upstream for name, value in seconds.items()},
         )
     )

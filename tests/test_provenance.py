@@ -6,11 +6,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.making import small_trace
+from vllm_sim import sources
 from vllm_sim.eviction.policies.lru import Lru
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.provenance import file_sha256, fingerprint, load_entry, reached
@@ -294,3 +296,38 @@ def test_a_commit_is_dirty_where_sources_differ_and_not_where_results_do(copy: P
 def test_the_digest_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_sha256(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of what counts of sources, as it is when nothing has been read."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sources, "_written", [0])
+    sources._kept.cache_clear()
+    yield sources._kept_file()
+    sources._kept.cache_clear()
+
+
+@pytest.mark.parametrize("damage", [None, b"", b'{"x": 1}', b"no JSON"])
+def test_what_counts_of_a_file_is_read_from_the_disk_where_it_is_whole(
+    kept: Path, damage: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    parse = sources._parse
+    monkeypatch.setattr(sources, "_parse", lambda *found: parsed.append(found) or parse(*found))
+    first = sources.read_source("a.b", "a", b"from . import c\n")
+    sources.keep_sources()
+    assert kept.is_file()
+    if damage is not None:
+        kept.write_bytes(damage)
+    sources._kept.cache_clear()
+    assert sources.read_source("a.b", "a", b"from . import c\n") == first
+    assert first.imports == {"a.c"}
+    assert len(parsed) == (1 if damage is None else 2)
+
+
+def test_an_edited_file_is_not_taken_for_the_one_that_was_kept(kept: Path) -> None:
+    before = sources.read_source("a.b", "a", b"x = 1\n")
+    sources.keep_sources()
+    sources._kept.cache_clear()
+    assert sources.read_source("a.b", "a", b"x = 2\n").digest != before.digest

@@ -1,26 +1,21 @@
 """Where a number comes from: a digest of the code that makes it, of files, and the versions and the commit that ran.
 
 `fingerprint` reads the module of a function and every module that it imports, and theirs in turn, without importing
-any. An import counts wherever it stands: at the top, within a function, relative, or as text that names an attribute
-of the same package ("vllm_sim.engine.platform.ReplayPlatform"). What stands under `if TYPE_CHECKING:` does not count,
-since it never runs. Syntax trees are compared, so that comments, docstrings and formatting change nothing.
-
-A dict whose values all name attributes of its own package ("vllm_sim.eviction.policies.lru:Lru") is a registry. A row
-depends on the entries that it uses and on no other, so a registry is left out, and the caller passes the entries that
-are used.
+any. A row depends on the entries of a registry that it uses and on no other, so a registry is left out, and the caller
+passes the entries that are used.
 
 Read are the packages of what is passed, installed or not, and what is not installed, such as a policy's helper modules
 in the working directory. Of vLLM the version counts, and of this package the plugin that vLLM loads when it is
 imported. Other installed packages (numpy, numba, torch) and Python itself do not count.
+
+What counts of a file: sources.py.
 """
 
-import ast
 import hashlib
 import importlib
 import importlib.util
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -31,17 +26,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import vllm_sim
+from vllm_sim.sources import FileFacts, keep_sources, read_source
 from vllm_sim.vllm_version import found_version
 
 _UPSTREAM = "vllm"
 _PLUGIN = "engine.plugin"
 """What vLLM loads of this package when it is imported, by the package's entry points."""
 _INSTALLED = ("site-packages", "dist-packages")
-_ENTRY = re.compile(r"(\w+)(?:\.\w+)+:\w+")
-_NAME = re.compile(r"(\w+)(?:\.\w+)+(?::\w+)?")
-_NAMING = (ast.Import, ast.ImportFrom, ast.Constant)
-_UNREAD = ("ctx", "kind", "type_comment", "type_ignores")
-"""Fields of a syntax tree that change nothing."""
 
 Maker = Callable[..., Any] | type | str
 """A function, a class, or `module:name` of either, which is not imported."""
@@ -53,14 +44,6 @@ class _Module(NamedTuple):
     file: Path | None
     folders: tuple[str, ...]
     """Of a package."""
-
-
-class _Source(NamedTuple):
-    """What counts of a file."""
-
-    digest: str
-    imports: frozenset[str]
-    """Dotted names; the last ones may be attributes of a module."""
 
 
 def fingerprint(*makers: Maker) -> str:
@@ -92,6 +75,7 @@ def _fingerprint(names: tuple[str, ...], roots: tuple[str, ...], files: tuple[_M
     for name, module in sorted(found.items()):
         if module and module.file:
             parts.append(f"{name} {_read(name, module).digest}")
+    keep_sources()
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
@@ -159,62 +143,10 @@ def _locate(name: str, above: _Module | None) -> _Module | None:
 
 
 @cache
-def _read(name: str, module: _Module) -> _Source:
+def _read(name: str, module: _Module) -> FileFacts:
     assert module.file is not None
-    top, package = name.partition(".")[0], name if module.folders else name.rpartition(".")[0]
-    tokens: list[str] = []
-    imports: set[str] = set()
-    left: list[Any] = [ast.parse(module.file.read_bytes())]
-    while left:
-        node: Any = left.pop()
-        kind: Any = type(node)
-        if kind is list:
-            kept = [item for item in node if type(item) is not ast.Expr or not _is_text(item)]
-            tokens.append(str(len(kept)))
-            left += kept
-        elif not isinstance(node, ast.AST):
-            tokens.append(repr(node))
-        elif isinstance(node, ast.Dict) and _is_registry(node, top):
-            tokens.append("registry")
-        else:
-            tokens.append(kind.__name__)
-            if kind in _NAMING:
-                imports.update(_imports(node, top, package))
-            is_idle = isinstance(node, ast.If) and _is_type_checking(node.test)
-            left += [getattr(node, field) for field in _fields(kind) if not (is_idle and field == "body")]
-    return _Source(hashlib.sha256("\n".join(tokens).encode()).hexdigest(), frozenset(imports))
-
-
-def _imports(node: ast.AST, top: str, package: str) -> list[str]:
-    """Dotted names that a node imports; a text is one if it names something of the same top-level package."""
-    if isinstance(node, ast.Import):
-        return [alias.name for alias in node.names]
-    if isinstance(node, ast.ImportFrom):
-        base = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-        return [f"{base}.{alias.name}" for alias in node.names]
-    if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith(top):
-        match = _NAME.fullmatch(node.value)
-        return [node.value.replace(":", ".")] if match and match[1] == top else []
-    return []
-
-
-@cache
-def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
-    return tuple(name for name in kind._fields if name not in _UNREAD)
-
-
-def _is_text(node: ast.Expr) -> bool:
-    return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-
-
-def _is_registry(node: ast.Dict, top: str) -> bool:
-    texts = [value.value if isinstance(value, ast.Constant) else None for value in node.values]
-    matches = [_ENTRY.fullmatch(text) if isinstance(text, str) else None for text in texts]
-    return bool(matches) and all(match and match[1] == top for match in matches)
-
-
-def _is_type_checking(test: ast.AST) -> bool:
-    return (test.id if isinstance(test, ast.Name) else getattr(test, "attr", None)) == "TYPE_CHECKING"
+    package, content = name if module.folders else name.rpartition(".")[0], module.file.read_bytes()
+    return read_source(name, package, content)
 
 
 def load_entry(entry: str) -> Any:

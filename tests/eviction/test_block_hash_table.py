@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vllm_sim.eviction.block_hash_table import BlockHashTable, _Table
+from vllm_sim.eviction.block_hash_table import BlockHashTable, number
+from vllm_sim.eviction.compiled import native
+from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.policies.fifo import Fifo
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.prefix_index import PrefixIndex
@@ -18,15 +20,16 @@ def make_book(nodes: int) -> PrefixIndex:
 
 
 def crowded_names(size: int) -> list[bytes]:
-    """BlockHashTable that begin at the last slots of the table, so that probes go over its end."""
-    table = _Table(make_book(NODES))
+    """Names that begin at the last slots of the table, so that probes go over its end."""
+    table = BlockHashTable(make_book(NODES))
     found: list[bytes] = []
     number = 0
     with np.errstate(over="ignore"):
         while len(found) < 12:
             # Some differ in the first word alone, some in the last.
             name = number.to_bytes(size, "little" if len(found) % 2 else "big")
-            if table.place(np.frombuffer(name, np.int64)) >= table.slots.size - 3:
+            words = np.frombuffer(name, np.int64).reshape(-1, 2)
+            if table.place(*np.bitwise_xor.reduce(words)) >= table.slots.size - 3:
                 found.append(name)
             number += 1
     return found
@@ -39,7 +42,7 @@ CROWDED = {size: crowded_names(size) for size in (16, 32)}
 @given(size=st.sampled_from(sorted(CROWDED)), data=st.data())
 def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.DataObject) -> None:
     index = make_book(NODES)
-    names, known = BlockHashTable(index), dict[bytes, int]()
+    table, known = native(BlockHashTable(index)), dict[bytes, int]()
     unused = list(range(NODES - 1, -1, -1))
     for _ in range(data.draw(st.integers(1, 30))):
         gone = data.draw(st.sets(st.sampled_from(sorted(known)))) if known else set()
@@ -53,13 +56,17 @@ def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.D
         for name in asked:
             if name not in known:
                 known[name] = unused.pop()
-        assert names.numbers(asked).tolist() == [known[name] for name in asked]
+        nodes = np.empty(len(asked), np.int64)
+        number(table, np.frombuffer(b"".join(asked), np.int64), nodes)
+        assert nodes.tolist() == [known[name] for name in asked]
 
 
 @pytest.mark.parametrize(
     "given_names", [[b"x" * 12], [b"x" * 40], [b""], [b"x" * 16, b"x" * 24], [b"x" * 32, b"x" * 16]]
 )
 def test_hashes_of_another_length_are_refused(given_names: list[bytes]) -> None:
-    names = BlockHashTable(make_book(NODES))
-    with pytest.raises(ValueError, match=rf"block hashes of {len(given_names[0])} bytes; allowed: 8, 16, 24 or 32"):
-        names.numbers(given_names)
+    cache = OnlineCache("fifo", online_context("fifo", NODES))
+    cache.cache(range(1, len(given_names) + 1), given_names, None, False)
+    lengths = ", ".join(sorted({str(len(name)) for name in given_names}))
+    with pytest.raises(ValueError, match=rf"block hashes of {lengths} bytes; allowed: 8, 16, 24 or 32"):
+        cache.evict(0)

@@ -1,6 +1,7 @@
 """The index under every policy against a model in plain Python, whatever requests do at the same time."""
 
 import hashlib
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from vllm_sim.eviction import online_cache
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.registry import POLICIES, find_policy
 
@@ -207,3 +209,37 @@ class BookMachine(RuleBasedStateMachine):
 def test_only_leaves_that_nobody_uses_are_evicted_and_nothing_is_lost(policy: str) -> None:
     machine = type(f"Machine_{policy}", (BookMachine,), {"policy": policy})
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
+
+
+def evictions(cache: OnlineCache) -> list[list[int]]:
+    """What requests of up to four blocks evict, one after the other."""
+    draw, blank, found = random.Random(0), list(range(1, BLOCKS + 1)), []
+    blocks: dict[Name, int] = {}
+    for number in range(60):
+        ids = tuple(draw.choices(range(2), k=draw.randint(1, 4)))
+        names = [ids[: end + 1] for end in range(len(ids))]
+        hits = next((place for place, name in enumerate(names) if name not in blocks), len(ids))
+        cache.serve(0, number, len(ids))
+        cache.touch([blocks[name] for name in names[:hits]], False)
+        new = [blank.pop() for _ in names[hits:] if blank]
+        gone = cache.evict(len(ids) - hits - len(new)) if len(new) < len(ids) - hits else []
+        found.append(gone)
+        blocks = {name: block for name, block in blocks.items() if block not in gone}
+        new += gone
+        if new:
+            parent = digest(names[hits - 1]) if hits else None
+            cache.cache(new, [digest(name) for name in names[hits:]], parent, False)
+        blocks |= dict(zip(names[hits:], new, strict=True))
+        cache.release([blocks[name] for name in reversed(names)])
+    return found
+
+
+@pytest.mark.parametrize("policy", ["lru", "s3fifo", "hybrid"])
+def test_it_makes_no_difference_how_long_events_wait_to_be_heard(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for most in (0, online_cache.MOST_NOTED):
+        monkeypatch.setattr(online_cache, "MOST_NOTED", most)
+        cache = OnlineCache(f"{__name__}:plain_{policy}", online_context(policy, BLOCKS))
+        found.append((evictions(cache), cache.evicted_blocks, cache.held()))
+    assert found[0] == found[1]
+    assert found[0][1] > 20

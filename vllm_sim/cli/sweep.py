@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_sim.cli.running import add_config_options, config_from, quieten_vllm
+from vllm_sim.garbage import no_search_for_garbage
 from vllm_sim.terminal import progress_bar, say, show_table
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def run_sweep(options: argparse.Namespace) -> int:
     quieten_vllm()
-    from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
+    with no_search_for_garbage():
+        from vllm_sim.sweep.grid import Grid, check_run, make_runs, sweep
 
     check_run(options.out, options.traces, options.jobs)
     grid = Grid(
@@ -49,26 +51,22 @@ def run_sweep(options: argparse.Namespace) -> int:
     one: dict[str, Any] = {"replicas": 1, "router": None, "router_params": {}}
     one["kv_offloading_size"] = next((size for size in options.kv_offloading_sizes if size is not None), None)
     base = config_from(options, policy="lru", capacity_blocks=None, block_size=1, seed=0, policy_params={}, **one)
-    runs = make_runs(options.traces, base, grid)
+    with no_search_for_garbage():
+        runs = make_runs(options.traces, base, grid)
     with progress_bar("runs") as progress:
         rows = sweep(runs, options.out, options.jobs, options.ray, progress, _say)
     if options.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))
     else:
-        _print_tables(rows, options.policies, options.out, _traffics(options.traces, base.model), base.model)
+        from vllm_sim.sweep.runs import traffics
+
+        _print_tables(rows, options.policies, options.out, traffics, base.model)
     return 0
 
 
 def _say(text: str) -> None:
     say(text, to_stderr=True)
-
-
-def _traffics(traces: list[Path], model: str | None) -> dict[str, "Traffic"]:
-    """What each trace brings, by its SHA-256."""
-    from vllm_sim.sweep.runs import load, traffic
-
-    return {load(path, model).trace.sha256: traffic(path, model) for path in traces}
 
 
 def _print_tables(

@@ -52,17 +52,24 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         super().__init__(free)
         self.online = online
         self.blocks = blocks
-        self.held_blocks = 0
+        self.listed_blocks = len(free)
+
+    @property
+    def held_blocks(self) -> int:
+        """Free blocks with a hash."""
+        return self.num_free_blocks - self.listed_blocks
 
     def popleft(self) -> KVCacheBlock:
         return self.popleft_n(1)[0] if self.num_free_blocks else super().popleft()
 
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
-        listed = min(n, self.num_free_blocks - self.held_blocks)
+        listed = min(n, self.listed_blocks)
+        self.listed_blocks -= listed
         found = super().popleft_n(listed)
         if listed < n:
-            self._count_held(listed - n)
-            found += [self.blocks[block] for block in self.evict(n - listed)]
+            self.num_free_blocks -= n - listed
+            blocks = self.blocks
+            found += [blocks[block] for block in self.evict(n - listed)]
         return found
 
     def evict(self, count: int) -> list[int]:
@@ -70,20 +77,25 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         return self.online.evict(count)
 
     def remove(self, block: KVCacheBlock) -> None:
-        if block.block_hash is None:
-            super().remove(block)
-        else:
-            # Not by `_count_held`: this is for each block of a hit.
-            self.held_blocks -= 1
+        # What has no neighbours is not in the list; a look at its hash takes longer, for each block of a hit.
+        if block.prev_free_block is None:
             self.num_free_blocks -= 1
+        else:
+            super().remove(block)
+            self.listed_blocks -= 1
+
+    def prepend_n(self, blocks: list[KVCacheBlock]) -> None:
+        super().prepend_n(blocks)
+        self.listed_blocks += len(blocks)
 
     def append(self, block: KVCacheBlock) -> None:
         self.append_n([block])
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         # Blocks without a hash come by `prepend_n`; only KV connectors that pin blocks, which are refused, append such.
-        self._count_held(len(blocks))
-        self.online.release([block.block_id for block in blocks])
+        if blocks:
+            self.num_free_blocks += len(blocks)
+            self.online.release([block.block_id for block in blocks])
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """The list, and then the held blocks in the order of their release: the order of eviction for LRU alone."""
@@ -94,12 +106,9 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         held = self.online.holds(block.block_id)
         self.online.drop(block.block_id)
         if held:
-            self._count_held(-1)
             super().append_n([block])
-
-    def _count_held(self, change: int) -> None:
-        self.held_blocks += change
-        self.num_free_blocks += change
+            self.num_free_blocks -= 1  # it was free before
+            self.listed_blocks += 1
 
 
 class PolicyBlockPool(BlockPool):
@@ -139,7 +148,8 @@ class PolicyBlockPool(BlockPool):
         return hittable_blocks(request.num_prompt_tokens, self.hash_block_size)
 
     def touch(self, blocks: Sequence[KVCacheBlock]) -> None:
-        cached = [block.block_id for block in blocks if block.block_hash is not None]
+        # What is hit has a hash, but for the null blocks before a window.
+        cached = [block.block_id for block in blocks if not block.is_null]
         again = self._tell(len(cached))
         super().touch(blocks)
         if cached:

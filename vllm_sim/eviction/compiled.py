@@ -20,9 +20,11 @@ import hashlib
 import inspect
 import pickle
 import sys
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
+import numpy as np
 from numba import types
 from numba.core import cgutils, serialize
 from numba.core.datamodel import models
@@ -137,12 +139,30 @@ def native(instance: Any) -> Any:
     Raises:
         ValueError: a field holds what numba cannot keep.
     """
+    kind: type = type(instance)
     values = tuple(native(value) if is_compiled(type(value)) else value for value in vars(instance).values())
     try:
-        fields = [(name, numba.typeof(value)) for name, value in zip(vars(instance), values, strict=True)]
+        fields = tuple((name, _kind(value)) for name, value in zip(vars(instance), values, strict=True))
     except ValueError as error:
-        raise ValueError(f"{type(instance).__qualname__} cannot be compiled: {error}") from None
-    return _build(_STRUCTS[type(instance)](fields), values)
+        raise ValueError(f"{kind.__qualname__} cannot be compiled: {error}") from None
+    return _build(_struct(kind, fields), values)
+
+
+def _kind(value: Any) -> Any:
+    """The type of a value for numba, which makes that of an array anew each time."""
+    if type(value) is np.ndarray and value.flags.carray:
+        return _array_kind(value.dtype, value.ndim)
+    return numba.typeof(value)
+
+
+@cache
+def _array_kind(dtype: np.dtype[Any], ndim: int) -> Any:
+    return numba.typeof(np.empty((1,) * ndim, dtype))
+
+
+@cache
+def _struct(cls: type, fields: tuple[tuple[str, Any], ...]) -> Any:
+    return _STRUCTS[cls](list(fields))
 
 
 def _fill(struct: Any, values: Any) -> None:
@@ -174,7 +194,7 @@ def view(instance: Any) -> Any:
 def _overload_view(instance: Any) -> Any:
     if type(instance) in _VIEWS:
         return lambda instance: _to_view(instance)
-    return None
+    return (lambda instance: instance) if isinstance(instance, View) else None
 
 
 @intrinsic

@@ -1,16 +1,20 @@
-"""The index and a policy for a caller in plain Python: nodes by name, blocks in batches, one compiled call for each.
+"""The index and a policy for a caller in plain Python: nodes by name, blocks in batches, one compiled call for many.
+
+What happens is noted, in its order, and the policy hears of it by one call, when a block is to be evicted or something
+is read: a call of compiled code takes about as long as telling it of ten blocks.
 
 A policy that is not compiled runs as plain Python here too, with the same functions.
 """
 
 import math
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 
-from vllm_sim.eviction.block_hash_table import BlockHashTable
+from vllm_sim.eviction.block_hash_table import MOST_BYTES, BlockHashTable, number
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
@@ -24,20 +28,27 @@ UNKNOWN = RequestFacts(math.nan, 0, 0, *NO_HINTS)
 def online_context(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> PolicyContext:
     """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
 
-    Until a request is released as many nodes as there are blocks can become ghosts beyond the policy's limit; one more
-    number is always unused.
+    Under a policy with ghosts as many nodes as there are blocks can become some beyond its limit, until a request is
+    released; one more number is always unused.
     """
     ghosts = make_policy(policy, PolicyContext(blocks, 1, seed=seed), params).ghosts
-    return PolicyContext(blocks, 3 * blocks + ghosts + 1, seed=seed)
+    return PolicyContext(blocks, 2 * blocks + (blocks + ghosts if ghosts else 0) + 1, seed=seed)
+
+
+SERVE, TOUCH, CACHE, RELEASE, DROP, TAKE = range(6)
+"""Kinds of events."""
+MOST_NOTED = 20_000
+"""Numbers that are noted at most, to bound their memory."""
 
 
 @compiled
-class _Pair:
-    """A index and its policy: a compiled function is called with one structure faster than with two."""
+class _OnlineState:
+    """An index, its policy, and the numbers of nodes: a compiled function is called fastest with one structure."""
 
-    def __init__(self, index: PrefixIndex, policy: Policy):
+    def __init__(self, index: PrefixIndex, policy: Policy, table: Any):
         self.index = index
         self.policy = policy
+        self.table = table
 
 
 class OnlineCache:
@@ -63,30 +74,37 @@ class OnlineCache:
         ranker = make_policy(policy, context, params)
         self._categories = context.categories
         self._index = PrefixIndex(context.blocks + 1, context.nodes, ranker, recycle=numbers is None)
-        self._numbers = numbers or BlockHashTable(self._index).numbers
+        self._numbers = numbers
         self._compiled = is_compiled(type(ranker))
-        pair = _Pair(self._index, ranker)
-        self._pair: Any = native(pair) if self._compiled else pair
+        state = _OnlineState(self._index, ranker, native(BlockHashTable(self._index)))
+        self._state: Any = native(state) if self._compiled else state
+        self._events: list[float] = []
+        self._names: list[Any] = []
+        """Of the nodes that are cached by the events; with `numbers` their numbers."""
+        self._name_bytes = 0
+        """Of every name, once one was given."""
 
     @property
     def evicted_blocks(self) -> int:
-        return int(self._index.counts[EVICTED])
+        return int(self._heard().counts[EVICTED])
 
     @property
     def orphan_blocks(self) -> int:
-        return int(self._index.counts[ORPHANS])
+        return int(self._heard().counts[ORPHANS])
 
     def caches(self, block: int) -> bool:
-        return bool(self._index.node[block] >= 0)
+        return bool(self._heard().node[block] >= 0)
 
     def holds(self, block: int) -> bool:
         """Whether a block is cached and nobody uses it."""
-        return bool(self._index.node[block] >= 0 and self._index.stamp[block] > 0)
+        index = self._heard()
+        return bool(index.node[block] >= 0 and index.stamp[block] > 0)
 
     def held(self) -> list[int]:
         """Blocks that are cached and not in use, the first released first."""
-        blocks = np.flatnonzero((self._index.node >= 0) & (self._index.stamp > 0))
-        return blocks[np.argsort(self._index.stamp[blocks])].tolist()
+        index = self._heard()
+        blocks = np.flatnonzero((index.node >= 0) & (index.stamp > 0))
+        return blocks[np.argsort(index.stamp[blocks])].tolist()
 
     def serve(self, category: int, request: int, hittable: int, facts: RequestFacts = UNKNOWN) -> None:
         """What follows is for a request.
@@ -102,93 +120,134 @@ class OnlineCache:
         """
         if not 0 <= category < self._categories:
             raise ValueError(f"category {category} of a request; allowed: 0 to {self._categories - 1}")
-        self._call(_serve, category, request, hittable, facts)
+        self._note(SERVE, (category, request, hittable, *facts))
 
-    def touch(self, blocks: list[int], again: bool) -> None:
+    def touch(self, blocks: Sequence[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
-        self._call(_touch, np.array(blocks, np.int64), again)
+        self._note(TOUCH, blocks, again)
 
-    def cache(self, blocks: list[int], names: list[bytes], parent: bytes | None, again: bool) -> None:
+    def cache(self, blocks: Sequence[int], names: list[bytes], parent: bytes | None, again: bool) -> None:
         """Blocks in use are cached, each the child of the one before it; parent: of the first one, None for none."""
-        nodes = self._numbers(names if parent is None else [parent, *names])
-        self._call(_cache, np.array(blocks, np.int64), nodes, again)
+        if parent is not None:
+            names = [parent, *names]
+        self._names += names if self._numbers is None else self._numbers(names).tolist()
+        self._note(CACHE, blocks, again, parent is not None)
 
-    def release(self, blocks: list[int]) -> None:
+    def release(self, blocks: Sequence[int]) -> None:
         """Nobody uses these cached blocks of a request any more; of a chain the tail comes first."""
-        self._call(_release, np.array(blocks, np.int64))
+        self._note(RELEASE, blocks)
 
     def evict(self, count: int) -> list[int]:
-        """Blocks to be used again, as the policy chooses; so many must be held."""
+        """Blocks to be used again, as the policy chooses; so many must be held.
+
+        Raises:
+            ValueError: a block was released that is not cached, a name has another length than vLLM's hashes or than
+                those before it, or the policy gave what it must not.
+        """
         blocks = np.empty(count, np.int64)
-        self._call(_evict, blocks)
+        self._hear(blocks)
         return blocks.tolist()
 
     def take(self, block: int) -> None:
         """A block that is held is evicted, and its policy did not choose it."""
-        self._index.counts[EVICTED] += 1
-        self._call(_take, block)
+        self._note(TAKE, (block,))
 
     def drop(self, block: int) -> None:
         """A block is cached no longer, and not by an eviction."""
-        self._call(_drop, block)
+        self._note(DROP, (block,))
+
+    def _note(self, kind: int, numbers: Sequence[float], again: bool = False, has_parent: bool = False) -> None:
+        events = self._events
+        events += (kind, len(numbers), again, has_parent)
+        events += numbers
+        if len(events) > MOST_NOTED:
+            self._hear(_NONE)
+
+    def _heard(self) -> PrefixIndex:
+        """The index, with all that has happened."""
+        if self._events:
+            self._hear(_NONE)
+        return self._index
+
+    def _hear(self, evicted: np.ndarray) -> None:
+        """Tells of all that was noted, and then evicts so many blocks."""
+        events, names = self._events, self._names
+        self._events, self._names = [], []
+        noted = np.frombuffer(struct.pack(f"{len(events)}d", *events))
+        words = self._words(names) if names else _NONE
+        self._call(_hear, noted, words, self._name_bytes // 8, evicted)
+
+    def _words(self, names: list[Any]) -> np.ndarray:
+        if self._numbers is not None:
+            return np.array(names, np.int64)
+        text = b"".join(names)
+        size = self._name_bytes = self._name_bytes or len(names[0])
+        if len(text) != size * len(names) or size not in range(8, MOST_BYTES + 1, 8):
+            found = ", ".join(sorted({str(len(name)) for name in names}))
+            raise ValueError(f"block hashes of {found} bytes; allowed: 8, 16, 24 or 32 bytes, and all of them alike")
+        return np.frombuffer(text, np.int64)
 
     def _call(self, function: Any, *arguments: Any) -> None:
         if not self._compiled:
             function = function.py_func
-        function(self._pair, *arguments)
+        function(self._state, *arguments)
+
+
+_NONE = np.empty(0, np.int64)
 
 
 @numba.njit(cache=True)
-def _serve(pair: Any, category: int, request: int, hittable: int, facts: RequestFacts) -> None:
-    policy = view(pair).policy
-    policy.serving(category)
-    policy.serves(facts)
-    if request >= 0:
-        policy.started(request, hittable)
+def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
+    """Tells the index and the policy what has happened, and evicts.
 
-
-@numba.njit(cache=True)
-def _touch(pair: Any, blocks: Any, again: bool) -> None:
-    index, policy = view(pair).index, view(pair).policy
-    for block in blocks:
-        index.touch(policy, block, again)
-
-
-@numba.njit(cache=True)
-def _cache(pair: Any, blocks: Any, nodes: Any, again: bool) -> None:
-    """`nodes` are those of the blocks, after their parent's if there is one."""
-    index, policy = view(pair).index, view(pair).policy
-    first = nodes.size - blocks.size
-    for i in range(blocks.size):
-        place = first + i
-        index.cache(policy, blocks[i], nodes[place], nodes[place - 1] if place else -1, again)
-
-
-@numba.njit(cache=True)
-def _release(pair: Any, blocks: Any) -> None:
-    index, policy = view(pair).index, view(pair).policy
-    for block in blocks:
-        if index.node[block] < 0:
-            raise ValueError("a block that is not cached cannot be held")
-        index.release(policy, block)
-    index.settle(policy)
-
-
-@numba.njit(cache=True)
-def _evict(pair: Any, blocks: Any) -> None:
-    index, policy = view(pair).index, view(pair).policy
-    for i in range(blocks.size):
-        blocks[i] = index.evict(policy)
-
-
-@numba.njit(cache=True)
-def _take(pair: Any, block: int) -> None:
-    view(pair).index.drop(view(pair).policy, block)
-
-
-@numba.njit(cache=True)
-def _drop(pair: Any, block: int) -> None:
-    index, policy = view(pair).index, view(pair).policy
-    if not index.is_copied(block):
-        policy.dropped(index.node[block])
-    index.drop(policy, block)
+    Args:
+        state: of an OnlineCache.
+        events: of each its kind, how many numbers follow, whether it is of a preempted request that returns, whether
+            the first node has a parent; then the numbers: of blocks, or what `serve` gets.
+        words: names of the nodes that are cached, after their parents'; with `size` 0 their numbers.
+        size: words of a name.
+        evicted: written; blocks to be used again.
+    """
+    index, policy, table = view(state).index, view(state).policy, view(state).table
+    at = name = 0
+    while at < events.size:
+        kind, count, again, parents = events[at], int(events[at + 1]), events[at + 2] > 0, int(events[at + 3])
+        at += 4
+        if kind == TOUCH:
+            for i in range(at, at + count):
+                index.touch(policy, int(events[i]), again)
+        elif kind == CACHE:
+            nodes = np.empty(count + parents, np.int64)
+            if size:
+                number(table, words[name * size : (name + nodes.size) * size], nodes)
+            else:
+                nodes[:] = words[name : name + nodes.size]
+            name += nodes.size
+            for i in range(count):
+                place = i + parents
+                parent = nodes[place - 1] if place else -1
+                index.cache(policy, int(events[at + i]), nodes[place], parent, again)
+        elif kind == RELEASE:
+            for i in range(at, at + count):
+                block = int(events[i])
+                if index.node[block] < 0:
+                    raise ValueError("a block that is not cached cannot be held")
+                index.release(policy, block)
+            index.settle(policy)
+        elif kind == SERVE:
+            policy.serving(int(events[at]))
+            said = int(events[at + 4]), int(events[at + 5]), events[at + 6], events[at + 7], events[at + 8]
+            policy.serves(RequestFacts(events[at + 3], *said, events[at + 9]))
+            if events[at + 1] >= 0:
+                policy.started(int(events[at + 1]), int(events[at + 2]))
+        elif kind == DROP:
+            block = int(events[at])
+            if not index.is_copied(block):
+                policy.dropped(index.node[block])
+            index.drop(policy, block)
+        else:
+            index.counts[EVICTED] += 1
+            index.drop(policy, int(events[at]))
+        at += count
+    for i in range(evicted.size):
+        evicted[i] = index.evict(policy)

@@ -30,7 +30,7 @@ class PinnedCache(OnlineCache):
         found: list[int] = []
         aside: list[int] = []
         while len(found) < count:
-            block = int(self._function(_victim)(self._pair))
+            block = int(self._function(_victim)(self._state))
             if stays(block):
                 self._call(_set_aside, block)
                 aside.append(block)
@@ -61,25 +61,25 @@ class PinnedCache(OnlineCache):
 
 
 @numba.njit(cache=True)
-def _victim(pair: Any) -> int:
-    return view(pair).policy.victim(view(pair).index)
+def _victim(state: Any) -> int:
+    return view(state).policy.victim(view(state).index)
 
 
 @numba.njit(cache=True)
-def _take(pair: Any, block: int) -> None:
-    index, policy = view(pair).index, view(pair).policy
+def _take(state: Any, block: int) -> None:
+    index, policy = view(state).index, view(state).policy
     index.counts[EVICTED] += 1
     index.drop(policy, block)
 
 
 @numba.njit(cache=True)
-def _set_aside(pair: Any, block: int) -> None:
-    view(pair).index.withdraw(block)
+def _set_aside(state: Any, block: int) -> None:
+    view(state).index.withdraw(block)
 
 
 @numba.njit(cache=True)
-def _put_back(pair: Any, block: int) -> None:
-    index, policy = view(pair).index, view(pair).policy
+def _put_back(state: Any, block: int) -> None:
+    index, policy = view(state).index, view(state).policy
     if index.offers(block):  # a policy that moves blocks between queues has offered it already
         return
     if index.in_order:

@@ -16,6 +16,7 @@ published traces instead: the tail is a block of its own, which counts as many t
 without an id, and last is 0.
 """
 
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -63,8 +64,8 @@ def breakdown(found: Blocks, prompt_tokens: Array, block_size: int, raw_blocks: 
     window = none if found.window is None else found.window
     alignment = none if found.alignment is None else found.alignment
     # In the order of a chain: what is hit comes first, then what is gone, then what was never there.
-    blocks = np.cumsum([found.hit, found.evicted, window, alignment, found.cold], axis=0)
-    hit, kept, aligned, seen, named = np.minimum(blocks * block_size, prompt_tokens)
+    ends = accumulate((found.hit, found.evicted, window, alignment, found.cold))
+    hit, kept, aligned, seen, named = (np.minimum(blocks * block_size, prompt_tokens) for blocks in ends)
     partial = prompt_tokens - named if raw_blocks else prompt_tokens % block_size
     generated = np.zeros_like(hit) if raw_blocks else found.hit_generated * block_size
     last = prompt_tokens - named - partial

@@ -1,6 +1,5 @@
 """The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +15,7 @@ from vllm_sim.block_rules import needed_blocks
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.chains import link
 from vllm_sim.fleet.registry import find_router
+from vllm_sim.garbage import no_search_for_garbage
 from vllm_sim.replay.breakdown import Blocks, breakdown
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.engine_fleet import engine_fleet, with_fleet
@@ -180,13 +180,8 @@ def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None
 
 def _import_engine() -> Any:
     """The module that drives the engine. No garbage is looked for while it imports vLLM: what that makes is kept."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with no_search_for_garbage():
         from vllm_sim.engine.backends import driver
-    finally:
-        if was_enabled:
-            gc.enable()
     return driver
 
 

@@ -35,6 +35,7 @@ class Loaded(NamedTuple):
     path: Path
     trace: TokenisedTrace
     records: Sequence[Record]
+    """Without what was said, which the trace has as tokens."""
     labels: Labels
     retokenised: Sequence[int | None]
 
@@ -75,7 +76,7 @@ def load(path: Path, model: str | None = None) -> Loaded:
         TraceError: a row lacks what the tokeniser needs, or has a text, and there is no tokenizer.
         ValueError: there is no such model.
     """
-    records = [record for _, record in iter_records(path)]
+    records = [record.drop_contents() for _, record in iter_records(path)]
     trace = load_tokenised(path, model)
     return Loaded(path, trace, records, labels_of(records), retokenised_tokens(trace, records))
 

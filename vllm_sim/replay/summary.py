@@ -42,37 +42,45 @@ def rates_by(outcome: Outcome, codes: Array, groups: int) -> list[Rates]:
     parts = outcome.parts
     if parts is None:
         raise ValueError("a run without attribution has no rates; allowed: one with")
-    chosen = codes >= 0
+    if not groups:
+        return []
+    chosen: Any = codes >= 0
+    if chosen.all():
+        chosen = slice(None)
     codes, size = codes[chosen], outcome.block_size
     prompt, hit = outcome.prompt_tokens[chosen], parts.hit[chosen]
 
     def total(values: Any) -> list[float]:
         return np.bincount(codes, values, minlength=groups).tolist()
 
+    def count(values: Any) -> list[float]:
+        """The same of whole numbers, whose sums are exact in any order."""
+        return [int(values.sum())] if groups == 1 else total(values)
+
     columns = zip(
         np.bincount(codes, minlength=groups).tolist(),
-        total(prompt),
-        total(outcome.output_tokens[chosen]),
-        total(hit),
-        total(parts.hit_generated[chosen]),
+        count(prompt),
+        count(outcome.output_tokens[chosen]),
+        count(hit),
+        count(parts.hit_generated[chosen]),
         # Rounded up for the partial tail of raw blocks; under vLLM's rules both are whole blocks.
-        total(-(-hit // size)),
-        total(-(-(prompt - parts.partial[chosen]) // size)),
+        count(-(-hit // size)),
+        count(-(-(prompt - parts.partial[chosen]) // size)),
         total(hit / np.maximum(prompt, 1)),
         strict=True,
     )
     return [
         Rates(
-            requests=count,
+            requests=requests,
             prompt_tokens=int(prompts),
             output_tokens=int(outputs),
             hit_tokens=int(hits),
             hit_generated_tokens=int(generated),
             token_hit_rate=_share(hits, prompts),
             block_hit_rate=_share(hit_blocks, blocks),
-            request_hit_rate=_share(ratios, count),
+            request_hit_rate=_share(ratios, requests),
         )
-        for count, prompts, outputs, hits, generated, hit_blocks, blocks, ratios in columns
+        for requests, prompts, outputs, hits, generated, hit_blocks, blocks, ratios in columns
     ]
 
 
@@ -81,6 +89,8 @@ def session_results(outcome: Outcome, warmup: float) -> list[SessionResult]:
     if outcome.parts is None:
         return []
     session = outcome.labels.session
+    if not session.values:
+        return []
     codes = session.codes.copy()
     codes[: int(codes.size * warmup)] = -1
     found = rates_by(outcome, codes, len(session.values))
@@ -132,7 +142,7 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
         found = outcome.traffic._asdict()
         values |= {f"tier_{name}": value for name, value in found.items() if value is not None}
     if outcome.parts is not None:
-        values |= _cache_values(outcome, counted)
+        values |= _cache_values(outcome, skipped)
         sessions = [row.token_hit_rate for row in session_results(outcome, config.warmup)]
         values["by_session"] = {f"token_hit_rate_p{share}": _percentile(sessions, share, 6) for share in (10, 50, 90)}
         if outcome.fleet is not None:
@@ -152,12 +162,14 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
     return RunSummary(trace=trace, trace_sha256=trace_sha256, config=config, **values, **more)
 
 
-def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
+def _cache_values(outcome: Outcome, skipped: int) -> dict[str, Any]:
     parts, allocated = outcome.parts, outcome.blocks_allocated
     assert parts is not None
     assert allocated is not None
-    whole = rates(outcome, counted)
-    served = counted & ~outcome.rejected
+    counted = slice(skipped, None)
+    where = np.arange(outcome.prompt_tokens.size) >= skipped
+    whole = rates(outcome, where)
+    served = where & ~outcome.rejected
     values: dict[str, Any] = {}
     if parts.window is not None and parts.alignment is not None:
         values["miss_window_tokens"] = int(parts.window[counted].sum())
@@ -173,9 +185,9 @@ def _cache_values(outcome: Outcome, counted: Mask) -> dict[str, Any]:
         "miss_evicted_tokens": int(parts.evicted[counted].sum()),
         "miss_partial_tokens": int(parts.partial[counted].sum()),
         "miss_last_tokens": int(parts.last[counted].sum()),
-        "by_workload": _by(outcome, outcome.labels.workload, counted),
-        "by_turn": _by(outcome, outcome.labels.turn, counted),
-        "by_tenant": _by(outcome, outcome.labels.tenant, counted),
+        "by_workload": _by(outcome, outcome.labels.workload, where),
+        "by_turn": _by(outcome, outcome.labels.turn, where),
+        "by_tenant": _by(outcome, outcome.labels.tenant, where),
         **values,
     }
 
@@ -194,6 +206,8 @@ def filled_slots(outcome: Outcome) -> Array:
 
 def _by(outcome: Outcome, label: Label, counted: Mask) -> dict[str, Rates]:
     """The rates of each value of a label; numbers in their order, other names by the alphabet."""
+    if not label.values:
+        return {}
     codes = np.where(counted, label.codes, -1)
     found = rates_by(outcome, codes, len(label.values))
     names = {str(value): one for value, one in zip(label.values, found, strict=True) if one.requests}

@@ -17,6 +17,7 @@ from multiprocessing import get_context
 from threading import Thread
 from typing import Any, NamedTuple
 
+from vllm_sim.garbage import kept_out_of_searches
 from vllm_sim.replay.rows import Row
 from vllm_sim.vllm_version import VersionError
 
@@ -83,8 +84,11 @@ def _forked(
     points: Sequence[Point], rows_of: RowsOf, jobs: int, compilers: Sequence[Callable[[], None]]
 ) -> Iterator[Done]:
     workers, failed = min(_workers(jobs), len(points)), False
+    if len(compilers) == 1:
+        compilers[0]()  # here, so that every fork has it
+        compilers = ()
     batches, parent = _batches(points, workers), os.getpid()
-    with ProcessPoolExecutor(workers, get_context("fork")) as pool:
+    with kept_out_of_searches(), ProcessPoolExecutor(workers, get_context("fork")) as pool:
         for compiling in [pool.submit(compiler) for compiler in compilers]:
             compiling.result()
         running: set[Future[Done]] = set()

@@ -27,6 +27,9 @@ from vllm_sim.replay.rows import Curve, Row, RunSummary
 from vllm_sim.replay.run import Linked, Loaded
 from vllm_sim.sweep.units import Traffic, traffic_of
 
+traffics: dict[str, Traffic] = {}
+"""What each trace brings that this process has read, by its SHA-256."""
+
 
 class GridRun(NamedTuple):
     """What one row is made from."""
@@ -143,13 +146,15 @@ def load(path: Path, model: str | None) -> Loaded:
 
 @lru_cache(maxsize=2)
 def _load(path: Path, model: str | None, status: tuple[int, int] | None) -> Loaded:
-    return replay_run.load(path, model)
+    loaded = replay_run.load(path, model)
+    tokens = int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum())
+    traffics[loaded.trace.sha256] = traffic_of(loaded.records, tokens)
+    return loaded
 
 
 def traffic(path: Path, model: str | None) -> Traffic:
-    """What a trace brings, prompt and generated tokens."""
-    loaded = load(path, model)
-    return traffic_of(loaded.records, int(loaded.trace.prompt_lengths.sum() + loaded.trace.response_lengths.sum()))
+    """What a trace brings."""
+    return traffics[load(path, model).trace.sha256]
 
 
 def blocks(path: Path, model: str | None, block_size: int, raw_blocks: bool) -> Linked:

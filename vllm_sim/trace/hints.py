@@ -8,6 +8,7 @@ server the same names come with the request itself (engine/hints.py).
 
 import math
 from collections.abc import Iterable, Mapping
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from vllm_sim.trace.record import Record
@@ -29,6 +30,8 @@ class Hints(NamedTuple):
 
 
 NO_HINTS = Hints()
+_said = attrgetter("kv_hints", *Hints._fields)
+_NOTHING = (None,) * 5
 _MOST = {"session_end": 1.0, "retention_priority": 100.0}
 
 
@@ -38,6 +41,8 @@ def hints_of(record: Record) -> Hints:
     Raises:
         ValueError: an action of its `kv_hints` is none.
     """
+    if _said(record) == _NOTHING:
+        return NO_HINTS
     values = read_actions((record.kv_hints or {}).get("actions", []))
     values |= {name: value for name in Hints._fields if (value := getattr(record, name)) is not None}
     return read_hints(values)

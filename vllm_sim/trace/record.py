@@ -17,6 +17,7 @@ decoded into the type at once; any other is decoded first and looked at then.
 
 import json
 import re
+from operator import attrgetter
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -116,7 +117,26 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         known = {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
         return known | self.extra
 
+    def drop_contents(self) -> "Record":
+        """Empties prompt and response, which a run has as tokens; which fields they are stays. Returns the record."""
+        for (name, empty), value in zip(_CONTENTS.items(), _contents_of(self), strict=True):
+            if value is not None:
+                msgspec.structs.force_setattr(self, name, empty)
+        return self
 
+
+_CONTENTS: dict[str, Any] = {
+    "prompt": "",
+    "messages": [],
+    "prompt_token_ids": [],
+    "hash_ids": [],
+    "response": "",
+    "response_token_ids": [],
+    "tools": None,
+    "chat_template_kwargs": None,
+}
+"""Fields that hold what was said, and what stands for it."""
+_contents_of = attrgetter(*_CONTENTS)
 _DECODER = msgspec.json.Decoder(Record)
 FIELDS = tuple(name for name in Record.__struct_fields__ if name != "extra")
 _ALLOWED = {

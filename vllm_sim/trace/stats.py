@@ -3,20 +3,24 @@
 Shares and gaps are those of the trace alone, a cache without bounds that serves one request after the other: what no
 policy can exceed. Capacity, schedules and the rule about a prompt's last token are the replay's.
 
-Held in memory: 8 bytes a token or hash id and about 60 bytes a block of the smallest size.
+Held in memory, of a trace of hash ids: about 250 bytes an id, whatever the block size. Of one with texts or tokens:
+8 bytes a block of the greatest common divisor of the block sizes, and about 60 bytes a block of the smallest.
 """
 
 import hashlib
+import math
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.trace.blocks import PromptBlocks, hash_blocks, prefix_names, token_blocks
+from vllm_sim.trace.blocks import PromptBlocks, hash_blocks, names_at, token_blocks
 from vllm_sim.trace.files import OnBytes, iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
@@ -24,6 +28,8 @@ from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512)
 QUANTILES = (50, 90, 99)
 UNTAGGED = "(none)"
+_MOST_ID = 0x7FFFFFFFFFFFFFFF
+"""An id is any whole number; one that needs more than 63 bits keeps its lower ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +78,7 @@ def trace_stats(
     if hashes is None:
         trace = load_tokenised(path, model)
         rows = replace(rows, prompts=trace.prompt_lengths, outputs=trace.response_lengths)
-        make = _token_block_maker(rows, trace)
+        make = _token_block_maker(rows, trace, sizes)
     else:
         make = _hash_block_maker(rows, hashes)
     blocks = []
@@ -103,7 +109,7 @@ def _read(path: Path, on_bytes: OnBytes | None) -> tuple[_Rows, _Hashes | None]:
     sessions: list[str | int | None] = []
     workloads: list[str] = []
     salts, timestamps, prompts, outputs, units, counts = [], [], [], [], [], []
-    ids: list[NDArray[np.int64]] = []
+    ids = array("q")
     only_hashes = True
     for _, record in iter_records(path, on_bytes):
         sessions.append(record.session_id)
@@ -117,14 +123,14 @@ def _read(path: Path, on_bytes: OnBytes | None) -> tuple[_Rows, _Hashes | None]:
             outputs.append(record.output_length or 0)
             units.append(record.hash_block_size or 0)
             counts.append(len(record.hash_ids))
-            ids.append(_as_array(record.hash_ids))
+            ids.extend(number & _MOST_ID for number in record.hash_ids)
     numbers = np.array(prompts, dtype=np.int64), np.array(outputs, dtype=np.int64)
     salt_array, time_array = np.array(salts, dtype=np.uint64), np.array(timestamps, dtype=np.float64)
     rows = _Rows(sessions, workloads, salt_array, time_array, *numbers)
     if not only_hashes:
         return rows, None
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return rows, _Hashes(np.concatenate(ids), offsets, np.array(units, dtype=np.int64))
+    return rows, _Hashes(np.frombuffer(ids, np.int64), offsets, np.array(units, dtype=np.int64))
 
 
 def _has_only_hashes(record: Record) -> bool:
@@ -133,11 +139,6 @@ def _has_only_hashes(record: Record) -> bool:
 
 def _salt_number(salt: str | None) -> int:
     return 0 if salt is None else int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "big")
-
-
-def _as_array(ids: list[int]) -> NDArray[np.int64]:
-    # An id is any whole number; one that needs more than 63 bits keeps its lower ones.
-    return np.array([number & 0x7FFFFFFFFFFFFFFF for number in ids], dtype=np.int64)
 
 
 def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> list[int]:
@@ -160,54 +161,57 @@ def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> li
 
 def _hash_block_maker(rows: _Rows, hashes: _Hashes) -> Callable[[int], PromptBlocks]:
     """A function from a block size to the blocks of that size."""
-    names = prefix_names(hashes.ids, hashes.offsets)
+    rows_of_ids = (hashes.ids[begin:end] for begin, end in pairwise(hashes.offsets.tolist()))
+    names, _ = names_at(rows_of_ids, 1)
     return lambda size: hash_blocks(names, hashes.offsets, hashes.unit_sizes, rows.prompts, rows.outputs, size)
 
 
-def _token_block_maker(rows: _Rows, trace: TokenisedTrace) -> Callable[[int], PromptBlocks]:
+def _token_block_maker(rows: _Rows, trace: TokenisedTrace, sizes: list[int]) -> Callable[[int], PromptBlocks]:
     """A function from a block size to the blocks of that size."""
-    tokens, offsets = _interleaved(trace)
-    names = prefix_names(tokens, offsets)
-    return lambda size: token_blocks(names, offsets, rows.prompts, size)
+    step = math.gcd(*sizes)
+    whole = (np.concatenate([trace.prompt(row), trace.response(row)]) for row in range(len(trace)))
+    names, offsets = names_at(whole, step)
+    return lambda size: token_blocks(names, offsets, step, rows.prompts, rows.outputs, size)
 
 
-def _interleaved(trace: TokenisedTrace) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Prompt and response of each row, one row after the other; and the offsets of the rows."""
-    offsets = np.concatenate([[0], np.cumsum(trace.prompt_lengths + trace.response_lengths)]).astype(np.int64)
-    tokens = np.empty(int(offsets[-1]), dtype=np.int64)
-    for row, begin in enumerate(offsets[:-1].tolist()):
-        middle = begin + int(trace.prompt_lengths[row])
-        tokens[begin:middle] = trace.prompt(row)
-        tokens[middle : offsets[row + 1]] = trace.response(row)
-    return tokens, offsets
+class _Pairs(NamedTuple):
+    """Uses of a block that follow each other, [k] each."""
+
+    earlier: NDArray[np.int64]
+    """The request."""
+    later: NDArray[np.int64]
+    counts: NDArray[np.int64]
+    """Blocks that they have so."""
 
 
-def _reuse(blocks: PromptBlocks) -> tuple[NDArray[np.bool_], NDArray[np.int64]]:
-    """(which blocks were there before, [k, 2] pairs of a request and the next one that has one of its blocks)."""
+def _reuse(blocks: PromptBlocks) -> tuple[NDArray[np.bool_], _Pairs]:
+    """(which blocks were there before, the requests that use a block one after the other)."""
     order = np.argsort(blocks.names, kind="stable")
     again = blocks.names[order][1:] == blocks.names[order][:-1]
+    later = order[1:][again]
     seen = np.zeros(len(order), dtype=np.bool_)
-    seen[order[1:][again]] = True
-    pairs = np.stack([blocks.rows[order[:-1][again]], blocks.rows[order[1:][again]]], axis=1)
-    return seen, pairs
+    seen[later] = True
+    return seen, _Pairs(blocks.rows[order[:-1][again]], blocks.rows[later], blocks.counts[later])
 
 
 def _share(blocks: PromptBlocks, seen: NDArray[np.bool_]) -> dict[str, Any]:
-    prompt_blocks, again = int(blocks.in_prompt.sum()), int((seen & blocks.in_prompt).sum())
+    prompt_blocks = int(blocks.counts[blocks.in_prompt].sum())
+    again = int(blocks.counts[seen & blocks.in_prompt].sum())
     return {
         "prompt_blocks": prompt_blocks,
         "seen_before_blocks": again,
         "seen_before_share": again / prompt_blocks if prompt_blocks else None,
-        "working_set_blocks": int((~seen).sum()),
+        "working_set_blocks": int(blocks.counts[~seen].sum()),
     }
 
 
-def _gaps(pairs: NDArray[np.int64], timestamps: NDArray[np.float64]) -> dict[str, Any]:
+def _gaps(pairs: _Pairs, timestamps: NDArray[np.float64]) -> dict[str, Any]:
     """Distance between two uses of a block, in requests and, where both have a time, in milliseconds."""
-    times = timestamps[pairs[:, 1]] - timestamps[pairs[:, 0]]
+    times = timestamps[pairs.later] - timestamps[pairs.earlier]
+    known = ~np.isnan(times)
     return {
-        "reuse_gap_requests": _quantiles(pairs[:, 1] - pairs[:, 0]),
-        "reuse_gap_ms": _quantiles(times[~np.isnan(times)]),
+        "reuse_gap_requests": _quantiles(pairs.later - pairs.earlier, pairs.counts),
+        "reuse_gap_ms": _quantiles(times[known], pairs.counts[known]),
     }
 
 
@@ -215,8 +219,9 @@ def _shares_by_workload(blocks: PromptBlocks, seen: NDArray[np.bool_], workloads
     tags = sorted(set(workloads))
     number = {tag: i for i, tag in enumerate(tags)}
     of_row = np.array([number[tag] for tag in workloads])[blocks.rows[blocks.in_prompt]]
-    total = np.bincount(of_row, minlength=len(tags))
-    again = np.bincount(of_row, weights=seen[blocks.in_prompt], minlength=len(tags))
+    counts = blocks.counts[blocks.in_prompt]
+    total = np.bincount(of_row, weights=counts, minlength=len(tags))
+    again = np.bincount(of_row, weights=counts * seen[blocks.in_prompt], minlength=len(tags))
     return {tag: float(again[i] / total[i]) for tag, i in number.items() if total[i]}
 
 
@@ -233,9 +238,17 @@ def _sizes(rows: _Rows, chosen: NDArray[np.bool_]) -> dict[str, Any]:
     }
 
 
-def _quantiles(values: NDArray[Any]) -> dict[str, float] | None:
-    """Quantiles that are values of the data, and the largest; None if there are none."""
+def _quantiles(values: NDArray[Any], counts: NDArray[np.int64] | None = None) -> dict[str, float] | None:
+    """Quantiles that are values of the data (numpy's `inverted_cdf`), and the largest; None if there are none.
+
+    Args:
+        values: The data.
+        counts: How often each is there; None: once.
+    """
     if not len(values):
         return None
-    found = np.percentile(values, (*QUANTILES, 100), method="inverted_cdf")
+    order = np.argsort(values)
+    ends = np.cumsum(np.ones_like(order) if counts is None else counts[order])
+    places = np.ceil(ends[-1] * np.array([*QUANTILES, 100]) / 100) - 1
+    found = values[order][np.searchsorted(ends, places, side="right")]
     return {name: value.item() for name, value in zip([*(f"p{q}" for q in QUANTILES), "max"], found, strict=True)}

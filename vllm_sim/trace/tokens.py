@@ -7,7 +7,6 @@ hash id; after that what is touched of 4 bytes a token of text, 8 bytes a hash i
 """
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.provenance import file_sha256, fingerprint
+from vllm_sim.sources import cache_root
 from vllm_sim.trace.files import check_is_file, iter_records
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.token_cache import load_arrays
@@ -126,7 +126,7 @@ class TokenisedTrace:
 
 def cache_folder() -> Path:
     """The folder that holds the tokens of all traces; it may be deleted at any time."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vllm-sim" / "tokens"
+    return cache_root() / "tokens"
 
 
 def load_tokenised(path: Path, model: str | Path | Vocabulary | None) -> TokenisedTrace:

@@ -15,16 +15,15 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jinja2.exceptions import TemplateError
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
 from vllm_sim.trace.messages import check_template_options, normalise, with_one_system_turn
 from vllm_sim.trace.synthetic import Filler
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 FILES = ("tokenizer.json", "tokenizer_config.json", "generation_config.json", "chat_template.jinja", "config.json")
 
@@ -66,11 +65,11 @@ class Vocabulary:
         return _File(path, status.st_mtime_ns, status.st_size)
 
     @cached_property
-    def _for_prompts(self) -> Tokenizer:
+    def _for_prompts(self) -> "Tokenizer":
         return _tokenizer(self._file, for_responses=False)
 
     @cached_property
-    def _for_responses(self) -> Tokenizer:
+    def _for_responses(self) -> "Tokenizer":
         return _tokenizer(self._file, for_responses=True)
 
     def _read_json(self, name: str) -> dict[str, Any]:
@@ -155,10 +154,10 @@ class Vocabulary:
 
     @cached_property
     def _template(self) -> Any:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _raise_template_error
-        return environment.from_string(self._template_source)
+        # Not above, as `tokenizers` below: a trace of hash ids needs neither.
+        from vllm_sim.trace.chat_template import ChatTemplate
+
+        return ChatTemplate(self._template_source)
 
     def render_chat(
         self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, options: dict[str, Any] | None
@@ -180,12 +179,8 @@ class Vocabulary:
             r"""["']developer["']""", self._template_source
         ):
             turns = with_one_system_turn(turns)
-        template = self._template
-        try:
-            return template.render(messages=turns, tools=tools, **values)
-        except Exception as error:  # a template is a program: what it does with a strange value is its own affair
-            what = str(error) if isinstance(error, TemplateError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"messages: the chat template refuses them: {what}") from None
+        text: str = self._template.render(messages=turns, tools=tools, **values)
+        return text
 
 
 class _File(NamedTuple):
@@ -197,7 +192,9 @@ class _File(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _tokenizer(file: _File, for_responses: bool) -> Tokenizer:
+def _tokenizer(file: _File, for_responses: bool) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
     tokenizer = Tokenizer.from_file(str(file.path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -238,11 +235,3 @@ def _find_file(model: str | Path, name: str) -> Path | None:
         return None
     except (HFValidationError, HfHubHTTPError, OSError) as error:
         raise ValueError(f"{model} is neither a folder nor a model that the hub gives: {error}") from None
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-
-def _raise_template_error(message: str) -> None:
-    raise TemplateError(message)

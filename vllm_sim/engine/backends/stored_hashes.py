@@ -28,6 +28,8 @@ from vllm_sim.vllm_version import installed_version
 HASH_BYTES = 32
 ALGORITHMS = ("sha256", "sha256_cbor")
 LEAST_BLOCK_TOKENS = 8
+_HASH = np.dtype((np.void, HASH_BYTES))
+"""Becomes bytes in Python, several times faster than by slices."""
 _SAMPLE_ROWS, _SAMPLE_BLOCKS = 16, 4
 
 Hasher = Callable[[Request], list[BlockHash]]
@@ -78,8 +80,8 @@ def _stored_hasher(found: memoryview, begins: list[int], hasher: Hasher, size: i
 
 
 def _hashes(found: memoryview, begin: int, end: int) -> list[BlockHash]:
-    held = bytes(found[begin * HASH_BYTES : end * HASH_BYTES])
-    return [BlockHash(held[place : place + HASH_BYTES]) for place in range(0, len(held), HASH_BYTES)]
+    hashes: list[BlockHash] = np.frombuffer(found, _HASH, end - begin, begin * HASH_BYTES).tolist()
+    return hashes
 
 
 def _write(path: Path, hasher: Hasher, trace: TokenisedTrace, salts: Sequence[str | None]) -> None:
