@@ -33,8 +33,6 @@ STEPS = {
     "policy": ("policy", "#CC79A7", "\\\\"),
     "hit": ("found cached", "#009E73", ""),
 }
-STALE_LOOKS = {ROUTED: ("#0072B2", "o", "-")}
-"""Of the routers that learn of events late."""
 
 
 def draw_routing(results: Path, figures: Path) -> list[Path]:
@@ -95,27 +93,14 @@ def _ladder(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _stale(rows: list[Row], figures: Path) -> list[Path]:
-    found = pick(rows, "stale")
+    found = pick(rows, "stale", router=ROUTED)
     mixes = [mix for mix in values(found, "mix") if not any(row["rejected_requests"] for row in _of(found, mix))]
     figure, plots = panels("How late a router may learn of KV events", len(mixes))
     for mix, axes in zip(mixes, plots, strict=True):
         own = _of(found, mix)
         delays = values(own, "delay_ms")
-        for router in values(own, "router"):
-            color, marker, line = STALE_LOOKS[router]
-            rates = [
-                spread([row for row in own if row["router"] == router and row["delay_ms"] == delay], "token_hit_rate")
-                for delay in delays
-            ]
-            axes.plot(
-                range(len(delays)),
-                [one.mean for one in rates],
-                color=color,
-                marker=marker,
-                linestyle=line,
-                markersize=4,
-                label=router,
-            )
+        rates = [spread([row for row in own if row["delay_ms"] == delay], "token_hit_rate").mean for delay in delays]
+        axes.plot(range(len(delays)), rates, color="#0072B2", marker="o", markersize=4, label=ROUTED)
         for router, line in ((PLAIN, ":"), ("session", (0, (5, 2))), ("prefix_tree", "-.")):
             level = _level(rows, mix, router)
             if level is not None:

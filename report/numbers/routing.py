@@ -49,6 +49,7 @@ def routing_numbers(results: Path) -> Numbers:
         "cells": number(len(found)),
         **_verdict(found),
         "ladder": _ladder(rows),
+        "tree_within": _tree_within(rows.rows, shown),
         **_stale(rows),
         "engine": _engine(results),
     }
@@ -154,6 +155,16 @@ def _stale(rows: Rows) -> Numbers:
     }
 
 
+def _tree_within(rows: Sequence[Row], shown: Mapping[str, tuple[str, int]]) -> str:
+    """How far the index of what was sent is from that of events, at most, where both ran."""
+    apart = []
+    for mix, place in shown.items():
+        tree, routed = (cell(rows, mix, *place, router, "lru") for router in ("prefix_tree", ROUTED))
+        if tree:
+            apart.append(abs(spread(tree, "token_hit_rate").mean - spread(routed, "token_hit_rate").mean))
+    return points(max(apart), 1).lstrip("+")
+
+
 def _engine(results: Path) -> Numbers | None:
     """The engine's hit rates and times, and what its ladder charges to routing, policy, schedule and preemption."""
     if not (results / ENGINE).is_file():
@@ -164,8 +175,14 @@ def _engine(results: Path) -> Numbers | None:
         cells = [_text(spread([row], "token_hit_rate")), number(row["ttft_ms_p50"]), number(row["ttft_ms_p99"])]
         steps = [rate(row["steps"][name]) for name in ("routing", "policy", "schedule", "preemption")]
         table.append([_name(row["mix"]), f"`{row['router']}`", f"`{row['policy']}`", *cells, *steps])
+    by_cell = {(row["mix"], row["router"], row["policy"]): row for row in found}
+    ttft = []
+    for mix in values(found, "mix"):
+        plain, routed = (by_cell[mix, router, "lru"]["ttft_ms_p50"] for router in (PLAIN, ROUTED))
+        ttft.append(f"from {number(plain)} to {number(routed)} ms ({_name(mix)})")
     return {
         "table": table,
+        "ttft": ttft,
         "device": found[0]["device"].upper(),
         "arrival": found[0]["arrival"],
         "capacity": spaced(found[0]["capacity"]),

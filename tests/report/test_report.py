@@ -70,7 +70,7 @@ def test_a_changed_row_of_the_engine_changes_the_table(results):
     assert "98,765.4" in text_of(results)
 
 
-STUDY_TWO = (
+CHANGED = (
     (
         "mixed.jsonl",
         {"experiment": "gap", "mix": "all", "policy": "hybrid", "block_size": 16},
@@ -86,15 +86,22 @@ STUDY_TWO = (
     ("mixed.jsonl", {"variant": "without ghosts"}, {"gain_over_default": -0.0345}, "3.45 points are lost"),
     ("mixed_engine.jsonl", {"policy": "hybrid"}, {"ttft_ms_p99": 7654.3}, "7,654.3"),
     ("mixed_hash.jsonl", {"policy": "hybrid", "part": "second"}, {"block_hit_rate": 0.9876}, ".9876"),
+    (
+        "routing.jsonl",
+        {"experiment": "fleet", "mix": "chat", "capacity": "10%", "replicas": 4, "router": "session", "policy": "lru"},
+        {"token_hit_rate": 0.4321},
+        "43.2 (43.2 to 43.2)",
+    ),
+    ("routing.jsonl", {"experiment": "stale", "mix": "agents"}, {"gain_over_fresh": -0.0765}, "7.7 points (agents)"),
 )
 
 
-def test_changed_rows_of_study_two_change_the_text(results, committed):
+def test_changed_rows_of_studies_two_and_three_change_the_text(results, committed):
     """All at once, as a text costs a second of CPU; each row stands in a sentence of its own."""
-    for file, wanted, values, _ in STUDY_TWO:
+    for file, wanted, values, _ in CHANGED:
         change(results / file, lambda row, wanted=wanted: matches(row, wanted), **values)
     after = text_of(results)
-    for *_, expected in STUDY_TWO:
+    for *_, expected in CHANGED:
         assert expected not in committed
         assert expected in after
 

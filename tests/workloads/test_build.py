@@ -15,6 +15,7 @@ from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import load_tokenised
 from vllm_sim.trace.validate import find_faults
+from vllm_sim.workloads.build import build
 
 ONEOFF = """
 [sources.calls]
@@ -85,6 +86,17 @@ def folder(tmp_path: Path) -> Path:
     ]
     write_records(tmp_path / "chat.jsonl", chat)
     return tmp_path
+
+
+def test_a_given_seed_takes_the_place_of_the_configuration_s(tmp_path: Path) -> None:
+    own = made(tmp_path, ONEOFF + "arrivals = { kind = 'poisson', requests_per_s = 1.0 }", "own.jsonl")
+    config = tmp_path / "workload.toml"
+    for seed in (0, 5):
+        build(config, tmp_path / "given.jsonl", seed)
+        assert (rows(tmp_path / "given.jsonl") == own) == (seed == 0)
+    config.write_text("seed = 5\n" + config.read_text())
+    build(config, tmp_path / "own.jsonl")
+    assert (tmp_path / "own.jsonl").read_bytes() == (tmp_path / "given.jsonl").read_bytes()
 
 
 def test_the_same_configuration_gives_the_same_bytes_in_every_process(folder):
