@@ -144,7 +144,8 @@ def native(instance: Any) -> Any:
         fields = tuple((name, _kind(value)) for name, value in zip(vars(instance), values, strict=True))
     except ValueError as error:
         raise ValueError(f"{type(instance).__qualname__} cannot be compiled: {error}") from None
-    return _build(_struct(type(instance), fields), values)
+    cls: Any = type(instance)
+    return _build(_struct(cls, fields), values)
 
 
 def _kind(value: Any) -> Any:
