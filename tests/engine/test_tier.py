@@ -13,6 +13,7 @@ from vllm.v1.kv_offload.cpu.manager import CPUOffloadingManager
 
 from tests.engine.conftest import MODEL, Start, generate, prompts_of
 from tests.engine.test_replay import BLOCK, ROW_FILES, SHARED_FIELDS, conversations, rows_of
+from tests.making import of_tier_version
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.known import write_config
 from vllm_sim.replay.config import RunConfig
@@ -258,6 +259,7 @@ def test_the_ladder_of_an_engine_has_the_tier_alone_and_then_the_schedule(
 OURS = "vllm_sim.eviction.policies.{}"
 
 
+@of_tier_version
 def test_our_lru_by_the_plug_in_gives_what_upstreams_lru_gives_one_request_after_the_other(run: Replay) -> None:
     rows = conversations(12, 5, seed=1)
     found = {}
@@ -320,6 +322,7 @@ def with_copies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return made
 
 
+@of_tier_version
 @pytest.mark.parametrize(
     ("capacity", "chunks", "options"),
     [

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import vllm_sim
-from tests.making import gib, settings, small_trace
+from tests.making import gib, of_tier_version, settings, small_trace
 from tests.serving import MODEL
 from vllm_sim.plots.page import write_page
 from vllm_sim.replay.config import config_of
@@ -14,6 +14,8 @@ from vllm_sim.replay.run import load
 from vllm_sim.replay.run import run as run_loaded
 from vllm_sim.sweep.grid import Grid, make_runs, sweep
 from vllm_sim.sweep.results import read_rows
+
+pytestmark = of_tier_version
 
 SIZES = (None, gib(12), gib(90))
 

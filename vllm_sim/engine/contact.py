@@ -154,7 +154,10 @@ class Entry(Contact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Members(Contact):
-    """A set of one object that gets a member; the target's class makes it in its constructor."""
+    """A set of one object that gets a member; the target's class makes it in its constructor.
+
+    vLLM 0.33 has a dict there, which may say more of a member; nothing is said.
+    """
 
     def check(self) -> None:
         owner, name = _split(self.target)
@@ -164,9 +167,12 @@ class Members(Contact):
     def put(self, instance: object, member: str) -> None:
         """Adds a member."""
         found = getattr(instance, self._owner(instance), None)
-        if not isinstance(found, set):
-            raise _missing(self.target, f"as a set: it is {found!r}")
-        found.add(member)
+        if isinstance(found, set):
+            found.add(member)
+        elif isinstance(found, dict):
+            found[member] = None
+        else:
+            raise _missing(self.target, f"as a set or dict: it is {found!r}")
 
 
 class Absent(NamedTuple):

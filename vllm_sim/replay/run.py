@@ -26,7 +26,7 @@ from vllm_sim.replay.summary import summarise
 from vllm_sim.trace.files import iter_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
-from vllm_sim.vllm_version import installed_version
+from vllm_sim.vllm_version import found_version, installed_version
 
 
 class Loaded(NamedTuple):
@@ -38,6 +38,10 @@ class Loaded(NamedTuple):
     """Without what was said, which the trace has as tokens."""
     labels: Labels
     retokenised: Sequence[int | None]
+
+
+TIER_VERSION = "0.32."
+"""The vLLM whose lru on CPU memory `fast` has; that of 0.33 counts a chunk as used before its request has ended."""
 
 
 class Linked(NamedTuple):
@@ -195,6 +199,12 @@ def _serve_tiers(
     retokenised: Sequence[int | None] | None,
 ) -> Outcome:
     """As `serve`, with so many GiB of CPU memory; only `fast` comes here."""
+    version = found_version()
+    if version is not None and not version.startswith(TIER_VERSION):
+        raise ValueError(
+            f"kv_offloading_size with backend fast, which has CPU memory as vllm {TIER_VERSION} does, and {version} is "
+            "installed; allowed: backend engine"
+        )
     requests, chains = linked
     size = config.block_size
     block_bytes = size * kv_bytes_a_token(config.model)
