@@ -75,12 +75,10 @@ def test_every_run_of_the_plan_is_a_row_once(rows: tuple[Path, list[dict[str, An
     fast = [row for row in found if row["backend"] == "fast"]
     assert len(fast) == 2 * 8  # of the mix and of the trace of hash ids
     engine = [row for row in found if row["backend"] == "engine"]
-    assert len(engine) == 1 + 2 + 3
-    assert {row["requests"] for row in engine} == {60}
-    assert {row["gbps"]: row["offload_gbps"] for row in engine if row["cpu"] != "none"} == {
-        "device": 51.2,
-        "0.01": 0.01,
-    }
+    assert [(row["cpu"], row["requests"], row.get("offload_gbps")) for row in engine] == [
+        ("none", 60, None),
+        ("30%", 60, 51.2),
+    ]
     assert {row["block_size"] for row in fast} == {16, 512}
     assert not any(row["quick"] or "by_turn" in row for row in found)
 
