@@ -159,7 +159,12 @@ def findings(results: Path) -> str:
         ),
     ]
     if (results / CELLS).is_file():
-        lines.append(_line("What is a better router worth, and a better policy?", routing.finding(results)))
+        lines.append(
+            _line(
+                "What is a better router worth, and a better policy?",
+                routing.finding(results),
+            )
+        )
     return "\n".join(lines)
 
 

@@ -1,7 +1,8 @@
 """The rows of the study of hybrid models: traces of tokens, configurations, runs.
 
 The mixes are text under the exported model's tokenizer. Its token ids are what every model gets, so all serve the same
-tokens; which ids they are decides nothing in a cache.
+tokens; which ids they are decides nothing in a cache. They are brought into a range that all vocabularies have and no
+end token is in: two tokens become one where their ids are IDS apart, and whole blocks of such pairs do not occur.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import load_tokenised
 
 ROWS = "hybrids.jsonl"
+FIRST_ID, IDS = 1000, 60_000
 _PARTS = ("by_turn", "by_workload")
 """Fields of a replay's row that are left out here."""
 
@@ -96,8 +98,8 @@ def write_tokens(mix: Path, tokeniser: str, requests: int, out: Path) -> None:
         out,
         [
             Record(
-                prompt_token_ids=trace.prompt(row).tolist(),
-                response_token_ids=trace.response(row).tolist(),
+                prompt_token_ids=(FIRST_ID + trace.prompt(row) % IDS).tolist(),
+                response_token_ids=(FIRST_ID + trace.response(row) % IDS).tolist(),
                 finish_reason="length",
                 session_id=record.session_id,
                 turn=record.turn,

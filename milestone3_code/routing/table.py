@@ -8,6 +8,7 @@ from milestone3_code.routing.numbers import (
     PLAIN,
     ROUTED,
     Pays,
+    Spread,
     cell,
     load,
     load_engine,
@@ -16,7 +17,6 @@ from milestone3_code.routing.numbers import (
     spread,
     still_fresh,
 )
-from milestone3_code.study.drawing import values
 from vllm_sim.replay.rows import Row
 
 
@@ -45,14 +45,18 @@ def finding(results: Path) -> tuple[str, str]:
         raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
     shown = main_cells(rows)
     cells = [one for one in pays(rows) if (one.capacity, one.replicas) == shown.get(one.mix)]
-    gains = "; ".join(
-        f"{_name(one.mix)}: router {100 * one.router.mean:+.1f} points of token hit rate, policy "
-        f"{100 * one.policy.mean:+.1f} before it and {100 * one.policy_routed.mean:+.1f} after it"
-        for one in cells
+    gains = "; ".join(f"{_name(one.mix)} {_signed(one.router)} and {_signed(one.policy)}" for one in cells)
+    places = ", ".join(f"{_name(one.mix)} {one.capacity}" for one in cells)
+    return (
+        f"in points of token hit rate: {gains}",
+        f"{cells[0].replicas} replicas; `{ROUTED}` in place of `{PLAIN}`, and `{BETTER}` in place of LRU after "
+        f"`{PLAIN}`; capacity, of the working set: {places}",
     )
-    places = ", ".join(f"{_name(one.mix)} at {one.capacity} of its working set" for one in cells)
-    what = f"{cells[0].replicas} replicas; `{ROUTED}` in place of `{PLAIN}`, `{BETTER}` in place of LRU; {places}"
-    return gains, what
+
+
+def _signed(found: Spread) -> str:
+    """Points with a sign."""
+    return f"{round(100 * found.mean, 1) + 0.0:+.1f}"
 
 
 def _name(mix: str) -> str:
@@ -91,13 +95,13 @@ def _pays(found: Sequence[Pays]) -> str:
         f"In {routers} of {len(found)} cells (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
         f"worth more than `{BETTER}` in place of LRU: {_points(least)} to {_points(most)} points. In {beaten} even the "
         f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`.{but} After `{ROUTED}` the better policy is "
-        f"surely worth something in {len(after)} cells, at most {100 * best.policy_routed.mean:+.1f} points "
+        f"surely worth something in {len(after)} cells, at most {_signed(best.policy_routed)} points "
         f"({_where(best)})."
     )
 
 
 def _points(one: Pays) -> str:
-    return f"{100 * one.router.mean:+.1f} ({_where(one)})"
+    return f"{_signed(one.router)} ({_where(one)})"
 
 
 def _where(one: Pays) -> str:
@@ -110,25 +114,30 @@ def _stale(rows: Sequence[Row]) -> str:
     without = ", ".join(
         f"{_name(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
         for mix, place in main_cells(rows).items()
-        if mix in still_fresh(rows, ROUTED)
+        if mix in still_fresh(rows, ROUTED) and cell(rows, mix, *place, "prefix_tree", "lru")
     )
     return (
         f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}. `prefix_tree` "
-        f"knows what it sent where, and needs no events: {without}."
+        f"knows what it sent where, and needs no events: {without or 'not run'}."
     )
 
 
 def _engine(rows: Sequence[Row]) -> str:
+    first = rows[0]
     lines = [
+        f"The same in vLLM's engines on one virtual clock: {first['replicas']} replicas, `roofline` of one "
+        f"{first['device'].upper()} each, {first['capacity']} of the working set in all, arrivals {first['arrival']}, "
+        "first seed.",
+        "",
         "| engine | router | policy | token hit rate, % | TTFT p50, ms | TTFT p99, ms | busiest replica / mean |",
         "|---|---|---|---|---|---|---|",
     ]
-    for mix in values(rows, "mix"):
-        for router in values(rows, "router"):
-            for policy in values(rows, "policy"):
-                own = [row for row in rows if (row["mix"], row["router"], row["policy"]) == (mix, router, policy)]
-                times = [spread(own, name) for name in ("ttft_ms_p50", "ttft_ms_p99")]
-                cells = [spread(own, "token_hit_rate").percent(), *(f"{one.mean:,.0f}" for one in times)]
-                cells.append(f"{spread(own, 'imbalance').mean:.2f}")
-                lines.append(f"| {mix} | `{router}` | `{policy}` | {' | '.join(cells)} |")
+    mixes = [row["mix"] for row in rows]
+    points = dict.fromkeys((row["mix"], row["router"], row["policy"]) for row in rows)
+    for mix, router, policy in sorted(points, key=lambda point: mixes.index(point[0])):
+        own = [row for row in rows if (row["mix"], row["router"], row["policy"]) == (mix, router, policy)]
+        times = [spread(own, name) for name in ("ttft_ms_p50", "ttft_ms_p99")]
+        cells = [spread(own, "token_hit_rate").percent(), *(f"{one.mean:,.0f}" for one in times)]
+        cells.append(f"{spread(own, 'imbalance').mean:.2f}")
+        lines.append(f"| {mix} | `{router}` | `{policy}` | {' | '.join(cells)} |")
     return "\n".join(lines)

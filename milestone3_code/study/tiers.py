@@ -5,8 +5,8 @@ turns, tenants and sessions, and
 
     experiment  "tiers"
     mix         of study two, or the file's name of a trace of hash ids
-    gpu, cpu    as the TOML file says them: shares of the working set of the trace that was run, at least what its
-                largest request needs, or for CPU memory its longest prompt; cpu "none": no CPU memory
+    gpu, cpu    as the TOML file says them: shares of the working set of the whole mix or trace, at least what the
+                largest request needs, or for CPU memory the longest prompt; cpu "none": no CPU memory
     gbps        as the TOML file says it: "device", or 10^9 bytes a second in each direction (engine)
     bound       true: one cache of both sizes under the optimum, in place of two tiers
     data, quick as in the rows of study two (plan.py)
@@ -119,14 +119,16 @@ def _point(study: Study, mix: str, trace: Path, backend: str, speedup: float, ch
     if not trace.is_file():
         raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
     block_size = MAIN_BLOCK if mix in study.mixes else hash_block_size(trace)
-    chains = blocks(trace, study.model, block_size, raw_blocks=False).chains
-    gpu_blocks = max(_share(gpu, block_size, chains, study.model), int(chains.need.max()))
+    whole_mix, served = (
+        blocks(path, study.model, block_size, raw_blocks=False).chains for path in (study.trace(mix), trace)
+    )
+    gpu_blocks = max(_share(gpu, block_size, whole_mix, study.model), int(served.need.max()))
     values: dict[str, Any] = {"model": study.model, "backend": backend, "block_size": block_size, "policy": policy}
     if backend == "engine":
         values["speedup"] = speedup
     is_bound = policy == "belady"
     if cpu != NONE:
-        cpu_blocks = max(_share(cpu, block_size, chains, study.model), int(chains.prompt.max()))
+        cpu_blocks = max(_share(cpu, block_size, whole_mix, study.model), int(served.prompt.max()))
         if is_bound:
             gpu_blocks += cpu_blocks
         else:

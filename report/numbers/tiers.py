@@ -37,6 +37,7 @@ def tiers_numbers(results: Path) -> Numbers:
         "sizes": _sizes([row for row in fast if row["gpu"] == gpu]),
         "of_bound": _of_bound(fast),
         "times": [_time(row, plain) for row in plain],
+        "slow_hurts": any(row["ttft_ms_p50"] > _alone(plain, row["mix"])["ttft_ms_p50"] for row in plain),
         "pays": [_pays(plain, mix) for mix in values(plain, "mix")],
         "thresholds": [
             [row["mix"], number(_threshold(row)), *_traffic(row)]

@@ -38,6 +38,12 @@ policies = ["lru", "belady"]
 backend = "engine"
 gpu = ["20%"]
 cpu = ["none", "30%"]
+"""
+MORE = """
+[[grid]]
+backend = "engine"
+gpu = ["20%"]
+cpu = ["none", "30%"]
 gbps = ["device", "0.01"]
 
 [[grid]]
@@ -51,10 +57,13 @@ thresholds = [1, 2]
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
-    """Folder and rows of a whole run of the small plan."""
-    folder = tmp_path_factory.mktemp("tiers")
+    """Folder and rows of a run of the small plan."""
+    return run_plan(tmp_path_factory.mktemp("tiers"), PLAN)
+
+
+def run_plan(folder: Path, plan: str) -> tuple[Path, list[dict[str, Any]]]:
     _, study = make_study(folder)
-    (folder / "tiers.toml").write_text(PLAN)
+    (folder / "tiers.toml").write_text(plan)
     given = ("--plan", folder / "tiers.toml", "--data", study.data, "--model", MODEL, "--jobs", 1)
     done = script(
         "milestone3_code/compare_tiers.py", *given, "--out", study.results, "--hash-trace", folder / "hashes.jsonl"
@@ -69,12 +78,10 @@ def test_every_run_of_the_plan_is_a_row_once(rows: tuple[Path, list[dict[str, An
     fast = [row for row in found if row["backend"] == "fast"]
     assert len(fast) == 2 * 8  # of the mix and of the trace of hash ids
     engine = [row for row in found if row["backend"] == "engine"]
-    assert len(engine) == 1 + 2 + 3
-    assert {row["requests"] for row in engine} == {60}
-    assert {row["gbps"]: row["offload_gbps"] for row in engine if row["cpu"] != "none"} == {
-        "device": 51.2,
-        "0.01": 0.01,
-    }
+    assert [(row["cpu"], row["requests"], row.get("offload_gbps")) for row in engine] == [
+        ("none", 60, None),
+        ("30%", 60, 51.2),
+    ]
     assert {row["block_size"] for row in fast} == {16, 512}
     assert not any(row["quick"] or "by_turn" in row for row in found)
 
@@ -115,11 +122,26 @@ def test_the_report_has_a_chapter_of_the_rows(rows: tuple[Path, list[dict[str, A
     run_file(results / "tiers.jsonl").write_text(json.dumps({"commit": "0" * 40}))
     numbers = tiers_numbers(results)
     assert {line[0] for line in numbers["sizes"]} == {"tiny", "hashes.jsonl"}
-    assert [line[1] for line in numbers["thresholds"]] == ["1", "2"]
-    assert [line[2] for line in numbers["policies"]] == ["`lru`", "`arc`"]
+    assert [line[:3] for line in numbers["policies"]] == [["tiny", "`lru`", "`lru`"]]
     others = collect(ROOT / "results", ROOT)
     (page,) = typeset(others | {"tiers": numbers}, ROOT, "html")
     assert "GPU memory against CPU memory" in page.decode()
+
+
+@pytest.mark.slow
+def test_bandwidths_thresholds_and_policies_of_cpu_memory_are_varied_each_by_itself(tmp_path: Path) -> None:
+    folder, found = run_plan(tmp_path, PLAN + MORE)
+    engine = [row for row in found if row["backend"] == "engine"]
+    assert len(engine) == len({row["key"] for row in engine}) == 2 + 1 + 3
+    assert {row["gbps"]: row["offload_gbps"] for row in engine if row["cpu"] != "none"} == {
+        "device": 51.2,
+        "0.01": 0.01,
+    }
+    run_file(folder / "results" / "tiers.jsonl").write_text(json.dumps({"commit": "0" * 40}))
+    numbers = tiers_numbers(folder / "results")
+    assert [line[1] for line in numbers["thresholds"]] == ["1", "2"]
+    assert [line[2] for line in numbers["policies"]] == ["`lru`", "`arc`"]
+    assert len(numbers["times"]) == 3
 
 
 def test_what_is_missing_names_the_step_before(tmp_path: Path) -> None:

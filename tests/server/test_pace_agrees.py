@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -77,6 +78,13 @@ def replayed(trace: Path) -> Times:
     return Times(np.array(ttft), np.array(tpot))
 
 
+def late_share(server: Server) -> float:
+    """How much of the model's time the steps of a server that has ended were late by: the machine had other work."""
+    found = re.search(r"steps of ([\d.]+) s by .* between them, ([\d.]+) s too late", server.log.read_text())
+    assert found is not None
+    return float(found[2]) / float(found[1])
+
+
 def test_a_paced_server_agrees_with_the_replay_of_its_arrivals(tmp_path: Path) -> None:
     """At two loads. What TTFT has more at the client is the front end's: it is the same for all, and no share of it."""
     loads = [make_rows(gap_ms, seed) for seed, gap_ms in enumerate((1500.0, 500.0))]
@@ -84,15 +92,12 @@ def test_a_paced_server_agrees_with_the_replay_of_its_arrivals(tmp_path: Path) -
     config = {"vllm_sim": {"pace": PACE, "device": "l4"}}
     with serve(tmp_path, [*loads[0], *loads[1]], *options, "--additional-config", json.dumps(config)) as server:
         measured = [measure(server, rows) for rows in loads]
+    late = late_share(server)
     for number, (rows, client) in enumerate(zip(loads, measured, strict=True)):
         virtual = replayed(write_trace(tmp_path / f"{number}.jsonl", rows))
         front_end_ms = float(np.median(client.ttft - virtual.ttft))
-        shown = (client.tpot.mean(), virtual.tpot.mean(), client.ttft.mean(), virtual.ttft.mean(), front_end_ms)
-        print(
-            "TPOT client, replay; TTFT client, replay; front end (ms): {:.2f} {:.2f}; {:.1f} {:.1f}; {:.1f}".format(
-                *shown
-            )
-        )
-        assert client.tpot.mean() == pytest.approx(virtual.tpot.mean(), rel=0.03)
+        print(f"TPOT client {client.tpot.mean():.2f} ms, replay {virtual.tpot.mean():.2f}; late {late:.1%}")
+        print(f"TTFT {client.ttft.mean():.1f} ms, replay {virtual.ttft.mean():.1f}, front end {front_end_ms:.1f}")
+        assert client.tpot.mean() == pytest.approx(virtual.tpot.mean(), rel=0.03 + 3 * late)
         assert 0 < front_end_ms < 150  # on a busy machine
-        assert client.ttft.mean() - front_end_ms == pytest.approx(virtual.ttft.mean(), rel=0.1)
+        assert client.ttft.mean() - front_end_ms == pytest.approx(virtual.ttft.mean(), rel=0.1 + 3 * late)
