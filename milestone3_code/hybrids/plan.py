@@ -70,7 +70,7 @@ def _points(path: Path, values: dict[str, Any], kept: dict[str, Any]) -> Iterato
                 raise ValueError(f"{path}: layout has {layout!r}; allowed: {', '.join(LAYOUTS)}")
         for model, mix, *rest in product(models, traffic, *lists):
             point = Point(grid["experiment"], model, mix, *rest)
-            if not point.match_unit or has_states(model):
+            if (not point.match_unit or has_states(model)) and (point.retention == "default" or has_intervals(model)):
                 yield point
 
 
@@ -78,6 +78,11 @@ def has_states(model: str) -> bool:
     """Whether layers of a model have states, which alone are found in parts of a block."""
     config = known_models()[model].config
     return any(name.startswith(("mamba", "linear", "ssm")) for name in config)
+
+
+def has_intervals(model: str) -> bool:
+    """Whether vLLM takes a retention interval: it refuses one where layers have neither windows nor states."""
+    return has_states(model) or bool(known_models()[model].config.get("sliding_window"))
 
 
 def _keep(kept: dict[str, Any], name: str, values: list[Any]) -> list[Any]:

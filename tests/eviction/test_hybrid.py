@@ -7,7 +7,6 @@ import pytest
 
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link
-from vllm_sim.eviction.online_cache import _drop, _Pair
 from vllm_sim.eviction.policies.hybrid import END, KIND, ORIGIN, OUTPUT, PACE, PACES, USE, Hybrid
 from vllm_sim.eviction.policy import PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
@@ -328,7 +327,8 @@ def test_a_reset_costs_no_hits_against_lru() -> None:
         for number in (1, 0):
             index.release(policy, number)
         for number in (0, 1):
-            _drop.py_func(_Pair(index, policy), number)
+            policy.dropped(number)
+            index.drop(policy, number)
     assert (policy.guard.lru_hits, policy.guard.won, policy.guard.missing) == (0, 0, 0)
 
 
