@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.study.drawing import caption, legend, panels, plain, share, values
+from milestone3_code.study.tier_bounds import both, bounds_of
 from milestone3_code.study.tiers import DEVICE, FILE, NONE
 from vllm_sim.plots.style import CEILING, save
 from vllm_sim.replay.rows import Row
@@ -40,15 +41,17 @@ def _label(cpu: str) -> str:
 
 def _sizes(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
+    bounds = bounds_of(rows)
     figure, plots = panels("Token hit rate over the sizes of GPU and CPU memory", len(mixes))
     for mix, axes in zip(mixes, plots, strict=True):
         for cpu in values(rows, "cpu"):
             own = sorted((row for row in rows if (row["mix"], row["cpu"]) == (mix, cpu)), key=lambda r: share(r["gpu"]))
-            lru, bound = [row for row in own if row["policy"] == "lru"], [row for row in own if row["bound"]]
+            lru = [row for row in own if row["policy"] == "lru"]
+            bound = [bounds[mix, both(row)] for row in lru]
             style = _style(rows, cpu)
             axes.plot([share(r["gpu"]) for r in lru], [r["token_hit_rate"] for r in lru], label=_label(cpu), **style)
             below = style | {"linestyle": ":", "marker": "", "linewidth": 0.9}
-            axes.plot([share(r["gpu"]) for r in bound], [r["token_hit_rate"] for r in bound], **below)
+            axes.plot([share(r["gpu"]) for r in lru], [r["token_hit_rate"] for r in bound], **below)
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({share(row["gpu"]) for row in rows}))
         axes.set_ylim(0, 1.02)

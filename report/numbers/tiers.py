@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from milestone3_code.study.tier_bounds import both, bounds_of
 from report.numbers.mixed import GIB
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, percent, rate, signed, spaced
@@ -34,7 +35,7 @@ def tiers_numbers(results: Path) -> Numbers:
         "device": engine[0]["device"].upper(),
         "device_gbps": number(at_device[0]["offload_gbps"], 1),
         "speedup": number(engine[0]["speedup"]),
-        "sizes": _sizes([row for row in fast if row["gpu"] == gpu]),
+        "sizes": _sizes(fast, gpu),
         "of_bound": _of_bound(fast),
         "times": [_time(row, plain) for row in plain],
         "slow_hurts": any(row["ttft_ms_p50"] > _alone(plain, row["mix"])["ttft_ms_p50"] for row in plain),
@@ -72,21 +73,21 @@ def _traffic(row: Row) -> list[str]:
     return [*shares, number(stored / GIB, 1), number(loaded / GIB, 1), percent(unused / max(1, stored))]
 
 
-def _sizes(rows: list[Row]) -> list[list[str]]:
+def _sizes(rows: list[Row], gpu: str) -> list[list[str]]:
     """LRU on both tiers at every size of CPU memory, and the optimum of one cache of both sizes."""
-    table = []
+    table, bounds = [], bounds_of(rows)
     for row in rows:
-        if row["policy"] == "lru":
-            (bound,) = [one for one in rows if one["bound"] and (one["mix"], one["cpu"]) == (row["mix"], row["cpu"])]
+        if row["policy"] == "lru" and row["gpu"] == gpu:
+            bound = bounds[row["mix"], both(row)]
             table.append([row["mix"], spaced(row["cpu"]), *_traffic(row), rate(bound["token_hit_rate"])])
     return table
 
 
 def _of_bound(rows: list[Row]) -> Numbers:
     """The least and the most of the optimum's hits that LRU on two tiers has, over all sizes."""
-    bounds = {(row["mix"], row["gpu"], row["cpu"]): row["hit_tokens"] for row in rows if row["bound"]}
+    bounds = bounds_of(rows)
     shares = [
-        row["hit_tokens"] / max(1, bounds[row["mix"], row["gpu"], row["cpu"]])
+        row["hit_tokens"] / max(1, bounds[row["mix"], both(row)]["hit_tokens"])
         for row in rows
         if row["policy"] == "lru" and row["cpu"] != NONE
     ]
