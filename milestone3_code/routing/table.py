@@ -17,6 +17,7 @@ from milestone3_code.routing.numbers import (
     spread,
     still_fresh,
 )
+from milestone3_code.study.names import spoken
 from vllm_sim.replay.rows import Row
 
 
@@ -45,8 +46,8 @@ def finding(results: Path) -> tuple[str, str]:
         raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
     shown = main_cells(rows)
     cells = [one for one in pays(rows) if (one.capacity, one.replicas) == shown.get(one.mix)]
-    gains = "; ".join(f"{_name(one.mix)} {_signed(one.router)} and {_signed(one.policy)}" for one in cells)
-    places = ", ".join(f"{_name(one.mix)} {one.capacity}" for one in cells)
+    gains = "; ".join(f"{spoken(one.mix)} {_signed(one.router)} and {_signed(one.policy)}" for one in cells)
+    places = ", ".join(f"{spoken(one.mix)} {one.capacity}" for one in cells)
     return (
         f"in points of token hit rate: {gains}",
         f"{cells[0].replicas} replicas; `{ROUTED}` in place of `{PLAIN}`, and `{BETTER}` in place of LRU after "
@@ -57,10 +58,6 @@ def finding(results: Path) -> tuple[str, str]:
 def _signed(found: Spread) -> str:
     """Points with a sign."""
     return f"{round(100 * found.mean, 1) + 0.0:+.1f}"
-
-
-def _name(mix: str) -> str:
-    return mix.split(".")[0].replace("_", " ")
 
 
 def _main(rows: Sequence[Row]) -> str:
@@ -78,7 +75,7 @@ def _main(rows: Sequence[Row]) -> str:
             spread(cell(rows, mix, *place, router, policy), "token_hit_rate")
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ]
-        lines.append(f"| {_name(mix)} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
+        lines.append(f"| {spoken(mix)} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
     return "\n".join(lines)
 
 
@@ -105,14 +102,14 @@ def _points(one: Pays) -> str:
 
 
 def _where(one: Pays) -> str:
-    return f"{_name(one.mix)}, {one.capacity}, {one.replicas} replicas"
+    return f"{spoken(one.mix)}, {one.capacity}, {one.replicas} replicas"
 
 
 def _stale(rows: Sequence[Row]) -> str:
     """How late events may be; an index of what was sent needs none."""
-    fresh = ", ".join(f"{_name(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
+    fresh = ", ".join(f"{spoken(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
     without = ", ".join(
-        f"{_name(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
+        f"{spoken(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
         for mix, place in main_cells(rows).items()
         if mix in still_fresh(rows, ROUTED) and cell(rows, mix, *place, "prefix_tree", "lru")
     )

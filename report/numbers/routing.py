@@ -17,6 +17,7 @@ from milestone3_code.routing.numbers import (
     still_fresh,
 )
 from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_REPLICAS
+from milestone3_code.study.names import spoken
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, points, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -76,7 +77,7 @@ def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ),
     ]
-    return [_name(mix), spaced(capacity), *map(_text, found)]
+    return [spoken(mix), spaced(capacity), *map(_text, found)]
 
 
 def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
@@ -90,13 +91,13 @@ def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Nu
             own = cell(rows, mix, *cells_of[mix], router, "lru")
             cells += [_text(spread(own, "token_hit_rate")), number(spread(own, "imbalance").mean, 2)]
         table.append([f"`{router}`", *cells])
-    heads = [text for mix in shown for text in (f"{_name(mix)}, hits", "busiest")]
+    heads = [text for mix in shown for text in (f"{spoken(mix)}, hits", "busiest")]
     return {"head": ["router", *heads], "table": table}
 
 
 def _pays(one: Pays) -> list[str]:
     gains = [_gain(found) for found in (one.router, one.policy, one.policy_routed, one.optimum_less_routed)]
-    return [_name(one.mix), spaced(one.capacity), number(one.replicas), *gains]
+    return [spoken(one.mix), spaced(one.capacity), number(one.replicas), *gains]
 
 
 def _verdict(found: Sequence[Pays]) -> Numbers:
@@ -115,7 +116,7 @@ def _verdict(found: Sequence[Pays]) -> Numbers:
         "beaten_cells": number(len(beaten)),
         "unbeaten": [_where(one) for one in unbeaten],
         "policy_cells": number(len(policies)),
-        "policy_where": list(dict.fromkeys(f"{_name(one.mix)} at {spaced(one.capacity)}" for one in policies)),
+        "policy_where": list(dict.fromkeys(f"{spoken(one.mix)} at {spaced(one.capacity)}" for one in policies)),
         "best": points(best.router.mean, 1),
         "best_where": _where(best),
         "least": points(least.router.mean, 1),
@@ -135,7 +136,7 @@ def _ladder(rows: Rows) -> list[list[str]]:
         for router in values(found, "router"):
             own = [row for row in found if (row["mix"], row["router"]) == (mix, router)]
             steps = [rate(spread([row["steps"] for row in own], name).mean) for name in own[0]["steps"]]
-            table.append([_name(mix), f"`{router}`", *steps, _text(spread(own, "token_hit_rate"))])
+            table.append([spoken(mix), f"`{router}`", *steps, _text(spread(own, "token_hit_rate"))])
     return table
 
 
@@ -149,9 +150,9 @@ def _stale(rows: Rows) -> Numbers:
         mix: spread([row for row in own if row["mix"] == mix], "gain_over_fresh").mean for mix in values(own, "mix")
     }
     return {
-        "fresh": [f"{number(delay / 1000, 1)} s ({_name(mix)})" for mix, delay in fresh.items()],
+        "fresh": [f"{number(delay / 1000, 1)} s ({spoken(mix)})" for mix, delay in fresh.items()],
         "latest": number(latest / 1000),
-        "late_costs": [f"{points(cost, 1)} ({_name(mix)})" for mix, cost in costs.items()],
+        "late_costs": [f"{points(cost, 1)} ({spoken(mix)})" for mix, cost in costs.items()],
     }
 
 
@@ -174,12 +175,12 @@ def _engine(results: Path) -> Numbers | None:
     for row in found:
         cells = [_text(spread([row], "token_hit_rate")), number(row["ttft_ms_p50"]), number(row["ttft_ms_p99"])]
         steps = [rate(row["steps"][name]) for name in ("routing", "policy", "schedule", "preemption")]
-        table.append([_name(row["mix"]), f"`{row['router']}`", f"`{row['policy']}`", *cells, *steps])
+        table.append([spoken(row["mix"]), f"`{row['router']}`", f"`{row['policy']}`", *cells, *steps])
     by_cell = {(row["mix"], row["router"], row["policy"]): row for row in found}
     ttft = []
     for mix in values(found, "mix"):
         plain, routed = (by_cell[mix, router, "lru"]["ttft_ms_p50"] for router in (PLAIN, ROUTED))
-        ttft.append(f"from {number(plain)} to {number(routed)} ms ({_name(mix)})")
+        ttft.append(f"from {number(plain)} to {number(routed)} ms ({spoken(mix)})")
     return {
         "table": table,
         "ttft": ttft,
@@ -189,9 +190,5 @@ def _engine(results: Path) -> Numbers | None:
     }
 
 
-def _name(mix: str) -> str:
-    return mix.split(".")[0].replace("_", " ")
-
-
 def _where(one: Pays) -> str:
-    return f"{_name(one.mix)}, {spaced(one.capacity)}, {number(one.replicas)} replicas"
+    return f"{spoken(one.mix)}, {spaced(one.capacity)}, {number(one.replicas)} replicas"

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from milestone3_code.study.names import spoken
 from milestone3_code.study.tier_bounds import both, bounds_of
 from report.numbers.mixed import GIB
 from report.numbers.rows import Rows, values
@@ -79,7 +80,7 @@ def _sizes(rows: list[Row], gpu: str) -> list[list[str]]:
     for row in rows:
         if row["policy"] == "lru" and row["gpu"] == gpu:
             bound = bounds[row["mix"], both(row)]
-            table.append([row["mix"], spaced(row["cpu"]), *_traffic(row), rate(bound["token_hit_rate"])])
+            table.append([spoken(row["mix"]), spaced(row["cpu"]), *_traffic(row), rate(bound["token_hit_rate"])])
     return table
 
 
