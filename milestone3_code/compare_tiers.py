@@ -1,50 +1,26 @@
 #!/usr/bin/env python3
 """Runs GPU memory against CPU memory over mixes of study two; rows go into results/tiers.jsonl."""
 
-import argparse
-import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 def main() -> int:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    here = Path(__file__).resolve().parent
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog="the step before is build_mixes.py, the next one visualize_tiers.py"
-    )
-    parser.add_argument("--plan", type=Path, default=here / "tiers.toml", help="default: milestone3_code/tiers.toml")
-    parser.add_argument("--data", type=Path, default=ROOT / "data" / "mixes", help="default: data/mixes")
-    parser.add_argument("--model", default=str(ROOT / "exported_models" / "Llama-3.2-1B-Instruct"))
-    parser.add_argument("--out", type=Path, help="folder of the rows (default: results; data/quick/results if quick)")
-    parser.add_argument("--hash-trace", type=Path, action="append", default=[], metavar="PATH", help="runs it as well")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
-    parser.add_argument("--quick", action="store_true", help="a few points, with rows that are marked as quick")
-    options = parser.parse_args()
-    from milestone3_code.study.study import Study
-    from milestone3_code.study.tiers import run_tiers, tier_mixes
-    from vllm_sim.terminal import progress_bar
+    from milestone3_code.study import command
 
-    try:
-        study = Study(
-            configs=options.plan.parent / "mixes",
-            data=options.data,
-            model=options.model,
-            results=options.out or (ROOT / "data" / "quick" if options.quick else ROOT) / "results",
-            mixes=tier_mixes(options.plan, options.quick),
-            sharegpt=ROOT / "data" / "sharegpt" / "source.json",
-            quick=options.quick,
-            hash_traces=tuple(options.hash_trace),
-        )
-        with progress_bar("points") as progress:
-            run_tiers(options.plan, study, lambda text: print(text, file=sys.stderr), options.jobs, progress)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    parser = command.study_parser(__doc__, "tiers.toml", "build_mixes.py", "visualize_tiers.py")
+    command.add_hash_trace(parser)
+    options = parser.parse_args()
+
+    def work(progress: command.Progress) -> None:
+        from milestone3_code.study.tiers import run_tiers, tier_mixes
+
+        study = command.study_of(options, tier_mixes(options.plan, options.quick))
+        run_tiers(options.plan, study, command.say, options.jobs, progress)
+
+    return command.run_command(work)
 
 
 if __name__ == "__main__":

@@ -91,6 +91,18 @@ def test_only_an_object_of_the_named_class_is_changed() -> None:
     assert type(manager.block_pool) is BlockPool
 
 
+@pytest.mark.parametrize(("found", "expected"), [(set(), {"7"}), ({}, {"7": None})])
+def test_a_member_goes_into_a_set_or_a_dict_and_nothing_else(found: Any, expected: Any) -> None:
+    manager = make_manager(3)
+    row = dataclasses.replace(compat.ERRORS, target="vllm.v1.core.kv_cache_manager:KVCacheManager.failed")
+    setattr(manager, "failed", found)  # noqa: B010
+    row.put(manager, "7")
+    assert found == expected
+    setattr(manager, "failed", [])  # noqa: B010
+    with pytest.raises(VersionError, match="as a set or dict: it is "):
+        row.put(manager, "7")
+
+
 def test_a_value_of_another_type_is_not_set() -> None:
     manager = make_manager(3)
     row = dataclasses.replace(compat.MAX_LENGTH, target="vllm.v1.core.kv_cache_manager:KVCacheManager.max_model_len")

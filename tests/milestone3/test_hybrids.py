@@ -109,6 +109,10 @@ def test_the_plan_of_the_study_has_eight_models_and_a_match_unit_for_those_with_
     assert {point.model for point in points if point.match_unit} == {
         "qwen3.6-27b", "qwen3.6-35b-a3b", "granite-4-h-small", "falcon-h1-7b",
     }  # fmt: skip
+    # vLLM refuses an interval where layers have neither windows nor states.
+    assert {point.model for point in points} - {point.model for point in points if point.retention != "default"} == {
+        "llama-4-scout"
+    }
     assert len(read_plan(path, quick=True).points) < 30
     for old, new, reason in (
         ('"gpt-oss-20b",', '"gpt-5",', "models has 'gpt-5'; allowed: gpt-oss-20b"),
@@ -122,7 +126,7 @@ def test_the_plan_of_the_study_has_eight_models_and_a_match_unit_for_those_with_
 
 
 def test_a_mix_that_is_missing_names_the_step_before(tmp_path: Path) -> None:
-    done = script("milestone3_code/compare_hybrids.py", "--mixes", tmp_path, "--out", tmp_path)
+    done = script("milestone3_code/compare_hybrids.py", "--data", tmp_path, "--out", tmp_path)
     assert (done.returncode, "first run milestone3_code/build_mixes.py" in done.stderr) == (1, True)
 
 
@@ -130,8 +134,8 @@ def test_a_mix_that_is_missing_names_the_step_before(tmp_path: Path) -> None:
 def test_the_script_makes_the_rows_of_a_plan(tmp_path: Path) -> None:
     _, study = make_study(tmp_path)
     (tmp_path / "hybrids.toml").write_text(PLAN)
-    given = ("--plan", tmp_path / "hybrids.toml", "--mixes", study.data, "--model", MODEL, "--jobs", 1)
-    done = script("milestone3_code/compare_hybrids.py", *given, "--data", tmp_path / "made", "--out", tmp_path / "rows")
+    given = ("--plan", tmp_path / "hybrids.toml", "--data", study.data, "--model", MODEL, "--jobs", 1)
+    done = script("milestone3_code/compare_hybrids.py", *given, "--made", tmp_path / "made", "--out", tmp_path / "rows")
     assert done.returncode == 0, done.stderr
     rows = read_rows(tmp_path / "rows" / ROWS)
     assert len(rows) == 2 * (4 + 2 + 2) + 1

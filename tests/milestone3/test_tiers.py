@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from milestone3_code.study.tier_bounds import both, bounds_of
 from milestone3_code.study.tiers import row_again
 from report.check import check
 from report.numbers.build import collect, typeset
@@ -109,6 +110,13 @@ def test_a_row_can_be_computed_again_from_its_fields(rows: tuple[Path, list[dict
     assert row_again(chosen[1], trace, MODEL)["hit_tokens"] == chosen[1]["hit_tokens"]
 
 
+def test_tiers_of_one_sum_have_the_bound_of_that_sum() -> None:
+    sizes = {("10%", "20%"): True, ("20%", "10%"): False, ("20%", "none"): True}
+    rows = [{"mix": "chat", "gpu": gpu, "cpu": cpu, "bound": bound} for (gpu, cpu), bound in sizes.items()]
+    bounds = bounds_of(rows)
+    assert [bounds["chat", both(row)] for row in rows] == [rows[0], rows[0], rows[2]]
+
+
 def test_plots_are_drawn_from_the_rows(rows: tuple[Path, list[dict[str, Any]]], tmp_path: Path) -> None:
     done = script("milestone3_code/visualize_tiers.py", "--results", rows[0] / "results", "--out", tmp_path / "figures")
     assert done.returncode == 0, done.stderr
@@ -121,7 +129,7 @@ def test_the_report_has_a_chapter_of_the_rows(rows: tuple[Path, list[dict[str, A
     results = rows[0] / "results"
     run_file(results / "tiers.jsonl").write_text(json.dumps({"commit": "0" * 40}))
     numbers = tiers_numbers(results)
-    assert {line[0] for line in numbers["sizes"]} == {"tiny", "hashes.jsonl"}
+    assert {line[0] for line in numbers["sizes"]} == {"tiny", "hashes"}
     assert [line[:3] for line in numbers["policies"]] == [["tiny", "`lru`", "`lru`"]]
     others = collect(ROOT / "results", ROOT)
     (page,) = typeset(others | {"tiers": numbers}, ROOT, "html")

@@ -1,6 +1,7 @@
 """A sweep over sizes of CPU memory: every size beside none, each row as a replay has it, and what cannot be."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,13 @@ def test_bad_use_is_one_clear_error(tmp_path: Path, options: tuple[str, ...], re
     assert not out.exists()
     assert reason in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("version", ["0.33.0", "0.34.1+cpu"])
+def test_fast_refuses_cpu_memory_of_a_vllm_that_evicts_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    loaded = load(small_trace(tmp_path), str(MODEL))
+    monkeypatch.setattr("vllm_sim.replay.run.found_version", lambda: version)
+    with pytest.raises(ValueError, match=rf"and {re.escape(version)} is installed; allowed: backend engine"):
+        run_loaded(loaded, settings(kv_offloading_size=gib(40)))

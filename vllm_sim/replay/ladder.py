@@ -17,8 +17,9 @@ With CPU memory `capacity` to `policy` are of one cache of both sizes. `tier` is
 the other, with copies of no time; how long they take is part of `schedule`.
 
 The steps of a request add up to the prompt tokens that it had computed: prompt - hit + recomputed. The first three are
-never negative. The others may be, for a request or in sum: the optimum is one for all requests and not for each,
-belady counts blocks, a schedule may serve requests in a better order, and what is found on a return may be generated.
+never negative. The others may be negative, for one request or in sum: belady loses least over all requests together,
+not in each of them, and it counts blocks; a schedule may serve requests in a better order; and what is found on a
+return may be generated.
 """
 
 from collections.abc import Callable, Iterator

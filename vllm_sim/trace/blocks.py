@@ -21,8 +21,8 @@ _U64 = np.uint64
 
 @dataclass(frozen=True, slots=True)
 class PromptBlocks:
-    """The full blocks of all prompts and answers at one block size, those of one name in the trace's order; blocks of a
-    row that share a fate stand as one, with their number. b is how many stand here.
+    """The full blocks of all prompts and answers at one block size, those of one name in the trace's order. Blocks of
+    a row that are used by the same requests are one entry with their number. b is the number of entries.
     """
 
     names: NDArray[np.uint64]
