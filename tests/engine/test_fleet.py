@@ -65,17 +65,20 @@ def test_one_engine_of_a_fleet_gives_the_rows_of_an_engine_alone(
 
 def test_each_engine_of_a_fleet_with_cpu_memory_serves_as_it_would_alone(trace: Path, tmp_path: Path) -> None:
     values = {"capacity_blocks": 40, "kv_offloading_size": 0.01, "offload_gbps": 0.05}
-    replay(trace, tmp_path / "fleet", settings(**values | {"replicas": 2, "capacity_blocks": 80, "router": "session"}))
+    fleet_values = values | {"replicas": 2, "capacity_blocks": 80, "router": "session"}
+    summary, alone = replay(trace, tmp_path / "fleet", settings(**fleet_values)).to_row(), []
     lines, fleet = trace.read_text().splitlines(), rows_of(tmp_path / "fleet")
     assert sum(row["external_hit_tokens"] for row in fleet) > 0
     for replica in (0, 1):
         share = tmp_path / f"share{replica}.jsonl"
         share.write_text("".join(lines[row["row"]] + "\n" for row in fleet if row["replica"] == replica))
-        replay(share, tmp_path / share.stem, settings(**values))
+        alone.append(replay(share, tmp_path / share.stem, settings(**values)).to_row())
         own = [row for row in fleet if row["replica"] == replica]
         for one, other in zip(own, rows_of(tmp_path / share.stem), strict=True):
             same = one.keys() - {"row", "replica", "evicted_by", "evicted_by_row"}
             assert {name: one[name] for name in same} == {name: other[name] for name in same}
+    for name in ("chunks", "stored_bytes", "loaded_bytes", "unused_bytes", "stall_ms"):
+        assert summary[f"tier_{name}"] == pytest.approx(sum(one[f"tier_{name}"] for one in alone), abs=0.002)
 
 
 @pytest.mark.parametrize("router", ["round_robin", "session"])
