@@ -62,7 +62,8 @@ def draw(seed: int, number: int, has_tier: bool = False) -> Drawn:
         case = _with_tier(rng, case)
     elif rng.random() < 0.5:
         room = rng.uniform(1.0, 1.5) if is_tight else rng.choice((1.0, 2.0, 5.0, 20.0))
-        case = fitted(replace(case, model=rng.choice(OF_GROUPS)), room)
+        model = rng.choice([name for name in OF_GROUPS if MODELS[name].takes(block_size)])
+        case = fitted(replace(case, model=model), room)
     return Drawn(number, is_tight, case)
 
 

@@ -36,6 +36,10 @@ class Model(NamedTuple):
     state_tokens: int = 0
     """Tokens whose keys and values take as much room as a state."""
 
+    def takes(self, block_size: int) -> bool:
+        """Whether vLLM's attention runs blocks of a size: a chunk must be whole blocks."""
+        return "chunk" not in self.groups or CHUNK % block_size == 0
+
     def needed_blocks(self, block_size: int, tokens: int, in_flight_tokens: int) -> int:
         """Blocks that vLLM wants to have for a request, all groups together.
 
