@@ -4,7 +4,7 @@ The package itself needs neither vLLM nor torch; its `fast` backend, traces, wor
 """
 
 EXTRAS = {
-    "engine": ("vllm", "torch", "psutil"),
+    "engine": ("vllm", "torch", "psutil", "prometheus_client"),
     "model": ("llama_models", "tiktoken", "transformers"),
     "parquet": ("pyarrow",),
     "ray": ("ray",),

@@ -22,11 +22,11 @@ FIELDS = ("start_times", "ttfts", "itls", "input_lens")
 
 
 class TimedStep(NamedTuple):
-    """A step that a real vLLM computed."""
+    """A step that a real vLLM computed, or the mean of several."""
 
-    prefill_requests: int
-    prefill_tokens: int
-    decode_requests: int
+    prefill_requests: float
+    prefill_tokens: float
+    decode_requests: float
     ms: float
 
 

@@ -5,7 +5,8 @@ v1/engine/core.py capture_iteration_details and v1/metrics/loggers.py _log_itera
 step the requests and tokens that prefill and decode, and how long the engine waited for the step's result. On a CPU add
 `--distributed-executor-backend mp`: with the executor in the engine's own process that wait begins when the model has
 already run, and what is logged is the time of sampling alone. Or a file NAME.json of `vllm bench serve`, which knows a
-step only as its tokens reach a client (bench_steps.py).
+step only as its tokens reach a client (bench_steps.py). Or the metrics of a server under load, which know steps only on
+average (metrics_steps.py).
 
 Fit: non-negative least squares of the four terms of latency.LatencyTable, each step weighted by 1 / its time (squares
 of errors divided by the time), so that long prefills do not drown the decodes. Every fifth step is left out of the fit
@@ -15,7 +16,7 @@ and is what the errors are of. Not modelled: the length of contexts, which the l
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.bench_steps import TimedStep, bench_steps
 from vllm_sim.replay.latency import LatencyTable
+from vllm_sim.replay.metrics_steps import metrics_steps
 from vllm_sim.trace.files import iter_lines, open_output
 
 _MARK = "Iteration("
@@ -99,8 +101,43 @@ def calibrate(log: Path, out: Path) -> dict[str, Any]:
             f"{log} has {len(steps)} timed steps; allowed: {_FEWEST_STEPS} or more "
             "(vllm serve --enable-logging-iteration-details --no-async-scheduling, or vllm bench serve --save-detailed)"
         )
+    return _write(steps, {"log_sha256": file_sha256(log)}, out)
+
+
+def calibrate_by_metrics(
+    url: str,
+    out: Path,
+    seconds: float,
+    every_s: float = 1.0,
+    on_reading: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Fits a table to the metrics of a server and writes it.
+
+    Args:
+        url: http://HOST:PORT/metrics.
+        out: as for `calibrate`; "steps" are the windows between readings there.
+        seconds: how long it is read.
+        every_s: seconds between two readings.
+        on_reading: Called with the numbers of done and of all readings.
+
+    Returns:
+        What was written.
+
+    Raises:
+        ValueError: the address has no metrics of vLLM, or too few windows have steps.
+    """
+    steps = list(metrics_steps(url, seconds, every_s, on_reading))
+    if len(steps) < _FEWEST_STEPS:
+        raise ValueError(
+            f"{url}: {len(steps)} windows of {every_s:g} s have steps that decode; allowed: {_FEWEST_STEPS} or more "
+            "(load the server, or read it for longer)"
+        )
+    return _write(steps, {"metrics_seconds": seconds}, out)
+
+
+def _write(steps: list[TimedStep], source: dict[str, Any], out: Path) -> dict[str, Any]:
     table = fit([step for place, step in enumerate(steps) if place % _HELD_OUT])
-    result = asdict(table) | {"steps": len(steps), "log_sha256": file_sha256(log)}
+    result = asdict(table) | {"steps": len(steps)} | source
     result["held_out"] = errors(table, steps[::_HELD_OUT])
     with open_output(out) as file:
         file.write(json.dumps(result, indent=2) + "\n")
