@@ -4,16 +4,10 @@
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-
-def main() -> int:
-    from milestone3_code.hybrids.plots import draw_hybrids
-    from vllm_sim.plots.script import draw
-
-    return draw(__doc__, draw_hybrids, ROOT, "compare_hybrids.py")
-
+from milestone3_code.hybrids.plots import draw_hybrids
+from vllm_sim.plots.script import draw
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw(__doc__, draw_hybrids, __file__, "compare_hybrids.py"))
