@@ -186,7 +186,7 @@ def _import_engine() -> Any:
 
 
 def _outcome(outcomes: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
-    """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
+    """What the driver says (`RowOutcome`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in outcomes]
     prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
     found = [one.admission for one in outcomes]
