@@ -4,10 +4,11 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from milestone2_code.study.plots_deep import draw_deep
-from vllm_sim.plots.script import draw
+from milestone2_code.study.plots_deep import draw_deep  # noqa: E402
+from vllm_sim.plots.script import draw  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(draw(__doc__, draw_deep, __file__, "compare_multi_vs_single_turn.py"))
+    sys.exit(draw(__doc__, draw_deep, ROOT, "compare_multi_vs_single_turn.py"))

@@ -4,10 +4,11 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from milestone3_code.hybrids.plots import draw_hybrids
-from vllm_sim.plots.script import draw
+from milestone3_code.hybrids.plots import draw_hybrids  # noqa: E402
+from vllm_sim.plots.script import draw  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(draw(__doc__, draw_hybrids, __file__, "compare_hybrids.py"))
+    sys.exit(draw(__doc__, draw_hybrids, ROOT, "compare_hybrids.py"))

@@ -4,10 +4,11 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-from milestone3_code.study.plots_tiers import draw_tiers
-from vllm_sim.plots.script import draw
+from milestone3_code.study.plots_tiers import draw_tiers  # noqa: E402
+from vllm_sim.plots.script import draw  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(draw(__doc__, draw_tiers, __file__, "compare_tiers.py"))
+    sys.exit(draw(__doc__, draw_tiers, ROOT, "compare_tiers.py"))

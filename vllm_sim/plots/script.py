@@ -6,19 +6,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
-def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]], script: str, before: str) -> int:
+def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]], root: Path, before: str) -> int:
     """Draws plots into a folder, from rows alone, and prints their names.
 
     Args:
         description: What the script does.
         plots: Takes the folder of the rows and that of the plots.
-        script: The script's file; the folder above its own holds results/ and figures/ unless others are given.
+        root: Holds results/ and figures/ unless another folder is given.
         before: The script that makes the rows.
 
     Returns:
         The exit code.
     """
-    root = Path(script).resolve().parents[1]
     parser = argparse.ArgumentParser(description=description, epilog=f"the step before is {before}")
     parser.add_argument("--results", type=Path, default=root / "results", help="default: results")
     parser.add_argument("--out", type=Path, default=root / "figures", help="default: figures")
