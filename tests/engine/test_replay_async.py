@@ -23,7 +23,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPa
     return write(path, conversations(12, 5, seed=1))
 
 
-def test_every_row_gets_its_whole_answer_and_every_token_a_fate_again_and_again(trace: Path, tmp_path: Path) -> None:
+def test_every_row_gets_its_whole_answer_and_every_token_a_reason_again_and_again(trace: Path, tmp_path: Path) -> None:
     sync = replay(trace, tmp_path / "sync", settings(max_num_seqs=4))
     for run in ("first", "second"):
         summary = replay(trace, tmp_path / run, settings(max_num_seqs=4, async_scheduling=True))

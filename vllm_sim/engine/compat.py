@@ -232,6 +232,9 @@ HASHER = Value(
 )
 
 
+_SPARSE_END = "the scheduler skips what only decodes, or tells which steps would not be noticed"
+
+
 def _sparse(name: str, attribute: str, kind: type, why: str, function: str = "Scheduler.schedule") -> Value:
     """What sparse.py sets while a step is shown only the requests for which it does something.
 
@@ -248,7 +251,7 @@ def _sparse(name: str, attribute: str, kind: type, why: str, function: str = "Sc
         target=f"{module}:{attribute}",
         why=why,
         upstream=f"vllm/v1/core/sched/scheduler.py, {function}",
-        delete_when="the scheduler skips what only decodes, or tells which steps would not be noticed",
+        delete_when=_SPARSE_END,
         type=kind,
     )
 

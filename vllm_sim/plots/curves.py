@@ -253,12 +253,12 @@ def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, nam
     axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8, rotation=20 if len(bars) > 3 else 0)
     axes.set_ylabel("share of the gap (%)")
     legend_beside(axes)
-    points = sum(
+    cells = sum(
         isinstance(row["capacity_blocks"], int) and row["policy"] == "belady" for g in shares for row in groups[g]
     )
     caption = [
         "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
-        f"({points} points). 0: LRU, 100: the optimum; below 0: worse than LRU.",
+        f"({cells} cells). 0: LRU, 100: the optimum; below 0: worse than LRU.",
     ]
     return save(figure, out, name, caption)
 
