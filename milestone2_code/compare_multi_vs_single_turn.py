@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
-    from milestone2_code.study.run import CELLS, ENGINE_CELLS, run_study
+    from milestone2_code.study.run import ENGINE_FILE, FILE, run_study
     from milestone2_code.study.study import Study
     from vllm_sim.terminal import progress_bar
 
@@ -24,14 +24,14 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "results", help="folder of the rows (default: results)")
     parser.add_argument("--part", choices=("cache", "engine", "all"), default="all", help="default: all")
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
-    parser.add_argument("--quick", action="store_true", help="fewer cells, and rows that are marked as quick")
+    parser.add_argument("--quick", action="store_true", help="fewer runs, and rows that are marked as quick")
     options = parser.parse_args()
     study = Study(data=options.data, model=options.model, results=options.out, quick=options.quick)
     for workload in ("single", "multi"):
         if not study.trace(workload).is_file():
             print(f"error: no {study.trace(workload)}; first run preprocess_sharegpt.py", file=sys.stderr)
             return 1
-    parts = {"cache": (CELLS,), "engine": (ENGINE_CELLS,), "all": (ENGINE_CELLS, CELLS)}[options.part]
+    parts = {"cache": (FILE,), "engine": (ENGINE_FILE,), "all": (ENGINE_FILE, FILE)}[options.part]
     try:
         with progress_bar("rows") as progress:
             run_study(study, lambda text: print(text, file=sys.stderr), parts, options.jobs, progress)

@@ -7,13 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-
-def main() -> int:
-    from milestone2_code.study.plots import draw_main
-    from vllm_sim.plots.script import draw
-
-    return draw(__doc__, draw_main, ROOT, "compare_multi_vs_single_turn.py")
-
+from milestone2_code.study.plots import draw_main  # noqa: E402
+from vllm_sim.plots.script import draw  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw(__doc__, draw_main, ROOT, "compare_multi_vs_single_turn.py"))

@@ -97,13 +97,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.canary", description="Hits of eight hybrid models.")
     parser.add_argument("models", nargs="*", metavar="MODEL", help=f"of {', '.join(CAPACITIES)} (default: all)")
     parser.add_argument("--write", action="store_true", help="the rows of this vLLM become the expected ones")
-    asked = parser.parse_args()
-    for model in asked.models:
+    arguments = parser.parse_args()
+    for model in arguments.models:
         if model not in CAPACITIES:
             parser.error(f"no model {model!r}; allowed: {', '.join(CAPACITIES)}")
-    models, wrong = asked.models or [*CAPACITIES], 0
+    models, wrong = arguments.models or [*CAPACITIES], 0
     with tempfile.TemporaryDirectory() as temporary:
-        if asked.write:
+        if arguments.write:
             write(Path(temporary), models)
             return 0
         for model, lines in check(Path(sys.executable), Path(temporary), models):

@@ -1,7 +1,7 @@
 """A sample of the stored rows, computed again.
 
 A row names its trace by sha256. A sweep's row holds every setting that decided it, a row of a study the key of its
-cell in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
+run in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
 """
 
 import random
@@ -134,7 +134,7 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
         fresh = row_again(Study(data=trace.parent, model=model, results=results, quick=quick), row["key"])
         if fresh is not None:
             return fresh
-    return {"key": f"of no cell of today's plan over {trace.parent}"}
+    return {"key": f"of no run of today's plan over {trace.parent}"}
 
 
 def _differences(stored: Row, fresh: Row) -> list[str]:

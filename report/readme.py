@@ -64,7 +64,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
-    """The lines of a second table: what the backends say of the same cells, LRU, and the engine's times.
+    """The lines of a second table: what the backends say of the same runs, LRU, and the engine's times.
 
     The first rows of a workload have one request after the other and are equal; else requests overlap.
     """

@@ -19,7 +19,7 @@ from vllm_sim.sweep.bootstrap import Numbers, gain, hits, ratio_intervals, with_
 
 
 def cache_row(study: Study, point: Point) -> Row:
-    """The row of a cell of `fast` or `blockpool`."""
+    """The row of a run of `fast` or `blockpool`."""
     chats = study.chats(point.workload, point.system_prompt)
     config = _config(study, point)
     values: Row = {

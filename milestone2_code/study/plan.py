@@ -19,7 +19,7 @@ POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
 
 
 def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
-    """All cells but those of the engine, those that share their blocks next to each other.
+    """All runs but those of the engine, those that share their blocks next to each other.
 
     Args:
         policies: names of eviction policies.

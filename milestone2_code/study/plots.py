@@ -28,7 +28,7 @@ LOOKS = {
 
 
 def load(results: Path) -> list[Row]:
-    """The rows of the fast cells."""
+    """The rows of the fast runs."""
     return read_made_rows(results / "chat.jsonl", "milestone2_code/compare_multi_vs_single_turn.py")
 
 

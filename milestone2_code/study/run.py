@@ -1,4 +1,4 @@
-"""Runs the plan of study one on all cores, the engine's cells first."""
+"""Runs the plan of study one on all cores, the engine's runs first."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -14,13 +14,13 @@ from vllm_sim.replay.backends import BACKENDS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 
-CELLS, ENGINE_CELLS = "chat.jsonl", "chat_engine.jsonl"
+FILE, ENGINE_FILE = "chat.jsonl", "chat_engine.jsonl"
 
 
 def run_study(
     study: Study,
     say: Callable[[str], None],
-    parts: Sequence[str] = (ENGINE_CELLS, CELLS),
+    parts: Sequence[str] = (ENGINE_FILE, FILE),
     jobs: int = -1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
@@ -31,9 +31,9 @@ def run_study(
         say: called with a line on what happens.
         parts: the files to fill.
         jobs: processes, -1 for one a core.
-        progress: called with the numbers of finished and of all cells.
+        progress: called with the numbers of finished and of all runs.
     """
-    if ENGINE_CELLS in parts:
+    if ENGINE_FILE in parts:
         for point in QUICK_ENGINE if study.quick else ENGINE:  # before several processes write one file
             timed_trace(study, point)
     # vLLM chooses its platform when a process imports it first: for the engine, which blockpool does not mind.
@@ -47,22 +47,22 @@ def run_study(
 
 
 def planned(study: Study, part: str) -> list[AnyPoint]:
-    """The cells of a file, in its order."""
-    if part == ENGINE_CELLS:
+    """The runs of a file, in its order."""
+    if part == ENGINE_FILE:
         return list(QUICK_ENGINE if study.quick else ENGINE)
     return list(points(QUICK_POLICIES if study.quick else tuple(POLICIES), study.quick))
 
 
 def row_again(study: Study, name: str) -> Row | None:
     """The row with this key, computed again; None if the plan has none."""
-    for point in (*planned(study, ENGINE_CELLS), *planned(study, CELLS)):
+    for point in (*planned(study, ENGINE_FILE), *planned(study, FILE)):
         if key(study, point) == name:
             return rows_of(study, point)[0]
     return None
 
 
 def makers(point: AnyPoint) -> list[Maker]:
-    """What the row of a cell comes from; of the policies its own, and `lru` to compare with."""
+    """What the row of a run comes from; of the policies its own, and `lru` to compare with."""
     if isinstance(point, EnginePoint):
         return [rows_of, maker_of(point), BACKENDS["engine"], find_policy("lru")]
     policies = ["lru"] if point.policy == ORACLE else ["lru", point.policy]
@@ -70,7 +70,7 @@ def makers(point: AnyPoint) -> list[Maker]:
 
 
 def _shared(point: AnyPoint) -> tuple[object, ...]:
-    """What cells have in common that one process runs; the engine's one by one, the longest first."""
+    """What runs have in common that one process runs; the engine's one by one, the longest first."""
     if isinstance(point, EnginePoint):
         return (0, ENGINE.index(point))
     return (1, point.workload, point.system_prompt, point.block_size, point.pattern, point.backend)

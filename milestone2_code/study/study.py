@@ -1,4 +1,4 @@
-"""A cell of study one, and the places that it reads and writes."""
+"""A run of study one, and the places that it reads and writes."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ ORACLE = "session_end_oracle"
 
 
 class Point(NamedTuple):
-    """One cell of the fast backend."""
+    """A run of the fast backend."""
 
     experiment: str
     workload: str
@@ -29,7 +29,7 @@ class Point(NamedTuple):
 
 
 class EnginePoint(NamedTuple):
-    """One cell of the engine, in virtual time on a stated device."""
+    """A run of the engine, in virtual time on a stated device."""
 
     workload: str
     share: float | None
@@ -64,7 +64,7 @@ class Study:
 
 
 def key(study: Study, point: Point | EnginePoint) -> str:
-    """Names a cell of a plan over a trace and a model, of which the folder's name counts."""
+    """Names a run of a plan over a trace and a model, of which the folder's name counts."""
     text = f"{study.chats(point.workload).trace.sha256} {Path(study.model).name} {study.quick} {point!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

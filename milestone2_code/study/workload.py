@@ -29,7 +29,7 @@ SYSTEM_PROMPT = " ".join(
     f"keep to the facts of paragraph {number} of the handbook."
     for number in range(1, 17)
 )
-"""Text of the project's own, about 600 tokens, put in front of every chat in the cells that ask for it."""
+"""Text of the project's own, about 600 tokens, put in front of every chat in the runs that have one."""
 
 
 class Pattern(NamedTuple):

@@ -58,14 +58,7 @@ def run_study(
     jobs: int = -1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Computes the rows that are not there yet.
-
-    Args:
-        plan: what is run.
-        study: where.
-        say: called with lines that say what happens.
-        jobs: processes, -1 for one a core.
-        progress: called with the numbers of finished and of all points.
+    """Computes the rows that are not there yet; arguments as those of study two's (study/run.py).
 
     Raises:
         ValueError: a mix was not built, or a point cannot be run.

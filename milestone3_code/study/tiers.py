@@ -161,14 +161,7 @@ def run_tiers(
     jobs: int = -1,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
-    """Computes the rows that are not there yet, the engine's first.
-
-    Args:
-        plan: the TOML file.
-        study: where.
-        say: called with a line on what happens.
-        jobs: processes, -1 for one a core.
-        progress: called with the numbers of finished and of all points.
+    """Computes the rows that are not there yet, the engine's first; arguments as those of study two's (run.py).
 
     Raises:
         ValueError: a mix was not built, or the plan cannot be used.

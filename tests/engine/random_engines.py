@@ -183,22 +183,22 @@ def log_call(target: Any, name: str, log: list[Any], driver: Driver) -> None:
     def logged(*arguments: Any, **named: Any) -> Any:
         arguments = tuple(list(one) if hasattr(one, "__next__") else one for one in arguments)
         result = original(*arguments, **named)
-        log.append((driver.now_ms, name, told(arguments), told(named), told(result)))
+        log.append((driver.now_ms, name, comparable(arguments), comparable(named), comparable(result)))
         return result
 
     setattr(target, name, logged)
 
 
-def told(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """A value as it can be compared: blocks and requests by their names."""
     if hasattr(value, "block_id"):
         return value.block_id
     if hasattr(value, "request_id"):
         return value.request_id, value.num_computed_tokens, len(value.block_hashes)
     if isinstance(value, dict):
-        return {name: told(one) for name, one in value.items()}
+        return {name: comparable(one) for name, one in value.items()}
     if isinstance(value, list | tuple):
-        return [told(one) for one in value]
+        return [comparable(one) for one in value]
     return value
 
 
@@ -242,7 +242,7 @@ def observe(
         "end": (driver.now_ms, driver.scheduler.current_step, len(driver.scheduler.requests)),
         "free": [block.block_id for block in pool.free_block_queue.get_all_free_blocks()],
         "blocks": [(block.block_id, block.block_hash, block.ref_cnt) for block in pool.blocks],
-        "hashes": told(list(pool.cached_block_hash_to_block._cache.items())),
+        "hashes": comparable(list(pool.cached_block_hash_to_block._cache.items())),
     }
     if driver.ledger is not None:
         ledger = driver.ledger

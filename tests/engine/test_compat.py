@@ -47,10 +47,9 @@ def test_every_row_says_why_and_until_when_and_the_installed_vllm_has_its_target
     row.check()
 
 
-def test_every_row_of_the_module_is_in_the_table_under_a_name_of_its_own() -> None:
-    rows = [value for value in vars(compat).values() if isinstance(value, contact.Contact)]
-    assert sorted(row.name for row in rows) == sorted({row.name for row in compat.TABLE})
-    assert len(rows) == len(compat.TABLE)
+def test_every_row_has_a_name_of_its_own() -> None:
+    names = [row.name for row in compat.TABLE]
+    assert sorted(names) == sorted(set(names))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def test_with_on_inexact_warn_such_a_text_is_a_warning(start: Start, caplog: pyt
     assert generate(llm, ["a"])[0].text == "fine"
 
 
-def test_a_token_behind_the_vocabulary_stops_the_start_with_the_line(start: Start) -> None:
+def test_a_token_outside_the_vocabulary_stops_the_start_with_the_line(start: Start) -> None:
     with pytest.raises(ValueError, match=r"line 2: response token 128256 is too large; allowed: 0 to 128255"):
         start([{"prompt": "a", "response": "b"}, {"prompt": "b", "response_token_ids": [1, 128256]}])
     with pytest.raises(ValueError, match=r"line 1: prompt token 999999 is too large"):

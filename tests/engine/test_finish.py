@@ -71,7 +71,7 @@ def test_a_stop_token_ends_the_answer(llm: LLM) -> None:
     assert (len(output.token_ids), output.finish_reason, output.stop_reason) == (3, "stop", third)
 
 
-def test_ignore_eos_goes_on_behind_the_recorded_end_and_is_the_same_each_time(llm: LLM) -> None:
+def test_ignore_eos_goes_on_after_the_recorded_end_and_is_the_same_each_time(llm: LLM) -> None:
     recorded = list(generate(llm, ["words"])[0].token_ids)
     outputs = [generate(llm, ["words"], ignore_eos=True, max_tokens=1000)[0] for _ in range(2)]
     assert outputs[0].token_ids == outputs[1].token_ids
@@ -82,13 +82,13 @@ def test_ignore_eos_goes_on_behind_the_recorded_end_and_is_the_same_each_time(ll
     assert len(set(outputs[0].token_ids[len(recorded) :])) > 900
 
 
-def test_ignore_eos_goes_on_behind_an_answer_that_was_cut(llm: LLM) -> None:
+def test_ignore_eos_goes_on_after_an_answer_that_was_cut(llm: LLM) -> None:
     output = generate(llm, ["cut"], ignore_eos=True, max_tokens=50)[0]
     assert output.text.startswith("it was cut")
     assert (len(output.token_ids), output.finish_reason) == (50, "length")
 
 
-def test_min_tokens_goes_on_behind_the_recorded_end_and_then_stops(llm: LLM) -> None:
+def test_min_tokens_goes_on_after_the_recorded_end_and_then_stops(llm: LLM) -> None:
     recorded = list(generate(llm, ["words"])[0].token_ids)
     output = generate(llm, ["words"], min_tokens=30)[0]
     assert list(output.token_ids[: len(recorded) - 1]) == recorded[:-1]
@@ -96,7 +96,7 @@ def test_min_tokens_goes_on_behind_the_recorded_end_and_then_stops(llm: LLM) -> 
     assert list(generate(llm, ["words"], min_tokens=len(recorded) - 1)[0].token_ids) == recorded
 
 
-def test_min_tokens_goes_on_behind_an_answer_that_was_cut(llm: LLM) -> None:
+def test_min_tokens_goes_on_after_an_answer_that_was_cut(llm: LLM) -> None:
     output = generate(llm, ["cut"], min_tokens=30)[0]
     assert output.text.startswith("it was cut")
     assert (len(output.token_ids), output.finish_reason) == (30, "length")

@@ -108,7 +108,7 @@ def test_engine_at_concurrency_one_equals_the_backends_without_a_schedule(
     assert found["engine"] == found["blockpool"] == found["fast"]
 
 
-def test_every_prompt_token_has_one_fate_and_evictions_add_up(trace: Path, tmp_path: Path) -> None:
+def test_every_prompt_token_has_one_reason_and_evictions_add_up(trace: Path, tmp_path: Path) -> None:
     summary = replay(trace, tmp_path, settings(max_num_seqs=4))
     for row in rows_of(tmp_path):
         assert row["hit_tokens"] + sum(row[name] for name in MISSES) == row["prompt_tokens"]

@@ -23,7 +23,7 @@ def trace(tmp_path_factory: pytest.TempPathFactory, environment: pytest.MonkeyPa
     return write(path, conversations(12, 5, seed=1))
 
 
-def test_every_row_gets_its_whole_answer_and_every_token_a_fate_again_and_again(trace: Path, tmp_path: Path) -> None:
+def test_every_row_gets_its_whole_answer_and_every_token_a_reason_again_and_again(trace: Path, tmp_path: Path) -> None:
     sync = replay(trace, tmp_path / "sync", settings(max_num_seqs=4))
     for run in ("first", "second"):
         summary = replay(trace, tmp_path / run, settings(max_num_seqs=4, async_scheduling=True))
@@ -99,7 +99,7 @@ def test_no_scheduler_foresees_an_end_token(
 
 
 @pytest.mark.usefixtures("trace")
-def test_a_row_that_fills_the_cache_ends_though_the_step_behind_its_end_has_no_block(tmp_path: Path) -> None:
+def test_a_row_that_fills_the_cache_ends_though_the_step_after_its_end_has_no_block(tmp_path: Path) -> None:
     # 30 + 11 - 1 tokens are five blocks of eight; the token after the end would be in a sixth.
     row = {"prompt_token_ids": list(range(30)), "output_length": 11}
     options: dict[str, Any] = {"capacity_blocks": 5, "concurrency": 1, "async_scheduling": True}

@@ -55,7 +55,7 @@ def test_preempted_requests_get_their_answers(start: Start, asynchronous: bool) 
     assert preemptions(llm) > 10
 
 
-def test_preempted_requests_go_on_with_the_same_tokens_behind_the_recorded_end(start: Start) -> None:
+def test_preempted_requests_go_on_with_the_same_tokens_after_the_recorded_end(start: Start) -> None:
     few = start(ROWS, max_model_len=256, num_gpu_blocks_override=40, disable_log_stats=False)
     tokens = [output.token_ids for output in generate(few, PROMPTS[:60], ignore_eos=True, max_tokens=90)]
     assert preemptions(few) > 10

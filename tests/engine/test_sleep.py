@@ -3,7 +3,7 @@
 from tests.engine.conftest import Start, generate, prompts_of
 
 
-def test_engine_answers_behind_a_sleep(start: Start) -> None:
+def test_engine_answers_after_a_sleep(start: Start) -> None:
     llm = start([{"prompt": "hehe", "response": "hahaha!"}])
     llm.sleep(level=1)
     llm.wake_up()

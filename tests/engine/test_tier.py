@@ -32,8 +32,8 @@ ONE_MS = LatencyTable(1.0, 0.0, 0.0, 0.0)
 
 @pytest.fixture
 def run(environment: pytest.MonkeyPatch, tmp_path: Path) -> Replay:
-    """Replays rows in turn, with a tier of 1 GiB unless told: run(rows, **settings)."""
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    """Replays rows in turn, with a tier of 1 GiB by default: run(rows, **settings)."""
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
 
     def replay_rows(rows: list[dict[str, Any]], **settings: Any) -> tuple[RunSummary, list[dict[str, Any]]]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
@@ -240,7 +240,7 @@ def test_another_connector_is_refused_by_name(
 def test_the_ladder_of_an_engine_has_the_tier_alone_and_then_the_schedule(
     environment: pytest.MonkeyPatch, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back behind these tests")
+    environment.setenv(TRACE_VARIABLE, "set by each replay, and put back after these tests")
     trace = tmp_path / "trace.jsonl"
     trace.write_text("".join(json.dumps(row) + "\n" for row in conversations(8, 4, seed=1)))
     wanted = {"model": str(MODEL), "block_size": BLOCK, "capacity_blocks": 40, "kv_offloading_size": gib(60)} | options

@@ -26,7 +26,7 @@ Name = tuple[int, ...]
 
 
 def digest(name: Name) -> bytes:
-    """A block's hash, as a index gets it."""
+    """A block's hash, as an index gets it."""
     return hashlib.sha256(bytes(name)).digest()
 
 
@@ -44,8 +44,8 @@ class Running:
         self.names = [self.ids[: end + 1] for end in range(len(self.ids))]
 
 
-class BookMachine(RuleBasedStateMachine):
-    """Two books, one compiled and one in plain Python, do the same; the model says what must hold of both."""
+class IndexMachine(RuleBasedStateMachine):
+    """Two caches, one compiled and one in plain Python, do the same; the model says what must hold of both."""
 
     policy = "lru"
 
@@ -64,7 +64,7 @@ class BookMachine(RuleBasedStateMachine):
         self.released: list[int] = []
 
     def tell(self, act: Callable[[OnlineCache], Any]) -> Any:
-        """Both books do it, with the same result."""
+        """Both caches do it, with the same result."""
         first, second = (act(index) for index in self.caches)
         assert first == second
         return first
@@ -207,7 +207,7 @@ class BookMachine(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("policy", ONLINE)
 def test_only_leaves_that_nobody_uses_are_evicted_and_nothing_is_lost(policy: str) -> None:
-    machine = type(f"Machine_{policy}", (BookMachine,), {"policy": policy})
+    machine = type(f"Machine_{policy}", (IndexMachine,), {"policy": policy})
     run_state_machine_as_test(machine, settings=settings(max_examples=25, stateful_step_count=40, deadline=None))
 
 

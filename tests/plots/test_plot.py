@@ -71,7 +71,7 @@ def test_the_same_rows_give_the_same_bytes(rows: list[Row], tmp_path: Path) -> N
     assert {path.name: path.read_bytes() for path in one} == {path.name: path.read_bytes() for path in two}
 
 
-def test_share_of_the_gap_is_a_ratio_of_sums_over_cells_where_all_three_ran() -> None:
+def test_share_of_the_gap_is_a_ratio_of_sums_over_points_where_all_three_ran() -> None:
     def row(policy: str, capacity: int | None, hit: int) -> Row:
         names = {"trace": "t", "trace_sha256": "0", "backend": "fast", "policy": policy, "block_size": 4, "seed": 0}
         return names | {"capacity_blocks": capacity, "hit_tokens": hit}

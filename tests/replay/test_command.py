@@ -58,11 +58,20 @@ def test_the_table_has_the_capacity_in_the_units_that_people_have(tmp_path: Path
     assert "of working set" not in run(given, tmp_path / "out", *words, "unlimited").stdout
 
 
-def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path) -> None:
-    run(trace, tmp_path / "first", "--block-size", "4")
-    done = run(trace, tmp_path / "again", "--block-size", "8", "--expect", str(tmp_path / "first" / "summary.jsonl"))
+@pytest.mark.parametrize(
+    ("first", "again", "reason"),
+    [
+        ("--block-size 4", "--block-size 8", "block_size is 4, this run has 8"),
+        ("--replicas 2 --capacity-blocks 40", "--capacity-blocks 40", "replicas is 2, this run has None"),
+        ("--capacity-blocks 40", "--replicas 2 --capacity-blocks 40", "replicas is None, this run has 2"),
+    ],
+)
+def test_canary_of_another_setup_is_an_error(trace: Path, tmp_path: Path, first: str, again: str, reason: str) -> None:
+    assert run(trace, tmp_path / "first", *first.split()).returncode == 0
+    stored = tmp_path / "first" / "summary.jsonl"
+    done = run(trace, tmp_path / "again", *again.split(), "--expect", str(stored))
     assert done.returncode == 1
-    assert "block_size is 4, this run has 8" in done.stderr
+    assert reason in done.stderr
 
 
 @pytest.mark.parametrize(

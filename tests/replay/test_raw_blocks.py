@@ -20,7 +20,7 @@ def settings(**values: Any) -> RunConfig:
     return RunConfig(model=str(MODEL), **{"backend": "fast", "block_size": 4, "raw_blocks": True} | values)
 
 
-def fates(folder: Path) -> list[tuple[int, ...]]:
+def parts(folder: Path) -> list[tuple[int, ...]]:
     rows = [json.loads(line) for line in (folder / "requests.jsonl").read_text().splitlines()]
     names = ("hit_tokens", "miss_cold_tokens", "miss_evicted_tokens", "miss_partial_tokens", "miss_last_tokens")
     return [tuple(one[name] for name in names) for one in rows]
@@ -29,7 +29,7 @@ def fates(folder: Path) -> list[tuple[int, ...]]:
 def test_partial_tail_is_a_block_that_counts_its_own_tokens(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.jsonl", [row([1, 2, 3], 10), row([1, 2, 3], 10), row([1, 2, 4], 12)])
     summary = replay(trace, tmp_path / "out", settings())
-    assert fates(tmp_path / "out") == [(0, 10, 0, 0, 0), (10, 0, 0, 0, 0), (8, 4, 0, 0, 0)]
+    assert parts(tmp_path / "out") == [(0, 10, 0, 0, 0), (10, 0, 0, 0, 0), (8, 4, 0, 0, 0)]
     assert summary.config.raw_blocks is True
     assert summary.token_hit_rate == round(18 / 32, 6)
     assert summary.block_hit_rate == round(5 / 9, 6)
@@ -40,13 +40,13 @@ def test_partial_tail_is_a_block_that_counts_its_own_tokens(tmp_path: Path) -> N
 def test_tail_without_an_id_is_a_partial_miss(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.jsonl", [row([1, 2], 10), row([1, 2], 10)])
     replay(trace, tmp_path / "out", settings())
-    assert fates(tmp_path / "out") == [(0, 8, 0, 2, 0), (8, 0, 0, 2, 0)]
+    assert parts(tmp_path / "out") == [(0, 8, 0, 2, 0), (8, 0, 0, 2, 0)]
 
 
 def test_evicted_blocks_are_told_from_cold_ones(tmp_path: Path) -> None:
     trace = write_trace(tmp_path / "t.jsonl", [row([1, 2, 3], 10), row([5, 6], 8), row([1, 2, 3], 10)])
     summary = replay(trace, tmp_path / "out", settings(capacity_blocks=3))
-    assert fates(tmp_path / "out")[2] == (4, 0, 6, 0, 0)
+    assert parts(tmp_path / "out")[2] == (4, 0, 6, 0, 0)
     assert summary.evicted_blocks == 4
 
 

@@ -22,7 +22,7 @@ def counts(tmp_path: Path, rows: list[dict[str, Any]]) -> tuple[list[int | None]
     return found, summary.retokenised_tokens
 
 
-def test_tokens_behind_the_first_difference_are_counted(tmp_path: Path) -> None:
+def test_tokens_after_the_first_difference_are_counted(tmp_path: Path) -> None:
     rows = [turn([1, 2, 3], [4, 5, 6, END]), turn([1, 2, 3, 4, 9, 6, END, 7], [8, END])]
     assert counts(tmp_path, rows) == ([0, 2], 2)
 

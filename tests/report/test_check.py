@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from milestone2_code.study.run import CELLS, run_study
+from milestone2_code.study.run import FILE, run_study
 from milestone2_code.study.study import Study
 from report.check import check
 from tests.making import settings, small_trace
@@ -84,8 +84,8 @@ def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
     for workload in ("single", "multi"):
         write_records(tmp_path / f"{workload}_turn.jsonl", records)
     study = Study(data=tmp_path, model=str(MODEL), results=tmp_path / "results", quick=True)
-    run_study(study, lambda text: None, parts=(CELLS,), jobs=1)
-    file = study.results / CELLS
+    run_study(study, lambda text: None, parts=(FILE,), jobs=1)
+    file = study.results / FILE
     lines = [line for line in file.read_text().splitlines() if "blockpool" not in line][:40]
     file.write_text("\n".join(lines) + "\n")
     assert found(tmp_path, tmp_path) == (len(lines), 0, [], [])
@@ -93,7 +93,7 @@ def test_row_of_study_one_comes_again(tmp_path: Path) -> None:
     assert "requests is 13, now 12" in found(tmp_path, tmp_path)[2][0]
 
 
-def test_rows_whose_trace_is_missing_or_that_are_no_cells_are_named_with_what_makes_them(stored: Path) -> None:
+def test_rows_whose_trace_is_missing_or_that_are_in_no_plan_are_named_with_what_makes_them(stored: Path) -> None:
     (stored / "elsewhere").mkdir()
     checked, skipped, _, missing = found(stored, stored / "elsewhere")
     assert (checked, skipped) == (0, 9)

@@ -83,7 +83,7 @@ def test_ignore_eos_goes_on_to_max_tokens_and_is_deterministic(client: OpenAI) -
     assert replies[0].choices[0].text == replies[1].choices[0].text
 
 
-def test_min_tokens_goes_on_behind_the_recorded_end(client: OpenAI) -> None:
+def test_min_tokens_goes_on_after_the_recorded_end(client: OpenAI) -> None:
     reply = complete(client, "hehe", max_tokens=30, extra_body={"min_tokens": 12})
     assert reply.choices[0].text.startswith("hahaha!")
     assert reply.choices[0].finish_reason == "stop"

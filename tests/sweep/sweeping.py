@@ -8,16 +8,19 @@ from pathlib import Path
 from tests.commands import vllm_sim
 from tests.serving import MODEL
 
-SLOW = """import time
+SLOW = """import os
+import time
 
 from vllm_sim.eviction.policy import Policy
 
 
 class Slow(Policy):
     def started(self, request, hittable):
-        time.sleep(0.01)
+        time.sleep(float(os.environ.get("PAUSE_S", "0")))
 """
-"""A user's policy that is slow, so that a kill comes in the middle: plain Python, found through PYTHONPATH."""
+"""A user's policy in plain Python, found through PYTHONPATH; slow where the environment says so: a kill comes in the
+middle.
+"""
 
 
 def command(trace: Path, out: Path, *options: str) -> list[str]:

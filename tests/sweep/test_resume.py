@@ -19,27 +19,30 @@ from vllm_sim.sweep.results import read_rows
 BUSY = "{} is being written by another run; allowed: one at a time"
 
 
-def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
+def test_sweep_after_a_kill_goes_on_and_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trace, out, whole = small_trace(tmp_path), tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    (tmp_path / "slowly.py").write_text(SLOW)
-    environment = with_modules(tmp_path)
-    options = ("--policies", "slowly:Slow", "--capacities", "20,30,40,50,60,70,80,90", "--jobs", "1")
-    line = command(trace, out, *options, "--block-size", "4")
-    process = subprocess.Popen(line, env=environment, stdout=subprocess.DEVNULL)
+    (tmp_path / "killed.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    capacities = "20,30,40,50,60,70,80,90"
+    options = ("--policies", "killed:Slow", "--capacities", capacities, "--jobs", "1", "--block-size", "4")
+    environment = with_modules(tmp_path) | {"PAUSE_S": "0.01"}
+    process = subprocess.Popen(command(trace, out, *options), env=environment, stdout=subprocess.DEVNULL)
     while not (out.exists() and out.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGSTOP)
-    beside = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert beside.returncode == 1
-    assert beside.stderr.splitlines()[-1] == f"vllm-sim: error: {BUSY.format(out)}"
+    second = run_here(trace, out, *options)
+    assert second.returncode == 1
+    assert second.stderr.splitlines()[-1] == f"vllm-sim: error: {BUSY.format(out)}"
     process.send_signal(signal.SIGKILL)
     process.wait()
     kept = out.read_bytes().splitlines()
     assert 2 <= len(kept) < 8
-    subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)
+    assert run_here(trace, out, *options).returncode == 0
     assert json.loads((tmp_path / "out.run.json").read_text())["runs"] == 8 - len(kept)
-    subprocess.run(command(trace, whole, *options, "--block-size", "4"), env=environment, check=True, timeout=120)
+    assert run_here(trace, whole, *options).returncode == 0
     assert out.read_bytes() == whole.read_bytes()
 
 

@@ -70,7 +70,7 @@ def test_two_traces_of_one_file_name_have_a_table_each(tmp_path: Path) -> None:
 def test_a_policy_that_was_edited_is_run_again(tmp_path: Path) -> None:
     trace, out, environment = small_trace(tmp_path), tmp_path / "out.jsonl", with_modules(tmp_path)
     line = command(trace, out, "--policies", "slowly:Slow,lru", "--capacities", "20", "--jobs", "1")
-    for source, ran in ((SLOW, 2), (SLOW, 0), (SLOW.replace("0.01", "0.02"), 1)):
+    for source, ran in ((SLOW, 2), (SLOW, 0), (SLOW + "\n\nADDED = 1\n", 1)):
         (tmp_path / "slowly.py").write_text(source)
         (tmp_path / "out.run.json").unlink(missing_ok=True)
         subprocess.run(line, env=environment, check=True, capture_output=True, timeout=120)

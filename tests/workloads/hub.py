@@ -38,12 +38,12 @@ class _Answer(BaseHTTPRequestHandler):
         if self.path != "/data":
             self._redirect()
             return
-        asked = self.headers["Range"]
-        self.server.ranges.append(asked)
-        begin = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
-        self.send_response(206 if asked else 200)
+        wanted = self.headers["Range"]
+        self.server.ranges.append(wanted)
+        begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        self.send_response(206 if wanted else 200)
         self.send_header("Content-Length", str(len(self.server.data) - begin))
-        if asked:
+        if wanted:
             end = len(self.server.data) - 1
             self.send_header("Content-Range", f"bytes {begin}-{end}/{len(self.server.data)}")
         self.end_headers()

@@ -114,8 +114,8 @@ def test_a_choice_that_makes_no_sense_is_refused():
         ChatChoice(conversations=0)
 
 
-def make_wheel(path: Path, data: bytes, told: bytes) -> Path:
-    digest = base64.urlsafe_b64encode(hashlib.sha256(told).digest()).rstrip(b"=").decode()
+def make_wheel(path: Path, data: bytes, stated: bytes) -> Path:
+    digest = base64.urlsafe_b64encode(hashlib.sha256(stated).digest()).rstrip(b"=").decode()
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(sharegpt_download.MEMBER, data)
         archive.writestr("x.dist-info/RECORD", f"{sharegpt_download.MEMBER},sha256={digest},{len(data)}\n")

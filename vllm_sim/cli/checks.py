@@ -1,13 +1,34 @@
 """What `policy check` and `router check` print: what must hold, and then the cost of what held."""
 
+import argparse
 import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from vllm_sim.cli.running import json_object
 from vllm_sim.terminal import printable
 
 if TYPE_CHECKING:
     from vllm_sim.eviction.check import CheckResult
+
+
+def add_check(commands: Any, kind: str, run: Callable[[argparse.Namespace], int], help: str, example: str) -> None:
+    """Adds the command `check` to those of a kind.
+
+    Args:
+        commands: What it is added to.
+        kind: What is checked, `policy` or `router`.
+        run: Runs it.
+        help: What it does.
+        example: What follows its name.
+    """
+    parser = commands.add_parser("check", help=help, epilog=f"example: vllm-sim {kind} check {example}")
+    parser.add_argument(kind, metavar=kind.upper(), help="a name, or module:Class in the working directory")
+    parser.add_argument(
+        f"--{kind}-params", type=json_object, default={}, metavar="JSON", help=f"the {kind}'s parameters, an object"
+    )
+    parser.add_argument("--json", action="store_true", help="print the results as one JSON object")
+    parser.set_defaults(run=run)
 
 
 def report(

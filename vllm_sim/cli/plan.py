@@ -4,14 +4,18 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vllm_sim.cli.model import DEFAULT_MODEL, given_or_default
+from vllm_sim.cli.model import given_or_default
 from vllm_sim.cli.model_cache import memory_of
 from vllm_sim.cli.model_cache import size as size_of
-from vllm_sim.cli.running import numbers, quieten_vllm, texts
+from vllm_sim.cli.running import add_options, numbers, quieten_vllm, texts
 
 if TYPE_CHECKING:
     from vllm_sim.sweep.plan_rows import PlanRow
     from vllm_sim.sweep.planning import Wanted
+
+STEPS = ("tensor_parallel", "host_overhead_ms", "max_num_seqs", "max_num_batched_tokens")
+MEMORY = ("kv_offloading_size", "offload_gbps")
+"""Fields of RunConfig that are options of a plan as they are of a replay."""
 
 
 def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -28,8 +32,7 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--slo", required=True, metavar="LEVEL", help='service level, as in "ttft_p99<=1s,e2e_p90<=9s"')
     parser.add_argument("--device", required=True, metavar="NAME", help="a known device: h100, a100, l4")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for rows and plots")
-    parser.add_argument("--model", metavar="FOLDER", help=f"model folder (default: {DEFAULT_MODEL} if it is there)")
-    parser.add_argument("--tensor-parallel", type=int, default=1, metavar="T", help="devices that share each layer")
+    add_options(parser, ("model", *STEPS))
     parser.add_argument(
         "--load", type=_loads, default=(1.0,), metavar="X,X", help="times the trace's load (default: 1)"
     )
@@ -42,18 +45,12 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--block-sizes", type=numbers, default=[16], metavar="B,B", help="in tokens (default: 16)")
     parser.add_argument("--max-replicas", type=int, default=8, metavar="N", help="most that are tried (default: 8)")
     parser.add_argument("--price-per-hour", type=float, metavar="X", help="of a device; adds cost to the rows")
-    parser.add_argument("--host-overhead-ms", type=float, default=0.0, metavar="MS", help="added to each step")
     parser.add_argument("--latency-file", type=Path, metavar="FILE", help="what vllm-sim calibrate wrote, for roofline")
-    parser.add_argument("--max-num-seqs", type=int, default=256, metavar="N", help="as vLLM has it (default: 256)")
-    parser.add_argument("--max-num-batched-tokens", type=int, default=8192, metavar="N", help="as vLLM has it (8192)")
     memory = parser.add_argument_group("memory of a device")
     memory.add_argument("--gpu-memory-utilization", type=float, metavar="SHARE", help="(default: vLLM's)")
     memory.add_argument("--weights", type=size_of, metavar="SIZE", help="of a device (default: unquantised)")
     memory.add_argument("--reserve", type=size_of, metavar="SIZE", help="activations and the rest (default: 2GiB)")
-    memory.add_argument(
-        "--kv-offloading-size", type=float, metavar="GIB", help="CPU memory of each replica that holds blocks too"
-    )
-    memory.add_argument("--offload-gbps", type=float, metavar="X", help="GB/s to and from it (default: of the device)")
+    add_options(memory, MEMORY)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
     parser.set_defaults(run=run_plan)
 
@@ -99,14 +96,9 @@ def _wanted(options: argparse.Namespace) -> "Wanted":
     config = RunConfig(
         model=given_or_default(options.model),
         device=options.device,
-        tensor_parallel=options.tensor_parallel,
         latency_model="roofline" if table is None else "table",
         latency_table=table,
-        host_overhead_ms=options.host_overhead_ms,
-        max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
-        kv_offloading_size=options.kv_offloading_size,
-        offload_gbps=options.offload_gbps,
+        **{name: getattr(options, name) for name in (*STEPS, *MEMORY)},
     )
     level = parse_level(options.slo)
     check_run(options.out / "runs.jsonl", [options.trace], 1)

@@ -3,24 +3,14 @@
 import argparse
 from typing import Any
 
-from vllm_sim.cli.checks import report
-from vllm_sim.cli.running import json_object
+from vllm_sim.cli.checks import add_check, report
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("policy", help="eviction policies")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    check = commands.add_parser(
-        "check",
-        help="try a policy on random traffic: what must hold of every policy, and its cost",
-        epilog="example: vllm-sim policy check mine:Twice",
-    )
-    check.add_argument("policy", metavar="POLICY", help="a name, or module:Class in the working directory")
-    check.add_argument(
-        "--policy-params", type=json_object, default={}, metavar="JSON", help="the policy's parameters, an object"
-    )
-    check.add_argument("--json", action="store_true", help="print the results as one JSON object")
-    check.set_defaults(run=_check)
+    about = "try a policy on random traffic: what must hold of every policy, and its cost"
+    add_check(commands, "policy", _check, about, "mine:Twice")
 
 
 def _check(options: argparse.Namespace) -> int:

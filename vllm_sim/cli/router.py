@@ -4,8 +4,7 @@ import argparse
 import json
 from typing import Any
 
-from vllm_sim.cli.checks import report
-from vllm_sim.cli.running import json_object
+from vllm_sim.cli.checks import add_check, report
 
 
 def add_parser(subparsers: Any) -> None:
@@ -16,17 +15,8 @@ def add_parser(subparsers: Any) -> None:
     )
     listed.add_argument("--json", action="store_true", help="print them as one JSON object")
     listed.set_defaults(run=_list)
-    check = commands.add_parser(
-        "check",
-        help="try what must hold of every router, and what it costs and gives",
-        epilog="example: vllm-sim router check prefix_hash --router-params '{\"blocks\": 2}'",
-    )
-    check.add_argument("router", metavar="ROUTER", help="a name, or module:Class in the working directory")
-    check.add_argument(
-        "--router-params", type=json_object, default={}, metavar="JSON", help="the router's parameters, an object"
-    )
-    check.add_argument("--json", action="store_true", help="print the results as one JSON object")
-    check.set_defaults(run=_check)
+    about = "try what must hold of every router, and what it costs and gives"
+    add_check(commands, "router", _check, about, "prefix_hash --router-params '{\"blocks\": 2}'")
 
 
 def _list(options: argparse.Namespace) -> int:

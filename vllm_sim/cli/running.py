@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -38,23 +39,35 @@ def add_config_options(parser: argparse.ArgumentParser, backend: str, is_grid: b
         default = backend if field.name == "backend" else _default(field.name)
         if is_grid and field.about.grid:
             _add_list(group, field, default)
-        elif field.kind is bool:
-            action: Any = argparse.BooleanOptionalAction if default else "store_true"
-            group.add_argument(_flag(field.name), action=action, default=default, help=field.about.text)
         else:
-            shown = "" if default in (None, {}) else " (default: %(default)s)"
-            shown = f" (default: {DEFAULT_MODEL} if it is there)" if field.name == "model" else shown
-            group.add_argument(
-                _flag(field.name),
-                type=_reader(field, is_grid),
-                default=default,
-                metavar=field.about.metavar or None,
-                choices=field.about.choices or None,
-                help=field.about.text + shown,
-            )
+            _add_option(group, field, default, is_grid)
     engine.add_argument("--latency-file", type=Path, metavar="FILE", help="for table: what vllm-sim calibrate wrote")
     engine.add_argument("--no-attribution", action="store_true", help="only what vllm says by itself; faster")
     engine.add_argument("--plain-steps", action="store_true", help="show vllm's scheduler every step; the same, slower")
+
+
+def add_options(group: Any, names: Sequence[str]) -> None:
+    """Adds an option for each of these fields of RunConfig, with its default."""
+    for field in config_fields():
+        if field.name in names:
+            _add_option(group, field, _default(field.name), is_grid=False)
+
+
+def _add_option(group: Any, field: Field, default: Any, is_grid: bool) -> None:
+    if field.kind is bool:
+        action: Any = argparse.BooleanOptionalAction if default else "store_true"
+        group.add_argument(_flag(field.name), action=action, default=default, help=field.about.text)
+        return
+    shown = "" if default in (None, {}) else " (default: %(default)s)"
+    shown = f" (default: {DEFAULT_MODEL} if it is there)" if field.name == "model" else shown
+    group.add_argument(
+        _flag(field.name),
+        type=_reader(field, is_grid),
+        default=default,
+        metavar=field.about.metavar or None,
+        choices=field.about.choices or None,
+        help=field.about.text + shown,
+    )
 
 
 def config_from(options: argparse.Namespace, **chosen: Any) -> RunConfig:

@@ -230,47 +230,49 @@ HASHER = Value(
     delete_when="a request can be given its block hashes",
     type=FunctionType,
 )
-_SPARSE = "a step is shown only the requests for which it does something; see sparse.py"
+
+
 _SPARSE_END = "the scheduler skips what only decodes, or tells which steps would not be noticed"
-RUNNING = Value(
-    name="running",
-    target="vllm.v1.core.sched.scheduler:Scheduler.running",
-    why=_SPARSE,
-    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
-    delete_when=_SPARSE_END,
-    type=list,
+
+
+def _sparse(name: str, attribute: str, kind: type, why: str, function: str = "Scheduler.schedule") -> Value:
+    """What sparse.py sets while a step is shown only the requests for which it does something.
+
+    Args:
+        name: of the contact.
+        attribute: of the scheduler, or of a request.
+        kind: its type.
+        why: what needs it.
+        function: of upstream's scheduler.py, which reads it.
+    """
+    module = "vllm.v1.request" if attribute.startswith("Request.") else "vllm.v1.core.sched.scheduler"
+    return Value(
+        name=name,
+        target=f"{module}:{attribute}",
+        why=why,
+        upstream=f"vllm/v1/core/sched/scheduler.py, {function}",
+        delete_when=_SPARSE_END,
+        type=kind,
+    )
+
+
+RUNNING = _sparse(
+    "running", "Scheduler.running", list, "a step is shown only the requests for which it does something; see sparse.py"
 )
-BUDGET = Value(
-    name="budget",
-    target="vllm.v1.core.sched.scheduler:Scheduler.max_num_scheduled_tokens",
-    why="what the requests take that a step is not shown, one token each, is not given to others",
-    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
-    delete_when=_SPARSE_END,
-    type=int,
+BUDGET = _sparse(
+    "budget",
+    "Scheduler.max_num_scheduled_tokens",
+    int,
+    "what the requests take that a step is not shown, one token each, is not given to others",
 )
-ACTIVE = Value(
-    name="active",
-    target="vllm.v1.core.sched.scheduler:Scheduler.max_num_active_reqs",
-    why="requests that a step is not shown keep their places",
-    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
-    delete_when=_SPARSE_END,
-    type=int,
-)
-STEP = Value(
-    name="step",
-    target="vllm.v1.core.sched.scheduler:Scheduler.current_step",
-    why="steps that upstream was not shown count",
-    upstream="vllm/v1/core/sched/scheduler.py, Scheduler.schedule",
-    delete_when=_SPARSE_END,
-    type=int,
-)
-COMPUTED = Value(
-    name="computed",
-    target="vllm.v1.request:Request.num_computed_tokens",
-    why="a request is brought up to date before upstream sees it, or serves its blocks",
-    upstream="vllm/v1/core/sched/scheduler.py, Scheduler._update_after_schedule",
-    delete_when=_SPARSE_END,
-    type=int,
+ACTIVE = _sparse("active", "Scheduler.max_num_active_reqs", int, "requests that a step is not shown keep their places")
+STEP = _sparse("step", "Scheduler.current_step", int, "steps that upstream was not shown count")
+COMPUTED = _sparse(
+    "computed",
+    "Request.num_computed_tokens",
+    int,
+    "a request is brought up to date before upstream sees it, or serves its blocks",
+    "Scheduler._update_after_schedule",
 )
 RANKS = Value(
     name="ranks",
@@ -306,11 +308,8 @@ PUBLISH = Override(
     parameters=("events",),
 )
 
-TABLE: tuple[Contact, ...] = (
-    FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, WORKER, OFFER, LOAD,
-    JOBS, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE,
-    MODULE, PUBLISH,
-)  # fmt: skip
+TABLE = tuple(row for row in tuple(vars().values()) if isinstance(row, Contact))
+"""All rows of this module."""
 
 
 def apply(*names: str) -> None:

@@ -1,4 +1,11 @@
-"""Plots of a sweep's rows: they read rows and nothing else."""
+"""Plots of a sweep's rows: they read rows and nothing else.
+
+Rows are put together by their trace, backend and whatever else of their configuration differs (sweep/results.py,
+`conditions`); each group gets its rate over capacity and over block size, a line a policy. Where LRU and the optimum
+ran too, one more plot has the share of the gap that a policy closes,
+
+    sum over runs of (hits of the policy - hits of LRU) / sum over runs of (hits of the optimum - hits of LRU).
+"""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -74,17 +81,17 @@ def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_r
 def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
     """The share of the gap between LRU and the optimum that each policy closes: sum of gains / sum of gaps, in tokens.
 
-    Only cells (trace, capacity, block size, seed, ...) count in which LRU, the optimum and the policy all ran, so that
-    each sum is over the same cells.
+    Only points (trace, capacity, block size, seed, ...) count at which LRU, the optimum and the policy all ran, so that
+    each sum is over the same points.
     """
-    cells: dict[Any, dict[str, int]] = {}
+    points: dict[Any, dict[str, int]] = {}
     for row in rows:
         if row["capacity_blocks"] is not None and "hit_tokens" in row:
             key = (_group(row), row["block_size"], row["capacity_blocks"], row.get("seed"))
-            cells.setdefault(key, {})[_label(row)] = row["hit_tokens"]
+            points.setdefault(key, {})[_label(row)] = row["hit_tokens"]
     gains: dict[str, int] = {}
     gaps: dict[str, int] = {}
-    for hits in cells.values():
+    for hits in points.values():
         if "lru" in hits and "belady" in hits:
             for policy in hits.keys() - {"lru", "belady"}:
                 gains[policy] = gains.get(policy, 0) + hits[policy] - hits["lru"]

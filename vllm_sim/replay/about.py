@@ -18,6 +18,7 @@ class About(msgspec.Struct, frozen=True):
         choices: The values allowed.
         grid: The plural under which a sweep takes a list of it.
         metavar: How a value is written in the command's help.
+        compared: Whether `--expect` compares it.
     """
 
     text: str
@@ -27,6 +28,7 @@ class About(msgspec.Struct, frozen=True):
     choices: tuple[str, ...] = ()
     grid: str = ""
     metavar: str = ""
+    compared: bool = False
 
 
 class Field(NamedTuple):

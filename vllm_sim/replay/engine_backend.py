@@ -1,4 +1,13 @@
-"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it."""
+"""The `engine` backend: vLLM's EngineCore in virtual time, and what is written of it.
+
+Three ways to vLLM are here: `run_engine` steps one EngineCore a replica by the virtual clock
+(engine/backends/driver.py), `run_cache` runs its cache manager alone, a request at a time, and `run_groups` takes its
+cache groups and runs a compiled cache over them. Outcomes become arrays (outcome.py), in the order of rows.
+
+When a request arrives: in an open loop at timestamp / speedup, a turn with a think time at (end of its session's
+previous answer) + think_time_ms / speedup; in a closed loop as soon as fewer than `concurrency` requests are under way.
+An unlimited cache has sum over requests of ceil((prompt + output) / block size) blocks, so nothing is evicted.
+"""
 
 import json
 import os
@@ -186,7 +195,7 @@ def _import_engine() -> Any:
 
 
 def _outcome(outcomes: Sequence[Any], loaded: Loaded, config: RunConfig, groups: Any) -> Outcome:
-    """What the driver says (`engine.backends.driver.Served`, `GroupFacts`), as arrays, in the order given."""
+    """What the driver says (`RowOutcome`, `GroupFacts`), as arrays, in the order given."""
     rows = [one.row for one in outcomes]
     prompt = np.array(loaded.trace.prompt_lengths[rows], np.int64)
     found = [one.admission for one in outcomes]

@@ -3,19 +3,15 @@
 import json
 from pathlib import Path
 
+from vllm_sim.replay.about import fields_of
+from vllm_sim.replay.config import heeded_fields
 from vllm_sim.replay.old_rows import upgraded
-from vllm_sim.replay.rows import GROUP_MISSES, MISSES, TIER_MISSES, Row, RunSummary
+from vllm_sim.replay.rows import Row, RunSummary
 
-COUNTS = (
-    "requests",
-    "rejected_requests",
-    "prompt_tokens",
-    "hit_tokens",
-    "hit_generated_tokens",
-    *MISSES,
-    *GROUP_MISSES,
-)
-MORE_COUNTS = ("evicted_blocks", "preemptions", "readmission_hit_tokens", "external_hit_tokens", *TIER_MISSES)
+SET_UP = ("trace_sha256", "warmup_requests")
+"""Fields of a summary that must be the same, besides those of its configuration."""
+FREE = ("model", "warmup")
+"""Fields of the configuration that may differ: a folder may have another name, and warmup_requests says what counts."""
 
 
 def read_expected(path: Path) -> Row:
@@ -48,8 +44,8 @@ def differences(expected: Path, stored: Row, summary: RunSummary) -> list[str]:
         ValueError: the stored one has another configuration, or a run without attribution has no hits.
     """
     row = summary.to_row()
-    config = {name: value for name, value in summary.config.values().items() if name not in ("model", "warmup")}
-    for name in ("trace_sha256", "warmup_requests", "engine_args", "tensor_parallel", "host_overhead_ms", *config):
+    config = (name for name in heeded_fields(summary.config.backend) if name not in FREE)
+    for name in (*SET_UP, *config):
         if stored.get(name) != row.get(name):
             raise ValueError(f"{expected}: {name} is {stored.get(name)!r}, this run has {row.get(name)!r}")
     for found, where in ((stored, str(expected)), (row, "this run")):
@@ -57,6 +53,6 @@ def differences(expected: Path, stored: Row, summary: RunSummary) -> list[str]:
             raise ValueError(f"{where} has no hits to compare; allowed: a run without --no-attribution")
     return [
         f"{name} is {row[name]}, expected {stored[name]}"
-        for name in (*COUNTS, *MORE_COUNTS)
+        for name in (field.name for field in fields_of(RunSummary) if field.about.compared)
         if name in stored and name in row and stored[name] != row[name]
     ]

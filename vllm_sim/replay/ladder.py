@@ -39,7 +39,7 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.config_checks import TIER_DEFAULTS
 from vllm_sim.replay.fleet import run_caches
 from vllm_sim.replay.outcome import Mask, Outcome
-from vllm_sim.replay.rows import SCHEMA, Row, head
+from vllm_sim.replay.rows import RequestOfTrace, Row, head, request_fields
 from vllm_sim.replay.run import TIER_VERSION, Linked, Loaded, Result, link_blocks, run
 from vllm_sim.replay.shared_tokens import shared_tokens
 from vllm_sim.replay.summary import name_order
@@ -72,16 +72,9 @@ class LadderRow(msgspec.Struct, frozen=True, kw_only=True):
     negative_requests: Annotated[dict[str, int], About("requests whose step is below 0", "requests")]
 
 
-class LadderRequest(msgspec.Struct, frozen=True, kw_only=True):
+class LadderRequest(RequestOfTrace, frozen=True, kw_only=True):
     """The ladder of a request: a row of ladder_requests.jsonl."""
 
-    schema: int = SCHEMA
-    row: Annotated[int, About("its place in the trace, from 0")]
-    id: Annotated[Any, About("as in the trace")] = None
-    workload: Annotated[Any, About("as in the trace")] = None
-    session_id: Annotated[Any, About("as in the trace")] = None
-    turn: Annotated[Any, About("as in the trace")] = None
-    tenant: Annotated[Any, About("as in the trace")] = None
     replica: Annotated[int, About("which served it, from 0")]
     prompt_tokens: Annotated[int, About("of its prompt", "tokens")]
     hit_tokens: Annotated[int, About("found cached at first admission", "tokens")]
@@ -213,12 +206,7 @@ def ladder_requests(ladder: Ladder) -> Iterator[LadderRequest]:
     replica, prompt, hit = _replicas(outcome).tolist(), outcome.prompt_tokens.tolist(), outcome.parts.hit.tolist()
     for row, record in enumerate(outcome.records):
         yield LadderRequest(
-            row=row,
-            id=record.id,
-            workload=record.workload,
-            session_id=record.session_id,
-            turn=record.turn,
-            tenant=record.tenant,
+            **request_fields(row, record),
             replica=replica[row],
             prompt_tokens=prompt[row],
             hit_tokens=hit[row],

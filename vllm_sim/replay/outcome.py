@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
-from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row
+from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row, request_fields
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -181,12 +181,7 @@ def request_results(outcome: Outcome) -> Iterator[RequestResult]:
     names = list(columns)
     for row, (record, *values) in enumerate(zip(outcome.records, *columns.values(), strict=True)):
         yield RequestResult(
-            row=row,
-            id=record.id,
-            workload=record.workload,
-            session_id=record.session_id,
-            turn=record.turn,
-            tenant=record.tenant,
+            **request_fields(row, record),
             **dict(zip(names, values, strict=True)),
         )
 

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 from vllm_sim.replay.about import About
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.trace.files import open_output
+from vllm_sim.trace.record import Record
 
 Row = dict[str, Any]
 """A row as it is read back: files may be of another version, or a study's, with fields of its own."""
@@ -33,8 +34,8 @@ Rate = float | UnsetType
 Milliseconds = float | UnsetType | None
 
 
-class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a request: a row of requests.jsonl."""
+class RequestOfTrace(msgspec.Struct, frozen=True, kw_only=True):
+    """Which request of the trace a row is of."""
 
     schema: int = SCHEMA
     row: Annotated[int, About("its place in the trace, from 0")]
@@ -43,6 +44,23 @@ class RequestResult(msgspec.Struct, frozen=True, kw_only=True):
     session_id: Annotated[Any, About("as in the trace")] = None
     turn: Annotated[Any, About("as in the trace")] = None
     tenant: Annotated[Any, About("as in the trace")] = None
+
+
+def request_fields(row: int, record: Record) -> dict[str, Any]:
+    """The fields of RequestOfTrace."""
+    return {
+        "row": row,
+        "id": record.id,
+        "workload": record.workload,
+        "session_id": record.session_id,
+        "turn": record.turn,
+        "tenant": record.tenant,
+    }
+
+
+class RequestResult(RequestOfTrace, frozen=True, kw_only=True):
+    """What became of a request: a row of requests.jsonl."""
+
     replica: Annotated[int | UnsetType, About("which served it, from 0 (fleet)")] = UNSET
     status: Annotated[
         str,
@@ -178,27 +196,27 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     trace_sha256: Annotated[str, About("of the trace's file")]
     config: RunConfig
     capacity_tokens: Annotated[int | str | None, About("capacity_blocks x block_size", "tokens")] = None
-    requests: Annotated[int, About("of the trace", "requests")]
-    rejected_requests: Annotated[int, About("that could not be served", "requests")] = 0
+    requests: Annotated[int, About("of the trace", "requests", compared=True)]
+    rejected_requests: Annotated[int, About("that could not be served", "requests", compared=True)] = 0
     warmup_requests: Annotated[int, About("left out of the rates", "requests")] = 0
     sessions: Annotated[int, About("distinct session ids")] = 0
-    prompt_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    prompt_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
     output_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    hit_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    hit_generated_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    external_hit_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
+    hit_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
+    hit_generated_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
+    external_hit_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine", compared=True)] = UNSET
     token_hit_rate: Annotated[Rate, About("hit_tokens / prompt_tokens")] = UNSET
     block_hit_rate: Annotated[Rate, About("hit blocks / full prompt blocks (raw: all blocks)")] = UNSET
     request_hit_rate: Annotated[Rate, About("mean over requests of hit tokens / prompt tokens")] = UNSET
-    miss_cold_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    miss_evicted_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    tier_evicted_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
-    tier_pending_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
-    tier_never_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine")] = UNSET
-    miss_window_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
-    miss_alignment_tokens: Annotated[Tokens, About("sum (several groups)", "tokens")] = UNSET
-    miss_partial_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
-    miss_last_tokens: Annotated[Tokens, About("sum", "tokens")] = UNSET
+    miss_cold_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
+    miss_evicted_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
+    tier_evicted_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine", compared=True)] = UNSET
+    tier_pending_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine", compared=True)] = UNSET
+    tier_never_tokens: Annotated[Tokens, About("sum (tier)", "tokens", "engine", compared=True)] = UNSET
+    miss_window_tokens: Annotated[Tokens, About("sum (several groups)", "tokens", compared=True)] = UNSET
+    miss_alignment_tokens: Annotated[Tokens, About("sum (several groups)", "tokens", compared=True)] = UNSET
+    miss_partial_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
+    miss_last_tokens: Annotated[Tokens, About("sum", "tokens", compared=True)] = UNSET
     by_workload: Annotated[dict[str, Rates] | UnsetType, About("the rates of each workload")] = UNSET
     by_turn: Annotated[dict[str, Rates] | UnsetType, About("of each turn")] = UNSET
     by_tenant: Annotated[dict[str, Rates] | UnsetType, About("of each tenant")] = UNSET
@@ -218,7 +236,7 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     ] = UNSET
     working_set_blocks: Annotated[int | UnsetType, About("distinct blocks that were ever cached", "blocks")] = UNSET
     evicted_blocks: Annotated[
-        int | UnsetType, About("whose hash was removed so that they could be used again", "blocks")
+        int | UnsetType, About("whose hash was removed so that they could be used again", "blocks", compared=True)
     ] = UNSET
     orphan_blocks: Annotated[
         int | UnsetType,
@@ -242,9 +260,9 @@ class RunSummary(msgspec.Struct, frozen=True, kw_only=True):
     curve: Annotated[Curve | UnsetType, About("for capacity all")] = UNSET
     arrival: Annotated[str | UnsetType, About("how requests arrive, in words", scope="engine")] = UNSET
     policy_future: Annotated[str | UnsetType, About("what belady takes for the future", scope="engine")] = UNSET
-    preemptions: Annotated[int | UnsetType, About("sum", scope="engine")] = UNSET
+    preemptions: Annotated[int | UnsetType, About("sum", scope="engine", compared=True)] = UNSET
     readmission_prompt_tokens: Annotated[Tokens, About("sum", "tokens", "engine")] = UNSET
-    readmission_hit_tokens: Annotated[Tokens, About("sum", "tokens", "engine")] = UNSET
+    readmission_hit_tokens: Annotated[Tokens, About("sum", "tokens", "engine", compared=True)] = UNSET
     output_tokens_per_s: Annotated[
         float | UnsetType | None, About("from the first arrival to the last end", "tokens/s", "engine")
     ] = UNSET

@@ -1,6 +1,12 @@
 """What the requests of a run add up to: rates of a run, of its parts, of its sessions, and latencies.
 
-All from arrays, so that a sweep makes no row of a request. Definitions: rows.py (Rates, RunSummary).
+All from arrays, so that a sweep makes no row of a request. With sums over the requests that count, B tokens a block:
+
+    token_hit_rate    sum(hit) / sum(prompt)
+    block_hit_rate    sum(ceil(hit / B)) / sum(ceil((prompt - partial) / B))
+    request_hit_rate  sum(hit / prompt) / requests
+
+The first floor(warmup x n) of n requests do not count. Other fields: rows.py (Rates, RunSummary).
 """
 
 from collections.abc import Sequence

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, BinaryIO, TypeVar, cast
 
 import zstandard
 
@@ -32,6 +32,7 @@ UNFINISHED = b"#"
 ZSTD_BYTES = 1 << 14
 """Packed bytes taken at once; what they unpack to is held."""
 READ_ERRORS = (OSError, EOFError, zlib.error, zstandard.ZstdError)
+T = TypeVar("T")
 
 
 class _ZstdFrames(io.RawIOBase):
@@ -162,14 +163,19 @@ def iter_lines(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[in
     Raises:
         TraceError: as iter_raw_lines, or a line is not UTF-8.
     """
+    return _parsed(path, decode_text, on_bytes)
+
+
+def _parsed(path: Path, parse: Callable[[bytes], T], on_bytes: OnBytes | None) -> Iterator[tuple[int, T]]:
+    """The lines of a file as `parse` reads them; its ValueError becomes a TraceError."""
     for number, line in iter_raw_lines(path, on_bytes):
         if pass_over_unfinished(path, number, line):
             continue
         try:
-            text = decode_text(line)
+            value = parse(line)
         except ValueError as error:
             raise TraceError(path, number, str(error)) from None
-        yield number, text
+        yield number, value
 
 
 def decode_text(line: bytes) -> str:
@@ -248,13 +254,7 @@ def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
         TraceError: at the first line that is not a record; or the file holds none.
     """
     is_empty = True
-    for number, line in iter_raw_lines(path, on_bytes):
-        if pass_over_unfinished(path, number, line):
-            continue
-        try:
-            record = parse_bytes(line)
-        except ValueError as error:
-            raise TraceError(path, number, str(error)) from None
+    for number, record in _parsed(path, parse_bytes, on_bytes):
         is_empty = False
         yield number, record
     if is_empty:

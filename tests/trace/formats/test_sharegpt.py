@@ -38,7 +38,7 @@ def test_parts_that_are_counted_are_joined(tmp_path):
     assert found == {"a": ["u:1", "a:2", "u:3", "a:4", "u:5", "a:6"]}
 
 
-def test_a_part_behind_a_gap_and_all_that_follows_is_dropped(tmp_path):
+def test_a_part_after_a_gap_and_all_that_follows_is_dropped(tmp_path):
     parts = entry("a_0", "h:1", "g:2"), entry("a_9", "h:3", "g:4"), entry("a_11", "h:5", "g:6")
     found, report = conversations(tmp_path, *parts, entry("b_3", "h:1", "g:2"))
     assert found == {"a": ["u:1", "a:2"]}
