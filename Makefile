@@ -58,34 +58,38 @@ STUDY_DATA := $(if $(QUICK),data/quick,data/sharegpt)
 STUDY_OUT := $(if $(QUICK),data/quick/,)
 STUDY_TO := --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
 study: setup
-	@echo "1/13 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
-	@echo "2/13 study one: traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
+	@echo "1/14 ShareGPT"; $(VENV)/bin/python milestone2_code/download_sharegpt.py
+	@echo "2/14 study one: traces"; $(VENV)/bin/python milestone2_code/preprocess_sharegpt.py --out $(STUDY_DATA) \
 	    --conversations $(if $(QUICK),200,2500)
 	@cp -n data/sharegpt/source.json $(STUDY_DATA)/ 2>/dev/null || true
-	@echo "3/13 study one: replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py \
+	@echo "3/14 study one: replays"; $(VENV)/bin/python milestone2_code/compare_multi_vs_single_turn.py \
 	    --data $(STUDY_DATA) --out $(STUDY_OUT)results $(QUICK_FLAG)
-	@echo "4/13 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
+	@echo "4/14 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py $(STUDY_TO)
-	@echo "5/13 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
-	@echo "6/13 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
+	@echo "5/14 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
+	@echo "6/14 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
-	@echo "7/13 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
+	@echo "7/14 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone3_code/visualize_task3_advance.py $(STUDY_TO)
-	@echo "8/13 what hybrid models hit"; $(VENV)/bin/python milestone3_code/compare_hybrids.py \
+	@echo "8/14 what hybrid models hit"; $(VENV)/bin/python milestone3_code/compare_hybrids.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@$(VENV)/bin/python milestone3_code/visualize_hybrids.py $(STUDY_TO)
-	@echo "9/13 GPU memory against CPU memory"; $(VENV)/bin/python milestone3_code/compare_tiers.py \
+	@echo "9/14 GPU memory against CPU memory"; $(VENV)/bin/python milestone3_code/compare_tiers.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@$(VENV)/bin/python milestone3_code/visualize_tiers.py $(STUDY_TO)
-	@echo "10/13 study three: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py report_agents \
+	@echo "10/14 what hints are worth"; $(VENV)/bin/python milestone3_code/build_mixes.py report_agents \
+	    $(if $(QUICK),--seeds 2,report_chat report_even report_scan report_shift --seeds 5)
+	@$(VENV)/bin/python milestone3_code/compare_hints.py --out $(STUDY_OUT)results $(QUICK_FLAG)
+	@$(VENV)/bin/python milestone3_code/visualize_hints.py $(STUDY_TO)
+	@echo "11/14 study three: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py report_agents \
 	    $(if $(QUICK),--seeds 2,report_chat --seeds 4)
-	@echo "11/13 study three: replays"; $(VENV)/bin/python milestone3_code/compare_routers.py \
+	@echo "12/14 study three: replays"; $(VENV)/bin/python milestone3_code/compare_routers.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
-	@echo "12/13 study three: plots"; $(VENV)/bin/python milestone3_code/visualize_routing.py $(STUDY_TO)
+	@echo "13/14 study three: plots"; $(VENV)/bin/python milestone3_code/visualize_routing.py $(STUDY_TO)
 ifdef QUICK
-	@echo "13/13 no table and no report: they take no rows of a quick run"
+	@echo "14/14 no table and no report: they take no rows of a quick run"
 else
-	@echo "13/13 table and report"; $(VENV)/bin/python -m report.readme
+	@echo "14/14 table and report"; $(VENV)/bin/python -m report.readme
 	@$(MAKE) report
 endif
 

@@ -21,6 +21,7 @@ MAKERS = {
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
     "first_": "python milestone3_code/compare_tiers.py",
+    "hints_": "python milestone3_code/compare_hints.py",
     "report_": "python milestone3_code/build_mixes.py",
     "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
 }
@@ -119,6 +120,10 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
         from milestone3_code.study import tiers
 
         return tiers.row_again(row, trace, model)
+    if row["experiment"] == "hints":
+        from milestone3_code.hints import rows as hints
+
+        return hints.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     if "mix_seed" in row:
         from milestone3_code.routing import run as routing
 

@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks.rows import read_bench
 from benchmarks.rows import table as bench_table
 from milestone2_code.study.study import ORACLE
+from milestone3_code.hints import table as hints
 from milestone3_code.hybrids import table as hybrids
 from milestone3_code.routing import table as routing
 from milestone3_code.routing.plan import CELLS
@@ -177,6 +178,7 @@ PAGES: Mapping[str, Mapping[str, Section]] = {
     "docs/results.md": {
         "study one": section,
         "study two": mixed.section,
+        "hints": hints.section,
         "study three": routing.section,
         "measured": measured,
     },

@@ -33,6 +33,7 @@ def study_parser(doc: str | None, plan: str, before: str, after: str) -> argpars
     parser.add_argument("--out", type=Path, help="folder of the rows (default: results; data/quick/results if quick)")
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
     parser.add_argument("--quick", action="store_true", help="a few points, with rows that are marked as quick")
+    parser.set_defaults(hash_trace=[])  # of a study that takes none
     return parser
 
 

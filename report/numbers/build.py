@@ -13,6 +13,7 @@ from report.numbers.ablations import ablation_numbers
 from report.numbers.chat import chat_numbers
 from report.numbers.cost import cost_numbers
 from report.numbers.engine import engine_numbers, hash_numbers
+from report.numbers.hints import hints_numbers
 from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
@@ -33,6 +34,7 @@ CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "engine": ("mixed_engine.jsonl", engine_numbers),
     "hashes": ("mixed_hash.jsonl", hash_numbers),
     "tiers": ("tiers.jsonl", tiers_numbers),
+    "hints": ("hints.jsonl", hints_numbers),
     "routing": ("routing.jsonl", routing_numbers),
     "cost": ("pool_cost.json", cost_numbers),
     "parity": ("parity.json", parity_numbers),

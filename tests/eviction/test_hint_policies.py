@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from tests.eviction.test_literature import plain_hits
-from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.check import random_requests
 from vllm_sim.eviction.policy import PolicyContext
 from vllm_sim.eviction.registry import make_policy
+from vllm_sim.eviction.simulate import simulate
 from vllm_sim.trace.hints import Hints
 
 
@@ -91,6 +92,44 @@ def test_priority_gives_no_more_than_a_share_to_those_who_ask_for_more() -> None
     quiet = [("x", 5.0, NOTHING), ("y", 6.0, NOTHING), ("x", 7.0, NOTHING), ("y", 8.0, NOTHING)]
     assert hits("priority", 4, greedy + quiet) == "00000011"
     assert hits("priority", 4, greedy + quiet, share=1.0) == "00000000"
+
+
+def quiet_and_liar(said: Hints) -> tuple[Chains, np.ndarray]:
+    """Sessions that come back and say nothing, and a client whose calls never come back; which are the calls."""
+    draw = np.random.default_rng(0)
+    rows = [(call + 0.5, True, [10**7 + 100 * call + block for block in range(4)]) for call in range(2000)]
+    for session in range(150):
+        time = draw.uniform(0, 2000)
+        for turn in range(6):
+            rows.append((time, False, [1000 * (session + 1) + block for block in range(4 * (turn + 1))]))
+            time += draw.lognormal(math.log(30), 0.8)
+    rows.sort(key=lambda row: row[0])
+    lengths, zeros = np.array([len(blocks) for *_, blocks in rows]), np.zeros(len(rows), np.int64)
+    requests = Requests(
+        np.concatenate([blocks for *_, blocks in rows]),
+        np.concatenate([[0], np.cumsum(lengths)]),
+        lengths,
+        zeros,
+        zeros,
+        zeros,
+        np.array([1000 * time for time, *_ in rows]),
+        np.array([said if lies else NOTHING for _, lies, _ in rows], np.float64),
+    )
+    return link(requests, 1, raw=True), np.array([lies for _, lies, _ in rows])
+
+
+@pytest.mark.parametrize("blocks", [100, 200, 400])
+def test_who_lies_takes_little_from_those_who_say_nothing(blocks: int) -> None:
+    def quiet(policy: str, said: Hints = NOTHING, blocks: int = blocks) -> int:
+        chains, lies = quiet_and_liar(said)
+        return int(simulate(chains, policy, blocks).hit[~lies].sum())
+
+    lru = quiet("lru")
+    for said in (Hints(session_end=0, next_turn_ms=60_000), Hints(session_end=0, next_turn_ms=1000)):
+        assert quiet("ttl", said) > 0.75 * lru
+        assert quiet("hybrid", said) > max(0.97 * quiet("hybrid"), lru)
+    # Nearly as under LRU in the half that `priority` leaves them.
+    assert quiet("priority", Hints(retention_priority=100)) > 0.9 * quiet("lru", blocks=blocks // 2)
 
 
 @pytest.mark.parametrize("policy", ["ttl", "priority"])

@@ -9,7 +9,7 @@ import pytest
 
 from tests.commands import vllm_sim
 from vllm_sim.trace.files import iter_records
-from vllm_sim.trace.hinting import Hinting, add_hints
+from vllm_sim.trace.hinting import KEPT, LAST, MARGIN, Hinting, add_hints
 from vllm_sim.trace.hints import Hints, hints_of
 from vllm_sim.trace.record import parse_record
 
@@ -62,6 +62,22 @@ def test_right_hints_are_what_the_trace_shows(tmp_path: Path):
     assert [hint.next_turn_ms for hint in said(out)] == pytest.approx([250, math.nan, math.nan], nan_ok=True)
 
 
+def test_a_row_without_a_session_is_not_one_of_a_session_named_by_a_number(tmp_path: Path):
+    rows = [ROW | {"session_id": 1, "timestamp": 0}, ROW, ROW | {"session_id": 1, "timestamp": 250}]
+    assert add_hints(write(tmp_path / "in.jsonl", rows), tmp_path / "out.jsonl", Hinting()).sessions == 2
+
+
+def test_priorities_are_made_of_the_end_and_of_the_time_to_the_next_turn(tmp_path: Path):
+    rows = [ROW | {"session_id": 1, "timestamp": 0}, ROW | {"session_id": 1, "timestamp": 200}]
+    source = write(tmp_path / "in.jsonl", rows)
+    add_hints(source, tmp_path / "out.jsonl", Hinting(["retention"]))
+    kept, last = said(tmp_path / "out.jsonl")
+    assert (kept.retention_priority, kept.retention_ms, last.retention_priority) == (KEPT, MARGIN * 200, LAST)
+    assert all(math.isnan(value) for value in (last.retention_ms, last.session_end, kept.next_turn_ms))
+    add_hints(source, tmp_path / "lies.jsonl", Hinting(["retention"], lies=1))
+    assert [hint.retention_priority for hint in said(tmp_path / "lies.jsonl")] == [LAST, KEPT]
+
+
 def test_a_share_of_sessions_says_nothing_and_a_share_of_hints_lies(tmp_path: Path):
     source = write(tmp_path / "in.jsonl", FOUR_SESSIONS * 5)
     rows = [row | {"session_id": i // 5} for i, row in enumerate(FOUR_SESSIONS * 5)]
@@ -90,7 +106,7 @@ def test_noise_is_a_log_normal_factor_and_one_seed_gives_the_same_bytes(tmp_path
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--kinds", "end,soon"], "kind of hint is 'soon'; allowed: end, next"),
+        (["--kinds", "end,soon"], "kind of hint is 'soon'; allowed: end, next, retention"),
         (["--lies", "2"], "lies is 2.0; allowed: 0 to 1"),
     ],
 )

@@ -92,7 +92,10 @@ def _add_hints(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     hints.add_argument("source", type=Path, metavar="IN", help="native trace (.jsonl, .gz, .zst)")
     hints.add_argument("out", type=Path, metavar="OUT", help="trace to write; packed if it ends in .gz or .zst")
     hints.add_argument(
-        "--kinds", default="end,next", metavar="K,K", help="end: session_end, next: next_turn_ms (default: %(default)s)"
+        "--kinds",
+        default="end,next",
+        metavar="K,K",
+        help="end: session_end, next: next_turn_ms, retention: retention_priority and _ms (default: %(default)s)",
     )
     hints.add_argument("--share", type=float, default=1.0, help="of sessions whose client says anything (default: 1)")
     hints.add_argument("--noise", type=float, default=0.0, help="sigma of the log-normal error of times (default: 0)")

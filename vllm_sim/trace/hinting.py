@@ -4,6 +4,9 @@ What is right is read from the trace: a session is over with its last row, and g
 row without a session is one of its own. Of each session it is drawn whether its client says anything; of each hint
 whether it is a lie, and an estimate of time is off by a log-normal factor. A lie about the end says the contrary; a lie
 about the next turn is the right answer of some other row. The same seed and trace give the same bytes.
+
+A client that gives priorities makes them of the same two answers: LAST where the session is over, else KEPT, for MARGIN
+times as long as its next turn is away.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,14 +19,15 @@ from msgspec import structs
 from vllm_sim.trace.files import iter_records, write_records
 from vllm_sim.trace.record import Record, TraceError
 
-KINDS = ("end", "next")
-"""`session_end` and `next_turn_ms`."""
+KINDS = ("end", "next", "retention")
+"""`session_end`; `next_turn_ms`; `retention_priority` and `retention_ms`."""
+LAST, KEPT, MARGIN = 10, 80, 1.5
 
 
 class Hinting(NamedTuple):
     """What clients say."""
 
-    kinds: Sequence[str] = KINDS
+    kinds: Sequence[str] = KINDS[:2]
     share: float = 1.0
     """Of sessions whose client says anything."""
     noise: float = 0.0
@@ -51,16 +55,40 @@ def add_hints(source: Path, out: Path, hinting: Hinting) -> Hinted:
     _check(hinting)
     if out.exists() and out.samefile(source):
         raise ValueError(f"{out} is the file that is read; allowed: another name")
-    numbered = list(iter_records(source))
-    records = [record for _, record in numbered]
-    names = [row if record.session_id is None else record.session_id for row, record in enumerate(records)]
-    sessions = {name: number for number, name in enumerate(dict.fromkeys(zip(names, map(type, names), strict=True)))}
-    session = [sessions[name, type(name)] for name in names]
-    draw = np.random.default_rng(hinting.seed)
-    says = draw.random(len(sessions)) < hinting.share
-    rows = list(_hinted(source, numbered, session, says, hinting, draw))
+    rows, done = hinted(source, list(iter_records(source)), hinting)
     write_records(out, iter(rows))
-    return Hinted(len(rows), len(sessions), int(says[session].sum()))
+    return done
+
+
+def hinted(source: Path, numbered: Sequence[tuple[int, Record]], hinting: Hinting) -> tuple[list[Record], Hinted]:
+    """Rows with hints; those that they have of the same kinds are replaced.
+
+    Args:
+        source: the trace, for errors.
+        numbered: its rows, each with its line.
+        hinting: what their clients say.
+
+    Raises:
+        TraceError: of a session with several rows one has no timestamp.
+        ValueError: a value is out of range.
+    """
+    _check(hinting)
+    session = _sessions([record for _, record in numbered])
+    count = max(session, default=-1) + 1
+    draw = np.random.default_rng(hinting.seed)
+    says = draw.random(count) < hinting.share
+    rows = list(_hinted(source, numbered, session, says, hinting, draw))
+    return rows, Hinted(len(rows), count, int(says[session].sum()) if rows else 0)
+
+
+def _sessions(records: Sequence[Record]) -> list[int]:
+    """The session of each row, as a number in the order of first appearance."""
+    numbers: dict[tuple[object, type | None], int] = {}
+    names = (
+        (row, None) if record.session_id is None else (record.session_id, type(record.session_id))
+        for row, record in enumerate(records)
+    )
+    return [numbers.setdefault(name, len(numbers)) for name in names]
 
 
 def _check(hinting: Hinting) -> None:
@@ -80,23 +108,29 @@ def _hinted(
     hinting: Hinting,
     draw: np.random.Generator,
 ) -> Iterator[Record]:
-    waits = _waits_ms(source, numbered, session) if "next" in hinting.kinds else [None] * len(session)
+    has_times = not {"next", "retention"}.isdisjoint(hinting.kinds)
+    waits = _waits_ms(source, numbered, session) if has_times else [None] * len(session)
     known = [wait for wait in waits if wait is not None]
     last = {number: row for row, number in enumerate(session)}
     for row, (_, record) in enumerate(numbered):
         # As many draws for each row, whatever it gets: so one kind changes nothing of the other.
         end_lies, next_lies, other = draw.random(3)
         factor = float(np.exp(hinting.noise * draw.standard_normal()))
-        changed: dict[str, bool | float | None] = {}
-        if "end" in hinting.kinds:
-            is_last = last[session[row]] == row
-            changed["session_end"] = bool(is_last != (end_lies < hinting.lies)) if says[session[row]] else None
-        if "next" in hinting.kinds:
-            wait = waits[row]
-            if wait is not None and next_lies < hinting.lies:
-                wait = known[int(other * len(known))]
-            is_said = wait is not None and says[session[row]]
-            changed["next_turn_ms"] = round(wait * factor, 3) if wait is not None and is_said else None
+        lie_ms = known[int(other * len(known))] if known else 0.0
+        is_over = bool((last[session[row]] == row) != (end_lies < hinting.lies))
+        wait = waits[row]
+        said_ms = round(factor * (lie_ms if wait is None or next_lies < hinting.lies else wait), 3)
+        of_kind: dict[str, dict[str, bool | float | None]] = {
+            "end": {"session_end": is_over},
+            "next": {"next_turn_ms": None if wait is None else said_ms},
+            "retention": {
+                "retention_priority": LAST if is_over else KEPT,
+                "retention_ms": None if is_over else MARGIN * said_ms,
+            },
+        }
+        changed = {name: value for kind in hinting.kinds for name, value in of_kind[kind].items()}
+        if not says[session[row]]:
+            changed = dict.fromkeys(changed)
         yield structs.replace(record, **changed)
 
 

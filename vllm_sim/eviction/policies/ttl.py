@@ -4,16 +4,24 @@ Source: Continuum (Li et al., 2025, arXiv 2511.02230), whose time to live is tod
 a tool keeps its blocks for about as long as the tool takes. Here the client says how long (`next_turn_ms`), times
 `slack`; what is said beyond `most_ms` counts as that. Where all that is left is still to live, what comes back last
 goes. `session_end` ends it for the blocks that belong to the session alone: those that no request used which continues
-no other one (continuations.py). Without hints it is LRU. Not as there: no scheduling by time to live; only leaves are
-evicted.
+no other one (continuations.py). Without hints it is LRU.
+
+Clients who say more than is true cannot take the cache from others: of all blocks no greater share is kept than that of
+those that were kept and came back in time, of late; the first that are released are. Not as there: this bound; no
+scheduling by time to live; only leaves are evicted.
 """
 
 import numpy as np
 
 from vllm_sim.eviction.compiled import compiled
 from vllm_sim.eviction.continuations import CONTINUES, Continuations
+from vllm_sim.eviction.pairing_heaps import PairingHeaps
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import PrefixIndex
+
+TRUST = 0.1
+"""For how many nodes that came back in time the good name counts that all clients begin with, as a multiple of the
+blocks."""
 
 
 @compiled
@@ -47,6 +55,14 @@ class TimeToLive(Policy):
         self.is_last = np.zeros(context.nodes, np.bool_)
         self.used_before = np.zeros(context.nodes, np.bool_)
         self.is_shared = np.zeros(context.nodes, np.bool_)
+        self.blocks = context.blocks
+        # Nodes that are kept, by the time until which they are, and how many.
+        self.kept = PairingHeaps(context.nodes, 1)
+        self.count = 0
+        # Nodes that were kept: those that came back in time, and all; half as much after as many as there are blocks.
+        self.came = TRUST * context.blocks
+        self.ended = TRUST * context.blocks
+        self.fade = 0.5 ** (1 / context.blocks)
 
     def serves(self, facts: RequestFacts) -> None:
         self.sessions.prompt_end = facts.prompt_blocks
@@ -73,6 +89,8 @@ class TimeToLive(Policy):
         self.use(node)
 
     def use(self, node: int) -> None:
+        if self.kept.queue[node] >= 0:
+            self.end(node, self.kept.key[node] > self.now_ms)
         self.until_ms[node] = self.now_ms + self.keep_ms
         self.is_last[node] = self.is_over
 
@@ -80,6 +98,32 @@ class TimeToLive(Policy):
         place = self.sessions.place(self.sessions.request[node])
         if self.used_before[node] and (place < 0 or self.sessions.kind[place] != CONTINUES):
             self.is_shared[node] = True
+        self.leave(node)
+        if self.until_ms[node] > self.now_ms:
+            self.keep(node)
+
+    def keep(self, node: int) -> None:
+        """Keeps a node until its time, if there is room among those that are kept."""
+        late = self.kept.first(0)
+        while late >= 0 and self.kept.key[late] <= self.now_ms:
+            self.end(late, False)
+            late = self.kept.first(0)
+        if self.count * self.ended < self.came * self.blocks:
+            self.kept.push(node, 0, int(self.until_ms[node]), node)
+            self.count += 1
+        else:
+            self.until_ms[node] = self.now_ms
+
+    def end(self, node: int, is_use: bool) -> None:
+        """A node is kept no more: it came back in time, or its time is over."""
+        self.came = self.fade * self.came + is_use
+        self.ended = self.fade * self.ended + 1
+        self.leave(node)
+
+    def leave(self, node: int) -> None:
+        if self.kept.queue[node] >= 0:
+            self.kept.remove(node)
+            self.count -= 1
 
     def rank(self, node: int, copies: int, stamp: int) -> tuple[int, int]:
         if self.is_last[node] and not self.is_shared[node]:
@@ -91,6 +135,9 @@ class TimeToLive(Policy):
         if index.leaves.key[block] > self.now_ms:
             return index.back.first(0)
         return block
+
+    def evicted(self, node: int) -> None:
+        self.leave(node)
 
     def forgotten(self, node: int) -> None:
         self.sessions.forget(node)

@@ -1,0 +1,1 @@
+"""What a client's hint is worth: the plan, its rows, what they come to, the plot and the table."""
