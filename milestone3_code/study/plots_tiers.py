@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.study.drawing import caption, legend, panels, plain, share, values
+from matplotlib.ticker import FuncFormatter
+
+from milestone3_code.study.drawing import legend, plain, share, values, write
+from milestone3_code.study.names import spoken
 from milestone3_code.study.tier_bounds import both, bounds_of
-from milestone3_code.study.tiers import DEVICE, FILE, NONE
-from vllm_sim.plots.style import CEILING, save
+from milestone3_code.study.tiers import FILE, NONE
+from vllm_sim.plots.style import CEILING, in_percent, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_made_rows
 
@@ -36,13 +39,13 @@ def _style(rows: Sequence[Row], cpu: str) -> dict[str, Any]:
 
 
 def _label(cpu: str) -> str:
-    return "no CPU memory" if cpu == NONE else f"CPU memory {cpu}"
+    return "no CPU memory" if cpu == NONE else f"{cpu} of CPU memory"
 
 
 def _sizes(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
     bounds = bounds_of(rows)
-    figure, plots = panels("Token hit rate over the sizes of GPU and CPU memory", len(mixes))
+    figure, plots = new_panels(len(mixes), columns=4, height=2.2, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         for cpu in values(rows, "cpu"):
             own = sorted((row for row in rows if (row["mix"], row["cpu"]) == (mix, cpu)), key=lambda r: share(r["gpu"]))
@@ -55,19 +58,17 @@ def _sizes(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({share(row["gpu"]) for row in rows}))
         axes.set_ylim(0, 1.02)
-        axes.set_title(mix, fontsize=9)
-    plots[0].set_ylabel("token hit rate")
-    legend(figure, plots)
-    more = (
-        "x: GPU memory in % of the working set, as CPU memory; LRU on both. Backend fast: one request after the other, "
-        "copies of no time.\nDotted: the optimum of one cache of both sizes."
-    )
-    return save(figure, figures, "tiers_sizes", caption(rows, more))
+        in_percent(axes.yaxis)
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("GPU memory (%)")
+    plots[0].set_ylabel("token hit rate (%)")
+    legend(figure, plots, 5)
+    return write(figure, figures, "tiers_sizes", rows)
 
 
 def _bandwidth(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
-    figure, plots = panels("Time to first token over the bandwidth to CPU memory", len(mixes))
+    figure, plots = new_panels(len(mixes), height=2.3)
     for mix, axes in zip(mixes, plots, strict=True):
         own = [row for row in rows if row["mix"] == mix]
         for cpu in values(own, "cpu"):
@@ -79,15 +80,11 @@ def _bandwidth(rows: list[Row], figures: Path) -> list[Path]:
             axes.plot(places, [row["ttft_ms_p50"] for row in line], label=_label(cpu), **_style(rows, cpu))
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({row["offload_gbps"] for row in own if "offload_gbps" in row}))
-        axes.set_ylim(0, None)
-        axes.set_title(mix, fontsize=9)
-        axes.set_xlabel("GB/s in each direction", fontsize=8)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("GB/s in each direction")
     plots[0].set_ylabel("median TTFT (ms)")
     legend(figure, plots)
-    device = next(row["offload_gbps"] for row in rows if row["gbps"] == DEVICE and "offload_gbps" in row)
-    more = (
-        f"vLLM's engine in virtual time, LRU on both; GPU memory {' and '.join(values(rows, 'gpu'))} of the working "
-        f"set; roofline of {rows[0]['device']}, whose own bandwidth is {device:g} GB/s.\n"
-        "Times were not compared with a GPU."
-    )
-    return save(figure, figures, "tiers_bandwidth", caption(rows, more))
+    return write(figure, figures, "tiers_bandwidth", rows)
