@@ -99,7 +99,7 @@ def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
             look = line_style(policy) | {"label": label, "markersize": 4}
             axes.plot(shares, [row["token_hit_rate"] for row in chosen], **look)
     axes.set_xscale("log")
-    ticks = [1, 2, 5, 10, 20, 50, 100]
+    ticks = [2, 5, 10, 20, 50, 100]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_ylim(0, 1.02)

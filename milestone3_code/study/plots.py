@@ -1,20 +1,18 @@
 """The main plots of study two, from its rows alone."""
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import mean
 
 from matplotlib.colors import TwoSlopeNorm
 
-from milestone3_code.study.drawing import chosen, legend, load, plain, share, shares, side_by_side, values, write
-from milestone3_code.study.gaps import ALL, Cells
-from milestone3_code.study.study import MAIN_BLOCK, MATRIX
+from milestone3_code.study.drawing import chosen, legend, load, one, plain, share, shares, side_by_side, values, write
+from milestone3_code.study.study import GAPS, MAIN_BLOCK, MATRIX
 from vllm_sim.plots.style import in_percent, line_style, look, new_figure, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
 
 MIX, SHOWN = "even", "10%"
 """What plots of one mix at one capacity show, where it is among the rows."""
+ALL, SHARES = "all", ("5%", "10%", "20%", "50%")
 COMPARED = ("slru", "arc", "hybrid")
 """Policies of the main plot; LRU is its zero, the optimum its hundred."""
 LEAST_GAP = 0.02
@@ -28,32 +26,34 @@ MOST_SHADE = 15
 def draw_main(results: Path, figures: Path) -> list[Path]:
     """Writes the main plots; returns their files."""
     rows = load(results)
-    draws = (_gap, _gains, _workloads, _alone, _guarantee)
-    paths = [path for draw in draws for path in draw(rows, figures)]
+    gaps = load(results, GAPS)
+    paths = [path for draw in (_gap, _workloads) for path in draw(gaps, figures)]
+    paths += [path for draw in (_gains, _alone, _guarantee) for path in draw(rows, figures)]
     return paths + _matrix(load(results, MATRIX), figures)
 
 
-def average(rows: Sequence[Row], value: Callable[[Row], float]) -> float:
-    """The mean over the rows of a cell: one for each seed of the mix."""
-    return mean(value(row) for row in rows)
-
-
 def _gap(rows: list[Row], figures: Path) -> list[Path]:
-    cells = Cells(rows, MAIN_BLOCK)
-    policies = [name for name in COMPARED if name in cells.policies]
-    figure, plots = new_panels(1 + len(cells.mixes), height=1.95, sharey=True)
-    for mix, axes in zip((ALL, *cells.mixes), plots, strict=True):
-        places = [at for at in cells.capacities if cells.gap("lru", mix, at).points.mean >= LEAST_GAP]
-        for place, policy in enumerate(policies):
-            found = [cells.gap(policy, mix, capacity).closed for capacity in places]
-            at = side_by_side(len(found), place, len(policies), 0.55)
+    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["capacity"] in SHARES]
+    mixes = [ALL, *(mix for mix in values(found, "mix") if mix != ALL)]
+    figure, plots = new_panels(len(mixes), height=1.95, sharey=True)
+    for mix, axes in zip(mixes, plots, strict=True):
+        own = [row for row in found if row["mix"] == mix]
+        gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in SHARES]
+        shown = [capacity for capacity, gap in zip(SHARES, gaps, strict=True) if gap >= LEAST_GAP]
+        for place, policy in enumerate(COMPARED):
+            cells = [one(own, "gap", policy=policy, capacity=capacity) for capacity in shown]
+            heights = [row["gap_closed"] for row in cells]
+            ends = [row["gap_closed_ci95"] for row in cells]
+            reach = [
+                [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)],
+                [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)],
+            ]
+            at = side_by_side(len(cells), place, len(COMPARED), 0.55)
             color, marker, _ = look(policy)
             style = {"color": color, "marker": marker, "markersize": 5, "linestyle": "", "capsize": 2, "label": policy}
-            ends = [[one.mean - one.low for one in found], [one.high - one.mean for one in found]]
-            axes.errorbar(at, [one.mean for one in found], ends, elinewidth=0.9, **style)
-        gaps = [100 * cells.gap("lru", mix, capacity).points.mean for capacity in cells.capacities]
-        names = [f"{capacity}\n{gap:.1f}" for capacity, gap in zip(cells.capacities, gaps, strict=True)]
+            axes.errorbar(at, heights, reach, elinewidth=0.9, **style)
         axes.axhline(0, color="black", linewidth=0.8)
+        names = [f"{capacity}\n{100 * gap:.1f}" for capacity, gap in zip(SHARES, gaps, strict=True)]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_title("all mixes" if mix == ALL else mix)
@@ -77,9 +77,7 @@ def _gains(rows: list[Row], figures: Path) -> list[Path]:
         for policy in [policy for policy in GAINS if policy in values(own, "policy")]:
             line = [row for row in own if row["policy"] == policy]
             capacities = values(line, "capacity")
-            gains = [
-                100 * average(pick(line, "mix", capacity=at), lambda row: row["gain_over_lru"]) for at in capacities
-            ]
+            gains = [100 * one(line, "mix", capacity=at)["gain_over_lru"] for at in capacities]
             style = line_style(policy) | {"markersize": 3.5, "linewidth": 1.1}
             axes.plot([share(at) for at in capacities], gains, **style)
         axes.axhline(0, color="black", linewidth=0.8)
@@ -94,19 +92,21 @@ def _gains(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _workloads(rows: list[Row], figures: Path) -> list[Path]:
-    found = shares(pick(rows, "mix", block_size=MAIN_BLOCK, policy="hybrid"))
-    capacities = values(found, "capacity")
+    found = [
+        row
+        for row in shares(pick(rows, "gap", block_size=MAIN_BLOCK, policy="hybrid"))
+        if row["mix"] != ALL and row["capacity"] in SHARES
+    ]
     first = {row["mix"]: row["by_workload"] for row in found}
     lines = [(mix, name) for mix, parts in first.items() for name in parts]
-    cells = {(mix, at): pick(found, "mix", mix=mix, capacity=at) for mix in first for at in capacities}
     table = [
         [
-            100 * average(cells[mix, at], lambda row, name=name: row["by_workload"][name]["gain_over_lru"])
-            for at in capacities
+            100 * one(found, "gap", mix=mix, capacity=capacity)["by_workload"][name]["gain_over_lru"]
+            for capacity in SHARES
         ]
         for mix, name in lines
     ]
-    figure, axes = new_figure((4.6, 0.9 + 0.17 * len(lines)))
+    figure, axes = new_figure((4.6, 0.8 + 0.15 * len(lines)))
     axes.grid(False)
     norm = TwoSlopeNorm(0, -MOST_SHADE, MOST_SHADE)
     image = axes.imshow(table, cmap="PuOr", norm=norm, aspect="auto")
@@ -115,11 +115,11 @@ def _workloads(rows: list[Row], figures: Path) -> list[Path]:
             weight = "bold" if value < -2 else "normal"
             color = "white" if abs(value) > 0.6 * MOST_SHADE else "black"
             words = f"{value:+.1f}".replace("-", "\N{MINUS SIGN}") if round(value, 1) else "0"
-            axes.text(j, i, words, ha="center", va="center", fontsize=8.5, fontweight=weight, color=color)
+            axes.text(j, i, words, ha="center", va="center", fontsize=8, fontweight=weight, color=color)
     for i in range(1, len(lines)):
         if lines[i][0] != lines[i - 1][0]:
             axes.axhline(i - 0.5, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(capacities)), capacities)
+    axes.set_xticks(range(len(SHARES)), SHARES)
     axes.set_yticks(range(len(lines)), [f"{mix}: {name}" for mix, name in lines])
     axes.tick_params(length=0)
     axes.set_xlabel("capacity (of the working set)")
@@ -140,17 +140,20 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
     where = {"mix": mix, "capacity": capacity, "block_size": MAIN_BLOCK}
     for place, (experiment, policy, label, color, hatch) in enumerate(kinds):
         if experiment == "alone":
-            heights = [
-                average(pick(rows, "alone", workload=name, policy=policy, **where), lambda row: row["token_hit_rate"])
-                for name in names
-            ]
+            own = [one(rows, "alone", workload=name, policy=policy, **where) for name in names]
         else:
-            own = pick(rows, "mix", policy=policy, **where)
-            heights = [
-                average(own, lambda row, name=name: row["by_workload"][name]["token_hit_rate"]) for name in names
-            ]
+            parts = one(rows, "mix", policy=policy, **where)["by_workload"]
+            own = [parts[name] for name in names]
         at = side_by_side(len(names), place, len(kinds))
-        axes.bar(at, heights, 0.18, color=color, hatch=hatch, edgecolor="white" if hatch else color, label=label)
+        axes.bar(
+            at,
+            [row["token_hit_rate"] for row in own],
+            0.18,
+            color=color,
+            hatch=hatch,
+            edgecolor="white" if hatch else color,
+            label=label,
+        )
     axes.set_xticks(range(len(names)), names)
     axes.set_ylim(0, 1.02)
     in_percent(axes.yaxis)
@@ -190,12 +193,10 @@ def _matrix(rows: list[Row], figures: Path) -> list[Path]:
     figure, plots = new_panels(len(policies), height=2.6, sharey=True)
     most = 30
     for policy, axes in zip(policies, plots, strict=True):
-        tables = [row["share_of_prompt"]["workload"] for row in pick(own, "lost", policy=policy)]
-        names = list(tables[0])
+        table = one(own, "lost", policy=policy)["share_of_prompt"]["workload"]
+        names = list(table)
         axes.grid(False)
-        cells = [
-            [100 * mean(table[owner].get(evictor, 0.0) for table in tables) for evictor in names] for owner in names
-        ]
+        cells = [[100 * table[owner].get(evictor, 0.0) for evictor in names] for owner in names]
         image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=most)
         for i, line in enumerate(cells):
             for j, value in enumerate(line):

@@ -39,13 +39,13 @@ def _style(rows: Sequence[Row], cpu: str) -> dict[str, Any]:
 
 
 def _label(cpu: str) -> str:
-    return "no CPU memory" if cpu == NONE else f"{cpu} of CPU memory"
+    return "no CPU memory" if cpu == NONE else f"CPU memory {cpu}"
 
 
 def _sizes(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
     bounds = bounds_of(rows)
-    figure, plots = new_panels(len(mixes), columns=4, height=2.2, sharey=True)
+    figure, plots = new_panels(len(mixes), columns=4, height=2.4, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         for cpu in values(rows, "cpu"):
             own = sorted((row for row in rows if (row["mix"], row["cpu"]) == (mix, cpu)), key=lambda r: share(r["gpu"]))
@@ -62,7 +62,7 @@ def _sizes(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_title(spoken(mix))
         axes.set_xlabel("GPU memory (%)")
     plots[0].set_ylabel("token hit rate (%)")
-    legend(figure, plots, 5)
+    legend(figure, plots, 3)
     return write(figure, figures, "tiers_sizes", rows)
 
 

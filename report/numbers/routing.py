@@ -50,6 +50,7 @@ def routing_numbers(results: Path) -> Numbers:
         "cells": number(len(found)),
         **_verdict(found),
         "ladder": _ladder(rows),
+        "charged": _charged(rows),
         "tree_within": _tree_within(rows.rows, shown),
         **_stale(rows),
         "engine": _engine(results),
@@ -138,6 +139,19 @@ def _ladder(rows: Rows) -> list[list[str]]:
             steps = [rate(spread([row["steps"] for row in own], name).mean) for name in own[0]["steps"]]
             table.append([spoken(mix), f"`{router}`", *steps, _text(spread(own, "token_hit_rate"))])
     return table
+
+
+def _charged(rows: Rows) -> dict[str, list[str]]:
+    """What each of two routers loses to routing, of the prompt tokens, by trace."""
+    found = [row for row in rows.pick("ladder") if not row["rejected_requests"]]
+    losses = {}
+    for router in (PLAIN, ROUTED):
+        own = {mix: [r for r in found if (r["mix"], r["router"]) == (mix, router)] for mix in values(found, "mix")}
+        losses[router] = [
+            f"{rate(spread([r['steps'] for r in rows_of], 'routing').mean)} ({spoken(mix)})"
+            for mix, rows_of in own.items()
+        ]
+    return losses
 
 
 def _stale(rows: Rows) -> Numbers:
