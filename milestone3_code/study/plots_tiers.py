@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from milestone3_code.study.drawing import legend, plain, share, values, write
 from milestone3_code.study.names import spoken
@@ -16,6 +16,8 @@ from vllm_sim.sweep.results import read_made_rows
 
 COLORS = ("#000000", "#56B4E9", "#0072B2", "#009E73", "#D55E00")
 """Of sizes of CPU memory, in the order of the rows."""
+FAR = 5
+"""Times further apart than this factor get a logarithmic axis."""
 MARKERS = ("o", "s", "D", "^", "v")
 
 
@@ -80,9 +82,12 @@ def _bandwidth(rows: list[Row], figures: Path) -> list[Path]:
             axes.plot(places, [row["ttft_ms_p50"] for row in line], label=_label(cpu), **_style(rows, cpu))
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({row["offload_gbps"] for row in own if "offload_gbps" in row}))
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+        low, high = axes.dataLim.intervaly
+        if high > FAR * low:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_title(spoken(mix))
         axes.set_xlabel("GB/s in each direction")
     plots[0].set_ylabel("median TTFT (ms)")

@@ -73,6 +73,22 @@ def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "p
     Raises:
         ValueError: Typst or the sources are not there, or a text claims what the rows do not show.
     """
+    compiler = make_compiler(numbers, root, kind)
+    import typst
+
+    try:
+        found = compiler.compile(format=kind, ppi=144.0, timestamp=DATE)
+    except typst.TypstError as error:
+        raise ValueError(f"{root / SOURCE} cannot be typeset\n{error.diagnostic}") from None
+    return found if isinstance(found, list) else [found or b""]
+
+
+def make_compiler(numbers: dict[str, Any], root: Path, kind: str) -> Any:
+    """Typst's compiler of the report; see typeset.
+
+    Raises:
+        ValueError: Typst or the sources are not there.
+    """
     try:
         import typst
     except ImportError:
@@ -80,18 +96,13 @@ def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "p
     source = root / SOURCE
     if not source.is_file():
         raise ValueError(f"no {source}; allowed: a folder that holds {SOURCE} and figures/")
-    try:
-        compiler = typst.Compiler(
-            str(source),
-            root=str(root),
-            ignore_system_fonts=True,
-            font_paths=[str(Path(matplotlib.get_data_path()) / "fonts/ttf")],
-            sys_inputs={"numbers": json.dumps(numbers), "kind": kind},
-        )
-        found = compiler.compile(format=kind, ppi=144.0, timestamp=DATE)
-    except typst.TypstError as error:
-        raise ValueError(f"{source} cannot be typeset\n{error.diagnostic}") from None
-    return found if isinstance(found, list) else [found or b""]
+    return typst.Compiler(
+        str(source),
+        root=str(root),
+        ignore_system_fonts=True,
+        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts/ttf")],
+        sys_inputs={"numbers": json.dumps(numbers), "kind": kind},
+    )
 
 
 def build(results: Path, root: Path, out: Path) -> int:

@@ -24,6 +24,15 @@ from vllm_sim.replay.rows import Row
 
 Numbers = dict[str, Any]
 MAKER = "python milestone3_code/compare_routers.py"
+SETUPS = (
+    "one cache",
+    f"`{PLAIN}`",
+    f"the optimum after {PLAIN}",
+    "`session`",
+    f"`{ROUTED}`",
+    f"{BETTER} after {ROUTED}",
+)
+"""What `_rates` has of a trace."""
 SURE = 0.005
 """A difference of token hit rates that counts as one."""
 
@@ -44,7 +53,11 @@ def routing_numbers(results: Path) -> Numbers:
         "better": BETTER,
         "replicas": number(MAIN_REPLICAS),
         "seeds": number(len({row["mix_seed"] for row in fleet})),
-        "rates": [_rates(rows.rows, mix, *place) for mix, place in shown.items()],
+        "rates_head": ["", *(f"{spoken(mix)}, {spaced(capacity)}" for mix, (capacity, _) in shown.items())],
+        "rates": [
+            list(line)
+            for line in zip(SETUPS, *(_rates(rows.rows, mix, *place) for mix, place in shown.items()), strict=True)
+        ],
         "routers": _routers(rows.rows, shown),
         "pays": [_pays(one) for one in found],
         "cells": number(len(found)),
@@ -78,7 +91,7 @@ def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ),
     ]
-    return [spoken(mix), spaced(capacity), *map(_text, found)]
+    return list(map(_text, found))
 
 
 def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
