@@ -12,6 +12,7 @@ from milestone3_code.study.view import Params, View
 from vllm_sim.provenance import file_sha256
 
 CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
+SEEDS, GAPS = "mixed_seeds.jsonl", "mixed_gap.jsonl"
 MAIN_BLOCK = 16
 
 
