@@ -9,6 +9,7 @@ what it is for.
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
@@ -272,6 +273,14 @@ COMPUTED = Value(
     delete_when=_SPARSE_END,
     type=int,
 )
+BATCH = Value(
+    name="batch",
+    target="vllm.v1.engine.core:EngineCore.batch_queue",
+    why="of the step in flight upstream ends only the requests that it is shown; see in_flight.py",
+    upstream="vllm/v1/engine/core.py, EngineCore.step_with_batch_queue",
+    delete_when=_SPARSE_END,
+    type=deque,
+)
 RANKS = Value(
     name="ranks",
     target="vllm.distributed.parallel_state:GroupCoordinator.world_size",
@@ -308,8 +317,8 @@ PUBLISH = Override(
 
 TABLE: tuple[Contact, ...] = (
     FINISH, LENGTH, ERRORS, EVICTION, MANAGER, POOL, ALLOCATE, CACHE, FREE, TAKE, INSERT, POP, WORKER, OFFER, LOAD,
-    JOBS, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, RANKS, VARIABLE,
-    MODULE, PUBLISH,
+    JOBS, MAX_LENGTH, CHAT_LOG, COMPLETION_LOG, HASHER, RUNNING, BUDGET, ACTIVE, STEP, COMPUTED, BATCH, RANKS,
+    VARIABLE, MODULE, PUBLISH,
 )  # fmt: skip
 
 
