@@ -275,6 +275,25 @@ def test_sparse_steps_of_chats(
     )
 
 
+@pytest.mark.parametrize("concurrency", [64, 256])
+def test_sparse_steps_of_chats_under_asynchronous_scheduling(
+    chat_trace: Path, concurrency: int, measured: Measured
+) -> None:
+    sizes = CHAT_SIZES | {"async_scheduling": True}
+    best = steps_seconds(CHAT_ROUNDS, chat_trace, sizes, concurrency, True)
+    measured(
+        Measurement(
+            name=f"sparse_async_{concurrency}",
+            what="sparse steps of the engine against plain ones under asynchronous scheduling: 1,000 chats, "
+            f"{concurrency} at once, with attribution",
+            value=best[True] / best[False],
+            unit="times",
+            at_least=4.0,
+            parts={"plain, s": best[True], "sparse, s": best[False]},
+        )
+    )
+
+
 @pytest.mark.parametrize(("attribution", "bar"), [(True, 2.5), (False, 2.5)])
 def test_sparse_steps_of_long_prompts(long_trace: Path, attribution: bool, bar: float, measured: Measured) -> None:
     sizes = LONG_SIZES | {"max_num_batched_tokens": 8192}

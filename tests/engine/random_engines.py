@@ -123,7 +123,7 @@ PLANNED_ROWS = [
 PLANNED = ("longer hit", "rejected", "longest")
 
 
-def plan_case(name: str, trace: TokenisedTrace) -> Case:
+def plan_case(name: str, trace: TokenisedTrace, asynchronous: bool = False) -> Case:
     """A case that random ones seldom are.
 
     `longer hit`: the second row gets one block too few, until the first has cached, by decoding, one that it can hit;
@@ -146,6 +146,7 @@ def plan_case(name: str, trace: TokenisedTrace) -> Case:
         model_positions=131072,
         max_num_seqs=4,
         max_num_batched_tokens=64,
+        async_scheduling=asynchronous,
     )
     stops = {rows[0]: 99} if name == "longest" else {}
     return Case(setup, rows, arrivals, [RequestSettings()] * len(trace), None, "table", True, stops)

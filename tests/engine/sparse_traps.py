@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from vllm.v1.request import RequestStatus
 
 from vllm_sim.engine.backends import sparse
 from vllm_sim.engine.backends.driver import Driver
+from vllm_sim.engine.backends.in_flight import InFlight
 from vllm_sim.engine.backends.lanes import last_output
 from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.backends.sparse import SparseSteps
@@ -63,10 +65,10 @@ def max_model_len_is_not_seen(patch: pytest.MonkeyPatch) -> None:
 def the_queue_is_asked_before_the_steps_blocks_are_served(patch: pytest.MonkeyPatch) -> None:
     serve, tries = SparseSteps._serve, SparseSteps._tries_waiting
 
-    def asking(self: SparseSteps, now_ms: float) -> None:
-        answer = tries(self)
-        serve(self, now_ms)
-        patch.setattr(SparseSteps, "_tries_waiting", lambda self: answer)
+    def asking(self: SparseSteps, *arguments: Any) -> None:
+        answer = tries(self, len(self._lanes))
+        serve(self, *arguments)
+        patch.setattr(SparseSteps, "_tries_waiting", lambda self, tokens: answer)
 
     patch.setattr(SparseSteps, "_serve", asking)
 
@@ -146,17 +148,17 @@ def blocks_are_served_in_no_order(patch: pytest.MonkeyPatch) -> None:
 
 
 def blocks_are_served_though_some_do_not_fit(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(SparseSteps, "_fits", lambda self: True)
+    patch.setattr(SparseSteps, "_fits", lambda self, resting: True)
 
 
 def a_full_block_is_cached_with_the_next_one_taken(patch: pytest.MonkeyPatch) -> None:
     serve = SparseSteps._serve
 
-    def late(self: SparseSteps, now_ms: float) -> None:
+    def late(self: SparseSteps, *arguments: Any) -> None:
         phases, size = self._phases, self._block_size
         if size > 1:
             self._phases = [lanes if i == self.step % size else {} for i, lanes in enumerate(phases)]
-        serve(self, now_ms)
+        serve(self, *arguments)
         self._phases = phases
 
     patch.setattr(SparseSteps, "_serve", late)
@@ -168,7 +170,7 @@ def the_ledgers_tokens_are_not_set(patch: pytest.MonkeyPatch) -> None:
 
 def the_ledgers_time_is_not_set(patch: pytest.MonkeyPatch) -> None:
     serve = SparseSteps._serve
-    patch.setattr(SparseSteps, "_serve", lambda self, now_ms: serve(self, 0.0))
+    patch.setattr(SparseSteps, "_serve", lambda self, now_ms, resting: serve(self, 0.0, resting))
 
 
 def skipped_steps_do_not_count(patch: pytest.MonkeyPatch) -> None:
@@ -178,8 +180,8 @@ def skipped_steps_do_not_count(patch: pytest.MonkeyPatch) -> None:
 def contexts_do_not_grow(patch: pytest.MonkeyPatch) -> None:
     load = SparseSteps._load
 
-    def constant(self: SparseSteps) -> Any:
-        found = load(self)
+    def constant(self: SparseSteps, *arguments: Any) -> Any:
+        found = load(self, *arguments)
         return found._replace(pairs=found.pairs - self.step * found.requests)
 
     patch.setattr(SparseSteps, "_load", constant)
@@ -209,6 +211,63 @@ def a_policy_is_told_of_whom_it_was_told_last(patch: pytest.MonkeyPatch) -> None
     patch.setattr(PolicyBlockPool, "serve", once)
 
 
+def a_chunk_in_flight_counts_as_one_token(patch: pytest.MonkeyPatch) -> None:
+    def hasty(request: Any, in_flight: int) -> bool:
+        ready = request.status == RequestStatus.RUNNING and not request.is_prefill_chunk and request.num_output_tokens
+        return bool(ready) and request.num_output_placeholders == in_flight
+
+    patch.setattr(sparse, "is_quiet", hasty)
+
+
+def a_request_that_rests_is_scheduled(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(sparse, "longest_output", lambda request, max_model_len: -1)
+
+
+def a_request_that_rests_takes_its_block(patch: pytest.MonkeyPatch) -> None:
+    serve = SparseSteps._serve
+    patch.setattr(SparseSteps, "_serve", lambda self, now_ms, resting: serve(self, now_ms, ()))
+
+
+def the_step_in_flight_ends_for_hidden_requests(patch: pytest.MonkeyPatch) -> None:
+    show = InFlight.show
+    patch.setattr(InFlight, "show", lambda self, tokens, hidden: show(self, tokens, ()))
+
+
+def the_step_in_flight_does_not_end_for_shown_requests(patch: pytest.MonkeyPatch) -> None:
+    show = InFlight.show
+    patch.setattr(InFlight, "show", lambda self, tokens, hidden: show(self, {}, hidden))
+
+
+def the_step_in_flight_ends_in_another_order(patch: pytest.MonkeyPatch) -> None:
+    show = InFlight.show
+
+    def turned(self: InFlight, tokens: Any, hidden: Any) -> None:
+        show(self, dict(reversed(tokens.items())), hidden)
+
+    patch.setattr(InFlight, "show", turned)
+
+
+def a_known_block_is_cached_a_step_early(patch: pytest.MonkeyPatch) -> None:
+    serve = SparseSteps._serve
+
+    def early(self: SparseSteps, *arguments: Any) -> None:
+        self._ahead, ahead = 0, self._ahead
+        serve(self, *arguments)
+        self._ahead = ahead
+
+    patch.setattr(SparseSteps, "_serve", early)
+
+
+ASYNCHRONOUS: dict[Trap, int] = {
+    a_chunk_in_flight_counts_as_one_token: 5,
+    a_request_that_rests_is_scheduled: 0,
+    a_request_that_rests_takes_its_block: 0,
+    the_step_in_flight_ends_for_hidden_requests: 0,
+    the_step_in_flight_does_not_end_for_shown_requests: 0,
+    the_step_in_flight_ends_in_another_order: 0,
+    a_known_block_is_cached_a_step_early: 0,
+}
+"""Faults under asynchronous scheduling, and a case that finds each."""
 TRAPS: dict[Trap, int | str] = {
     followers_of_a_rejected_row_come_late: "rejected",
     max_model_len_is_not_seen: "longest",

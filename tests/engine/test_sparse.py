@@ -20,7 +20,7 @@ from tests.engine.random_engines import (
     plan_case,
     write_rows,
 )
-from tests.engine.sparse_traps import TRAPS, Trap
+from tests.engine.sparse_traps import ASYNCHRONOUS, TRAPS, Trap
 from tests.engine.test_replay import ROW_FILES, conversations, settings, write
 from vllm_sim.engine.backends.driver import use_stored_hashes
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -55,40 +55,49 @@ def seldom_collected() -> Iterator[None]:
     gc.collect()
 
 
-def check_cases(rows: Rows, numbers: range, policies: tuple[str, ...]) -> None:
+def check_cases(rows: Rows, numbers: range, policies: tuple[str, ...], asynchronous: bool) -> None:
     for number in numbers:
-        case = draw_case(number, rows.trace, policies[number % len(policies)])
+        case = draw_case(number, rows.trace, policies[number % len(policies)], asynchronous)
         assert difference(case, *rows) is None, f"case {number}: {case}"
 
 
-@pytest.mark.parametrize("first", range(0, 160, CHUNK))
-def test_random_engines_are_the_same_stepped_sparsely(rows: Rows, first: int) -> None:
-    check_cases(rows, range(first, first + CHUNK), ("lru",))
+either = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
 
+@either
+@pytest.mark.parametrize("first", range(0, 80, CHUNK))
+def test_random_engines_are_the_same_stepped_sparsely(rows: Rows, first: int, asynchronous: bool) -> None:
+    check_cases(rows, range(first, first + CHUNK), ("lru",), asynchronous)
+
+
+@either
 @pytest.mark.parametrize("name", PLANNED)
-def test_planned_engines_are_the_same_stepped_sparsely(rows: Rows, name: str) -> None:
-    assert difference(plan_case(name, rows.trace), *rows) is None
+def test_planned_engines_are_the_same_stepped_sparsely(rows: Rows, name: str, asynchronous: bool) -> None:
+    assert difference(plan_case(name, rows.trace, asynchronous), *rows) is None
 
 
-def test_random_policies_are_told_the_same_by_sparse_steps(rows: Rows) -> None:
-    check_cases(rows, range(CHUNK), POLICIES[:2])  # compiling all of them takes minutes
+@either
+def test_random_policies_are_told_the_same_by_sparse_steps(rows: Rows, asynchronous: bool) -> None:
+    check_cases(rows, range(CHUNK), POLICIES[:2], asynchronous)  # compiling all of them takes minutes
 
 
 @pytest.mark.slow
+@either
 @pytest.mark.parametrize("policies", [("lru",), POLICIES], ids=["lru", "policies"])
 @pytest.mark.parametrize("first", range(1000, 3000, 5 * CHUNK))
-def test_thousands_of_random_engines_are_the_same(rows: Rows, first: int, policies: tuple[str, ...]) -> None:
-    check_cases(rows, range(first, first + 5 * CHUNK), policies)
+def test_thousands_of_random_engines_are_the_same(
+    rows: Rows, first: int, policies: tuple[str, ...], asynchronous: bool
+) -> None:
+    check_cases(rows, range(first, first + 5 * CHUNK), policies, asynchronous)
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+@pytest.mark.parametrize("trap", [*TRAPS, *ASYNCHRONOUS], ids=lambda trap: trap.__name__)
 def test_a_fault_of_sparse_steps_is_found(rows: Rows, trap: Trap, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = TRAPS[trap]
+    place = (TRAPS | ASYNCHRONOUS)[trap]
     if isinstance(place, str):
         case = plan_case(place, rows.trace)
     else:
-        case = draw_case(place, rows.trace, "arc" if "policy" in trap.__name__ else None)
+        case = draw_case(place, rows.trace, "arc" if "policy" in trap.__name__ else None, trap in ASYNCHRONOUS)
     trap(monkeypatch)
     plain = observe(case, *rows, plain_steps=True)
     try:
@@ -106,6 +115,8 @@ def test_a_fault_of_sparse_steps_is_found(rows: Rows, trap: Trap, monkeypatch: p
         {"concurrency": 6, "capacity_blocks": 40, "policy": "arc"},
         {"capacity_blocks": 45, "policy": "belady", "device": "l4"},
         {"concurrency": 3, "attribution": False, "latency_model": "zero", "capacity_blocks": 30},
+        {"async_scheduling": True, "max_num_seqs": 4, "capacity_blocks": 45, "device": "l4"},
+        {"async_scheduling": True, "concurrency": 6, "capacity_blocks": 40, "policy": "arc"},
     ],
     ids=str,
 )
@@ -126,7 +137,6 @@ def test_sparse_and_plain_steps_write_the_same_bytes(tmp_path: Path, options: di
 @pytest.mark.parametrize(
     ("upstream", "reason"),
     [
-        ({"async_scheduling": True}, "asynchronous scheduling"),
         ({"scheduling_policy": "priority"}, "the order priority"),
         ({"watermark": 0.2}, "a watermark"),
         ({"long_prefill_token_threshold": 8}, "long_prefill_token_threshold"),
@@ -139,8 +149,7 @@ def test_what_is_not_shown_to_be_exact_steps_plainly_and_says_why(
     rows: Rows, upstream: dict[str, Any], reason: str
 ) -> None:
     case = draw_case(3, rows.trace)
-    chosen = upstream if "async_scheduling" in upstream else {"upstream": upstream}
-    setup = dataclasses.replace(case.setup, max_num_batched_tokens=4096, **chosen)
+    setup = dataclasses.replace(case.setup, max_num_batched_tokens=4096, upstream=upstream)
     found = observe(case._replace(setup=setup, stops={}), *rows, plain_steps=False)
     assert found["reason"] == reason
     assert len(found["served"]) == len(case.rows)

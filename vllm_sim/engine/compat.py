@@ -9,6 +9,7 @@ what it is for.
 
 import functools
 import sys
+from collections import deque
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any, Protocol, runtime_checkable
@@ -273,6 +274,14 @@ COMPUTED = _sparse(
     int,
     "a request is brought up to date before upstream sees it, or serves its blocks",
     "Scheduler._update_after_schedule",
+)
+BATCH = Value(
+    name="batch",
+    target="vllm.v1.engine.core:EngineCore.batch_queue",
+    why="of the step in flight upstream ends only the requests that it is shown; see in_flight.py",
+    upstream="vllm/v1/engine/core.py, EngineCore.step_with_batch_queue",
+    delete_when=_SPARSE_END,
+    type=deque,
 )
 RANKS = Value(
     name="ranks",

@@ -139,6 +139,11 @@ class ReplayExecutor(Executor):
         """What a request is answered with, as far as it is known: the i-th generated token at place i."""
         return self._running[request_id].tokens
 
+    def token(self, request_id: str, place: int) -> int:
+        """The token at a place of a request's answer, after its recorded end too."""
+        answer = self._running[request_id]
+        return answer.tokens[place] if place < len(answer.tokens) else self._token_behind(answer, place)
+
     def _token_behind(self, answer: _Answer, position: int) -> int:
         """The token at a position that has none yet."""
         if not answer.goes_on:
@@ -171,7 +176,7 @@ class ReplayExecutor(Executor):
             self._sampled, result = output, None  # the tokens are fetched by sample_tokens
             if moved is not None:
                 self._sampled = replace(output, kv_connector_output=moved)
-        return _done(result) if non_block else result
+        return done(result) if non_block else result
 
     @overload
     def sample_tokens(
@@ -191,7 +196,7 @@ class ReplayExecutor(Executor):
         if self._timing is not None:
             paced = self._timing.result(result)
             return paced if non_block else paced.result()
-        return _done(result) if non_block else result
+        return done(result) if non_block else result
 
     def _step(self, output: SchedulerOutput) -> ModelRunnerOutput | None:
         """The tokens of a step.
@@ -236,11 +241,7 @@ class ReplayExecutor(Executor):
                 sampled.append([self._token_behind(answer, position)])
         if self._timing is not None:
             self._timing.step(output, request_ids, computed, sampled)
-        return ModelRunnerOutput(
-            req_ids=request_ids,
-            req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
-            sampled_token_ids=sampled,
-        )
+        return output_of(request_ids, sampled)
 
     def execute_dummy_batch(self) -> None:
         pass
@@ -297,7 +298,7 @@ class ReplayExecutor(Executor):
         if method not in _REPLIES:
             raise NotImplementedError(f"{method} asks a worker, and vllm_sim has none")
         result = [_REPLIES[method]]
-        return _done(result) if non_block else result
+        return done(result) if non_block else result
 
     def check_health(self) -> None:
         pass
@@ -326,7 +327,17 @@ _REPLIES: dict[Any, Any] = {
 """What a worker would reply, by method."""
 
 
-def _done(result: Any) -> Future[Any]:
+def output_of(request_ids: list[str], sampled: list[list[int]]) -> ModelRunnerOutput:
+    """What workers give of a step: the tokens of each request."""
+    return ModelRunnerOutput(
+        req_ids=request_ids,
+        req_id_to_index={request_id: i for i, request_id in enumerate(request_ids)},
+        sampled_token_ids=sampled,
+    )
+
+
+def done(result: Any) -> Future[Any]:
+    """A future that has its result."""
     future: Future[Any] = Future()
     future.set_result(result)
     return future

@@ -97,7 +97,7 @@ class Driver:
         self._sparse: SparseSteps | None = None
         if self.plain_reason is None:
             assert not isinstance(self.ledger, GroupLedger)  # of one group of full attention
-            self._sparse = SparseSteps(self.scheduler, self.executor, self.ledger)
+            self._sparse = SparseSteps(core, self.executor, self.ledger)
         self._tier_steps = None if self.tier is None else TierSteps(self.executor, self.step_ms)
         self.now_ms = 0.0
         self._running: dict[str, RowOutcome] = {}
@@ -217,7 +217,8 @@ class Driver:
             return []
         if self._sparse is not None:
             while (skipped := self._sparse.skip(self.now_ms)) is not None:
-                self._pass(skipped.load)
+                self._batches.append(skipped.load)
+                self._pass(self._batches.popleft())
                 ended = [self._end(name) for name in skipped.ended]
                 if ended or is_alone or self._is_due(due):
                     return ended

@@ -5,7 +5,8 @@ one block taken or cached. Such a request is quiet. Here upstream's scheduler is
 those that start, prefill or end. What a step does for quiet ones follows from the number of the step.
 
 Faithful to vLLM 0.32 (v1/core/sched/scheduler.py schedule, _update_after_schedule, update_from_output, sched/utils.py
-check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/request.py, read), bit for bit, because:
+check_stop, sched/async_scheduler.py, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py and v1/request.py,
+read), bit for bit, because:
 
 - Upstream calls KVCacheManager.allocate_slots(request, 1) in each step. Of `computed` tokens, that takes a block where
   computed % B == 0 and caches one where (computed + 1) % B == 0; else it changes nothing. Here both are done by what it
@@ -26,22 +27,35 @@ check_stop, v1/core/kv_cache_manager.py, single_type_kv_cache_manager.py, v1/req
   free by one, and what the head needs by one at most. This is checked after the step's own blocks are served: one that
   is cached in a step can be hit in it.
 
+Asynchronous scheduling is the same but for this. Upstream's step s schedules batch s and then ends batch s - 1, so that
+between two steps a quiet request has one token in flight: num_computed_tokens is num_tokens, num_output_placeholders
+and num_in_flight_tokens are 1.
+
+- AsyncScheduler caches what is known, min(computed + 1, num_tokens) tokens. So a block is cached where the next one is
+  taken, after it, computed % B == 0; when a token comes, only the block of a request that ends can be new.
+- A request whose token in flight ends it by max_tokens or max_model_len is not scheduled: it rests. One that an end
+  token ends is scheduled once more, and counts in that step's load.
+- Batch s - 1 is in EngineCore.batch_queue while step s is scheduled. Upstream ends it for the requests that it is shown
+  in step s, whether or not it was shown them in step s - 1, and for no hidden ones: in_flight.py.
+
 When this holds, and what steps plainly: stepping.py. Not kept in a step that is skipped: prev_step_scheduled_req_ids of
 the scheduler and what its output would tell a worker, which the replay executor does not read.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from vllm.v1.core.kv_cache_utils import BlockHash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.sched.utils import remove_all
+from vllm.v1.engine.core import EngineCore
 from vllm.v1.request import Request
 
 from vllm_sim.engine import compat
-from vllm_sim.engine.backends.lanes import Lane, is_quiet, last_output
+from vllm_sim.engine.backends.in_flight import InFlight
+from vllm_sim.engine.backends.lanes import Lane, is_quiet, last_output, longest_output
 from vllm_sim.engine.backends.ledger import Ledger
 from vllm_sim.engine.executor import ReplayExecutor
 from vllm_sim.engine.pool import PolicyBlockPool
@@ -61,7 +75,7 @@ class _Refused(NamedTuple):
     """The head of `waiting`, which got no blocks."""
 
     head: Request
-    behind: BlockHash | None
+    after: BlockHash | None
     """Of the block after its hit; None where a longer hit is not allowed."""
 
 
@@ -69,13 +83,18 @@ class SparseSteps:
     """Which requests the scheduler need not see, and what happens to them.
 
     Args:
-        scheduler: Upstream's; changed.
+        core: Upstream's; its scheduler is changed.
         executor: It knows the answers.
         ledger: Watches the scheduler's manager already; None for none.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: ReplayExecutor, ledger: Ledger | None):
-        self.scheduler, self.executor, self.ledger = scheduler, executor, ledger
+    def __init__(self, core: EngineCore, executor: ReplayExecutor, ledger: Ledger | None):
+        assert isinstance(core.scheduler, Scheduler)
+        scheduler = self.scheduler = core.scheduler
+        self.executor, self.ledger = executor, ledger
+        self._in_flight = None if core.batch_queue is None else InFlight(core)
+        self._ahead = 0 if core.batch_queue is None else 1
+        """Steps that upstream schedules before the tokens of one have come."""
         self.step = 0
         """The next step; all before it have run."""
         self._manager = scheduler.kv_cache_manager
@@ -95,6 +114,8 @@ class SparseSteps:
         """Whether the lanes have the blocks of the next step."""
         self._refused: _Refused | None = None
         self._hidden: list[Request] = []
+        self._added: set[str] = set()
+        """Lanes since the last step that upstream was shown, which has them."""
         self._computed_tokens = 0
         """By the ledger's clock, before the next step."""
         self._set_computed, self._set_running = compat.COMPUTED.writer(), compat.RUNNING.writer()
@@ -110,14 +131,15 @@ class SparseSteps:
         Returns:
             None where upstream must see the step, and nothing but the lanes' blocks is served.
         """
-        lanes = len(self._lanes)
-        if not lanes or not self._fits():
-            return None
-        self._serve(now_ms)
         ending = self._ends.get(self.step, ())
-        if lanes < len(self.scheduler.running) or self._tries_waiting() or not all(lane.is_known for lane in ending):
+        resting = [lane for lane in ending if lane.rests]
+        lanes = len(self._lanes) - len(resting)
+        if not lanes or not self._fits(resting):
             return None
-        load = self._load()
+        self._serve(now_ms, resting)
+        if len(self._lanes) < len(self.scheduler.running) or self._tries_waiting(lanes):
+            return None
+        load = self._load(resting)
         self._computed_tokens += lanes
         self._skipped += 1
         ended = self._end(tuple(ending), now_ms) if ending else []
@@ -133,6 +155,8 @@ class SparseSteps:
         for lane in reversed(ending):
             self._update(lane)
             del hidden[self._remove(lane)]
+        if self._in_flight is not None and (ending or self._added):
+            self._in_flight.show({lane.request.request_id: self._next_token(lane) for lane in ending}, self._added)
         if hidden:
             self._set_running(scheduler, [lane.request for lane in ending] + scheduler.running[lanes:])
             self._lower(len(hidden))
@@ -140,11 +164,11 @@ class SparseSteps:
         if self.ledger is not None:
             self.ledger.set_computed(self._computed_tokens + len(hidden))
 
-    def reveal(self, scheduled: SchedulerOutput) -> StepLoad:
+    def reveal(self, scheduled: SchedulerOutput | None) -> StepLoad:
         """Puts the requests back that were hidden.
 
         Args:
-            scheduled: What upstream scheduled.
+            scheduled: What upstream scheduled; None where it only ended the step before.
 
         Returns:
             What the step computed for the hidden ones.
@@ -157,6 +181,10 @@ class SparseSteps:
             self._computed_tokens = self.ledger.lifetimes.computed_tokens
         self.step += 1
         self._is_served = False
+        self._refused = None
+        self._added.clear()
+        if scheduled is None:
+            return load
         self._refused = self._find_refused(scheduled, load.tokens + scheduled.total_num_scheduled_tokens)
         for request in scheduler.running[len(hidden) :]:
             if not self._add(request):
@@ -167,18 +195,20 @@ class SparseSteps:
 
     def _add(self, request: Request) -> bool:
         """Makes a request a lane, if it is quiet."""
-        if not is_quiet(request):
+        if not is_quiet(request, self._ahead):
             return False
         outputs, tokens = request.num_output_tokens, self.executor.answer_tokens(request.request_id)
         last = last_output(request, tokens, self.scheduler.max_model_len)
+        rests = bool(self._ahead) and last == longest_output(request, self.scheduler.max_model_len)
         if not outputs <= last <= len(tokens):  # the answer's own end; the executor may know more tokens
             return False
         self._last_number += 1
-        lane = Lane(request, self._last_number, tokens, self.step, self.step + last - outputs)
+        lane = Lane(request, self._last_number, tokens, self.step, self.step + last - outputs, rests)
         self._lanes[lane.number] = self._phases[-lane.origin % self._block_size][lane.number] = lane
         self._numbers.append(lane.number)
         self._ends.setdefault(lane.end, []).append(lane)
         self._origins += lane.origin
+        self._added.add(request.request_id)
         return True
 
     def _remove(self, lane: Lane) -> int:
@@ -201,12 +231,17 @@ class SparseSteps:
             request.append_output_token_ids(lane.tokens[done : done + steps])
             lane.step = self.step
 
-    def _load(self) -> StepLoad:
-        """What the next step computes for the lanes."""
-        return decode_load(len(self._lanes), self._origins + len(self._lanes) * self.step)
+    def _next_token(self, lane: Lane) -> int:
+        """The token that comes next of a lane that is up to date."""
+        return self.executor.token(lane.request.request_id, lane.request.num_output_tokens)
+
+    def _load(self, resting: Sequence[Lane] = ()) -> StepLoad:
+        """What the next step computes for the lanes but those that rest."""
+        lanes = len(self._lanes) - len(resting)
+        return decode_load(lanes, self._origins - sum(lane.origin for lane in resting) + lanes * self.step)
 
     def _end(self, ending: Iterable[Lane], now_ms: float) -> list[str]:
-        """Ends lanes with the token that the next step computes; returns their names."""
+        """Ends lanes with the token that comes next; returns their names."""
         if self.ledger is not None:
             self.ledger.set_time(now_ms)
             self.ledger.set_computed(self._computed_tokens)
@@ -215,8 +250,8 @@ class SparseSteps:
             request = lane.request
             self._update(lane)
             self._remove(lane)
-            self._set_computed(request, lane.origin + self.step + 1)
-            _, stopped = scheduler._update_request_with_output(request, [lane.tokens[request.num_output_tokens]])
+            self._set_computed(request, lane.origin + self.step + 1 - self._ahead)
+            _, stopped = scheduler._update_request_with_output(request, [self._next_token(lane)])
             assert stopped
             scheduler._free_request(request)
             ended.append(request)
@@ -232,23 +267,27 @@ class SparseSteps:
 
     # Blocks
 
-    def _fits(self) -> bool:
-        """Whether the lanes get their blocks of the next step without a preemption."""
-        return len(self._phases[self.step % self._block_size]) <= self._pool.get_num_free_blocks()
+    def _fits(self, resting: Sequence[Lane]) -> bool:
+        """Whether the lanes, but those that rest, get their blocks of the next step without a preemption."""
+        takes = self._phases[self.step % self._block_size]
+        resting_takes = sum(lane.number in takes for lane in resting)
+        return len(takes) - resting_takes <= self._pool.get_num_free_blocks()
 
-    def _serve(self, now_ms: float) -> None:
-        """Takes and caches the blocks of the lanes in the next step, in the order of `running`."""
+    def _serve(self, now_ms: float, resting: Sequence[Lane]) -> None:
+        """Takes and caches the blocks of the lanes in the next step, but of those that rest, in `running`'s order."""
         self._is_served = True
         step, size, ledger, single = self.step, self._block_size, self.ledger, self._single
-        takes, fills = self._phases[step % size], self._phases[(step + 1) % size]
-        numbers = sorted(takes | fills)
+        takes, fills = self._phases[step % size], self._phases[(step + 1 - self._ahead) % size]
+        rests = [lane.number for lane in resting]
+        numbers = sorted((takes | fills).keys() - rests)
         if numbers and ledger is not None:
             ledger.set_time(now_ms)
         for number in numbers:
             lane = self._lanes[number]
             request, computed = lane.request, lane.origin + step + 1
             if ledger is not None:
-                ledger.set_computed(self._computed_tokens + bisect_left(self._numbers, number) + 1)
+                place = bisect_left(self._numbers, number) - bisect_left(rests, number)
+                ledger.set_computed(self._computed_tokens + place + 1)
             if self._policy_pool is not None:
                 self._policy_pool.serve(request)
             if number in takes:
@@ -257,7 +296,7 @@ class SparseSteps:
                     ledger.take(request.request_id, new)
             if number in fills:
                 self._update(lane)
-                single.cache_blocks(request, computed, replay_boundaries=())
+                single.cache_blocks(request, computed - self._ahead, replay_boundaries=())
                 if ledger is not None:
                     ledger.cache(request)
 
@@ -269,16 +308,16 @@ class SparseSteps:
         self._set_budget(scheduler, scheduler.max_num_scheduled_tokens - hidden)
         self._set_active(scheduler, scheduler.max_num_active_reqs - hidden)
 
-    def _tries_waiting(self) -> bool:
-        """Whether upstream would try to start a request in the next step, and might succeed."""
+    def _tries_waiting(self, tokens: int) -> bool:
+        """Whether upstream would try to start a request in the next step, and might succeed; the lanes take tokens."""
         scheduler = self.scheduler
-        running = len(scheduler.running)
-        if not scheduler.waiting or running >= min(scheduler.max_num_active_reqs, scheduler.max_num_scheduled_tokens):
+        is_full = len(scheduler.running) >= scheduler.max_num_active_reqs
+        if not scheduler.waiting or is_full or tokens >= scheduler.max_num_scheduled_tokens:
             return False
         if self._refused is None or self._refused.head is not scheduler.waiting.peek_request():
             return True
-        behind = self._refused.behind
-        return behind is not None and self._pool.get_cached_block(behind, [0]) is not None
+        after = self._refused.after
+        return after is not None and self._pool.get_cached_block(after, [0]) is not None
 
     def _find_refused(self, scheduled: SchedulerOutput, tokens: int) -> _Refused | None:
         """The head of the queue, if the step that has ended tried it in vain and gave no blocks back.
@@ -299,5 +338,5 @@ class SparseSteps:
         head = scheduler.waiting.peek_request()
         _, hit_tokens, _ = self._manager.get_computed_blocks(head)
         longer = hit_tokens + self._block_size
-        behind = head.block_hashes[hit_tokens // self._block_size] if longer < head.num_tokens else None
-        return _Refused(head, behind)
+        after = head.block_hashes[hit_tokens // self._block_size] if longer < head.num_tokens else None
+        return _Refused(head, after)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import FullAttentionManager
@@ -24,11 +25,14 @@ def plain_reason(core: EngineCore) -> str | None:
 
 def _reasons(core: EngineCore) -> Iterator[str]:
     scheduler = core.scheduler
-    if core.batch_queue is not None:
-        yield "asynchronous scheduling"
+    is_async = core.batch_queue is not None
+    if is_async and core.batch_queue_size != 2:
+        yield f"{core.batch_queue_size} steps at a time"
+    if is_async and "_update_request_with_output" not in vars(AsyncScheduler):
+        yield "asynchronous scheduling of this vLLM"
     if type(core) is not EngineCore:
         yield f"an engine of class {type(core).__qualname__}"
-    if type(scheduler) is not Scheduler:
+    if type(scheduler) is not (AsyncScheduler if is_async else Scheduler):
         yield f"a scheduler of class {type(scheduler).__qualname__}"
         return
     for name, found in (*_of_scheduler(scheduler).items(), *_of_cache(scheduler).items()):
