@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Tries constants of the hybrid policy on the mixes tune_* and on first halves of hash-id traces, on nothing else."""
+"""Tries constants of the hybrid and of other policies on the mixes tune_* and on first halves of hash-id traces, on
+nothing else."""
 
 import argparse
 import json
@@ -24,17 +25,35 @@ def main() -> int:
         metavar="PATH",
         help="its first half, by time, tunes too",
     )
+    parser.add_argument(
+        "--policies", default="hybrid", help="separated by commas, or all that the plan has (default: hybrid)"
+    )
+    parser.add_argument("--out", type=Path, metavar="PATH", help="a JSON file of what was found")
     parser.add_argument("--jobs", type=int, default=-1, help="processes (default: one a core)")
     options = parser.parse_args()
-    from milestone3_code.study.tune import tune, tuning_views
+    from milestone3_code.study.tune import tune, tuned_policies, tuning_views
 
+    found = {}
     try:
         views = tuning_views(options.plan, options.data, options.model, options.hash_trace)
-        best, score = tune(options.plan, views, lambda text: print(text, flush=True), options.jobs)
+        names = tuned_policies(options.plan) if options.policies == "all" else options.policies.split(",")
+        for name in names:
+            found[name] = tune(options.plan, name, views, lambda text: print(text, flush=True), options.jobs)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"best: --policy-params '{json.dumps(best)}', closes {score.gap_closed:.4f} of the gap")
+    for name, tuned in found.items():
+        print(
+            f"{name} best: --policy-params '{json.dumps(tuned.best)}', closes {tuned.score.gap_closed:.4f} of the gap,"
+            f" by default {tuned.default_score.gap_closed:.4f}"
+        )
+    if options.out is not None:
+        values = {
+            name: {"best": tuned.best, **tuned.score._asdict(), "default": tuned.default}
+            | {f"default_{key}": value for key, value in tuned.default_score._asdict().items()}
+            for name, tuned in found.items()
+        }
+        options.out.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
     return 0
 
 

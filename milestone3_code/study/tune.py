@@ -1,8 +1,9 @@
-"""Tunes the hybrid's constants, one after the other, on the mixes `tune_*` and on first halves of hash-id traces alone.
+"""Tunes a policy's constants, one after the other, on the mixes `tune_*` and on first halves of hash-id traces alone.
 
 The score is the share of the gap between LRU and the optimum that is closed: sum of gains / sum of gaps in hit tokens,
-the mean over traces, so that a long one does not decide. A choice that falls under LRU by more than `worst` in any cell
-is out. For each constant in turn the listed values are tried and the best is kept, until a round changes nothing.
+the mean over traces, so that a long one does not decide. Where the plan has a floor for the policy, a choice that falls
+further under LRU in any cell is out. For each constant in turn the listed values are tried and the best is kept, until
+a round changes nothing.
 """
 
 import inspect
@@ -14,7 +15,7 @@ from joblib import Parallel, delayed
 
 from milestone3_code.study.plan import LIST, hash_block_size
 from milestone3_code.study.view import Params, View, capacity_of, hit_tokens, requests_of
-from vllm_sim.eviction.policies.hybrid import Hybrid
+from vllm_sim.eviction.registry import find_policy
 from vllm_sim.workloads.tables import Rule, read_toml
 
 SHARE = Rule(lambda value: isinstance(value, int | float) and value <= 0, "a number, 0 or less")
@@ -26,6 +27,15 @@ class Score(NamedTuple):
     gap_closed: float
     worst: float
     """Lowest token hit rate over LRU's in a cell."""
+
+
+class Tuned(NamedTuple):
+    """What was found for a policy."""
+
+    best: dict[str, float]
+    score: Score
+    default: dict[str, float]
+    default_score: Score
 
 
 def tuning_views(plan: Path, data: Path, model: str, hash_traces: Sequence[Path]) -> list[tuple[View, list[str]]]:
@@ -49,27 +59,40 @@ def tuning_views(plan: Path, data: Path, model: str, hash_traces: Sequence[Path]
     return found
 
 
+def tuned_policies(plan: Path) -> list[str]:
+    """Policies of which the plan lists constants, in its order."""
+    return list(read_toml(plan).need_table("tune").need_table("values"))
+
+
 def tune(
     plan: Path,
+    policy: str,
     views: Sequence[tuple[View, list[str]]],
     say: Callable[[str], None],
     jobs: int = -1,
-) -> tuple[dict[str, float], Score]:
-    """The best constants that were found, and their score.
+) -> Tuned:
+    """The best constants that were found.
 
     Args:
-        plan: the TOML file; its table [tune.values] lists what is tried of each constant.
+        plan: the TOML file; its table [tune.values.POLICY] lists what is tried of each constant.
+        policy: a name.
         views: of `tuning_views`.
         say: called with each choice and its score.
         jobs: processes, -1 for one a core.
+
+    Raises:
+        ValueError: the plan has no constants of the policy, or one that it has not.
     """
     table = read_toml(plan).need_table("tune")
-    worst, values = float(table.need("worst", SHARE)), table.need_table("values")
+    floors, values = table.need_table("worst"), table.need_table("values").need_table(policy)
+    worst = float(floors.need(policy, SHARE)) if policy in floors else -1.0
     candidates = {name: values.need(name, LIST) for name in values}
-    defaults = {
-        name: value.default for name, value in inspect.signature(Hybrid).parameters.items() if name != "context"
-    }
-    best: Params = tuple((name, defaults[name]) for name in candidates)
+    defaults = {name: value.default for name, value in inspect.signature(find_policy(policy)).parameters.items()}
+    unknown = candidates.keys() - defaults.keys()
+    if unknown:
+        raise ValueError(f"{plan}: tune.values.{policy} has {', '.join(sorted(unknown))}, which {policy} does not have")
+    default: Params = tuple((name, defaults[name]) for name in candidates)
+    best = default
     known: dict[Params, Score] = {}
     changed = True
     with Parallel(n_jobs=jobs) as parallel:
@@ -78,31 +101,34 @@ def tune(
             for name, tried in candidates.items():
                 choices = [best, *_others(best, name, tried)]
                 todo = [choice for choice in choices if choice not in known]
-                for choice, found in zip(todo, _scores(parallel, todo, views), strict=True):
+                for choice, found in zip(todo, _scores(parallel, policy, todo, views), strict=True):
                     known[choice] = found
-                    say(f"{_shown(choice)}: closes {found.gap_closed:.4f}, worst cell {100 * found.worst:+.2f} points")
+                    worst_cell = f"worst cell {100 * found.worst:+.2f} points"
+                    say(f"{policy}, {_shown(choice)}: closes {found.gap_closed:.4f}, {worst_cell}")
                 allowed = [choice for choice in choices if known[choice].worst >= worst] or [best]
                 winner = max(allowed, key=lambda choice: known[choice].gap_closed)
                 changed, best = changed or winner != best, winner
-    return dict(best), known[best]
+    return Tuned(dict(best), known[best], dict(default), known[default])
 
 
-def _scores(parallel: Parallel, choices: Sequence[Params], views: Sequence[tuple[View, list[str]]]) -> list[Score]:
+def _scores(
+    parallel: Parallel, policy: str, choices: Sequence[Params], views: Sequence[tuple[View, list[str]]]
+) -> list[Score]:
     """Of each choice over all traces."""
-    parts = parallel(delayed(score)(choice, *view) for view in views for choice in choices)
+    parts = parallel(delayed(score)(policy, choice, *view) for view in views for choice in choices)
     own = [parts[place :: len(choices)] for place in range(len(choices))]
     return [Score(sum(part.gap_closed for part in of) / len(of), min(part.worst for part in of)) for of in own]
 
 
-def score(params: Params, view: View, capacities: Sequence[str]) -> Score:
+def score(policy: str, params: Params, view: View, capacities: Sequence[str]) -> Score:
     """Of one choice on one trace."""
     gain = gap = 0
     worst = 1.0
     prompt = int(requests_of(view).requests.prompt_tokens.sum())
     for text in capacities:
         capacity = capacity_of(text, view)
-        lru, opt = (int(hit_tokens(view, policy, capacity).sum()) for policy in ("lru", "belady"))
-        own = int(hit_tokens(view, "hybrid", capacity, params).sum()) - lru
+        lru, opt = (int(hit_tokens(view, name, capacity).sum()) for name in ("lru", "belady"))
+        own = int(hit_tokens(view, policy, capacity, params).sum()) - lru
         gain, gap, worst = gain + own, gap + opt - lru, min(worst, own / prompt)
     return Score(gain / max(1, gap), worst)
 

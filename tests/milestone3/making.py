@@ -55,10 +55,15 @@ mixes = ["tiny"]
 block_sizes = [16]
 capacities = ["10%"]
 hash_blocks = ["20"]
-worst = -1.0
 
-[tune.values]
+[tune.worst]
+hybrid = -1.0
+
+[tune.values.hybrid]
 {constant} = [{value}]
+
+[tune.values.s3fifo]
+small = [0.5]
 
 [hybrid]
 constants = ["{constant}"]

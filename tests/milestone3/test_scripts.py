@@ -1,5 +1,6 @@
 """The scripts of study two as a user meets them, on a mix that is made here."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -45,9 +46,18 @@ def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_
     names = {path.stem for path in figures.glob("*.png")}
     assert {"mixed_alone", "mixed_capacity", "mixed_gap", "mixed_guarantee", "mixed_matrix", "mixed_windows"} <= names
     assert {path.stem for path in figures.glob("*.pdf")} == names
-    done = run("tune_hybrid.py", *given, "--hash-trace", tmp_path / "hashes.jsonl")
+    tuned = tmp_path / "tuned.json"
+    words = ("--hash-trace", tmp_path / "hashes.jsonl", "--policies", "all", "--out", tuned)
+    done = run("tune_hybrid.py", *given, *words)
     assert done.returncode == 0, done.stderr
-    assert f'best: --policy-params \'{{"{CONSTANT}"' in done.stdout
+    assert f'hybrid best: --policy-params \'{{"{CONSTANT}"' in done.stdout
+    found = json.loads(tuned.read_text())
+    assert list(found) == ["hybrid", "s3fifo"]
+    assert found["s3fifo"]["default"] == {"small": 0.1}
+    for values in found.values():
+        assert values["gap_closed"] >= values["default_gap_closed"]
+    done = run("tune_hybrid.py", *given, "--policies", "fifo")
+    assert (done.returncode, "fifo" in done.stderr) == (1, True)
 
 
 @pytest.mark.slow

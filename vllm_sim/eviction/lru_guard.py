@@ -1,16 +1,22 @@
 """What LRU would hold and would have hit, and how much a policy may risk against it.
 
-Let W be the hits of this cache less those of LRU, at most as many as there are blocks; D the nodes that LRU holds and
-this cache does not; A the blocks of prompts that could have been hit; p the share of uses that LRU hits; all until the
-request starts. Each node in D may cost a hit, with a chance of about p. A victim that LRU still holds may be taken only
-while D x p < slack x A + W, and each raises D by one. Else what was used the longest time ago goes.
+Let W be the hits of this cache less those of LRU; D the nodes that LRU holds and this cache does not; A the blocks of
+prompts that could have been hit until the request starts. A victim that LRU still holds may be taken only while
+W - D > -slack x A; each raises D by one. Else a node goes that LRU does not hold, or what was used longest ago.
 
-A bound: hits are never more than slack x A + the cache's size below LRU's. Proof: as long as victims are taken freely W
-is above D x p - slack x A, so above -slack x A. When they are not, D does not grow: LRU holds the nodes used last, as
-many as there are blocks, so that the node here that was used the longest time ago is not among them, or else both
-caches are the same and LRU evicts it too. Each hit that LRU has and this cache has not is a use of a node in D, which
-it leaves; so no more than D, which is at most the cache's size, can be lost from there on. What p is good for is that
-as a rule far less is.
+A bound: hits are never more than slack x A below LRU's. Proof: look at P = W - D. A hit of both changes nothing. A hit
+of this cache alone raises W. A hit of LRU alone is a use of a node in D, which it leaves: W and D fall by one each, and
+P stays. A node of D that LRU evicts leaves D, and P rises. A victim that LRU does not hold changes nothing. The node
+here that was used longest ago is such a one: LRU holds the nodes used last, as many as there are blocks, so that it can
+be among them only if both caches are the same, and then LRU evicts it too. What is left is a victim that LRU holds: it
+lowers P by one, and is taken only above -slack x A. So P never falls below that, nor does W, which is P + D.
+
+W counts up to the cache's size, so that gains of long ago do not pay for much: where that cuts it off P is not below 0.
+
+Fairness. The same count for each category of requests: its W counts uses of nodes that a request of it used last, its
+D those among D, its A blocks of its requests. A victim of a category may be taken only while its W - D > -fair x its A.
+By the same proof no group of categories that shares no node with another one, as the turns of a workload, loses more
+than fair x its A.
 
 What the proof assumes: one request at a time, each node in one block, no partial blocks, and as many ghosts as blocks.
 A batch, copies and tails of prompts are not in the list. The risk is counted when a request starts and for each
@@ -28,65 +34,87 @@ class LruGuard:
     """A list of nodes as LRU would hold them; numbers are of nodes.
 
     Attributes:
-        missing: D.
-        won: W.
-        hittable: A.
-        lru_hits: hits of LRU.
-        used: uses, found or not.
+        missing, won, hittable: D, W and A.
         allowance: victims that LRU holds and that may be taken in this request.
+        missing_of, won_of, hittable_of, allowance_of: the same for each category; unused where `fair` is 1.
+        owner: category of the request that used a node last; [nodes].
 
     Args:
         nodes: node numbers are below this.
         blocks: usable blocks.
         slack: see above.
+        fair: see above; 1 for no bound, as nobody can lose more.
+        categories: of requests.
     """
 
-    def __init__(self, nodes: int, blocks: int, slack: float):
+    def __init__(self, nodes: int, blocks: int, slack: float, fair: float = 1.0, categories: int = 1):
         self.blocks = blocks
         self.slack = slack
+        self.fair = fair
         self.held = LinkedList(nodes)
         self.gone = np.zeros(nodes, np.bool_)
         self.missing = 0
         self.won = 0
         self.hittable = 0
-        self.lru_hits = 0
-        self.used = 0
         self.allowance = 0.0
+        self.present = 0
+        self.owner = np.zeros(nodes, np.int32)
+        self.missing_of = np.zeros(categories, np.int64)
+        self.won_of = np.zeros(categories, np.int64)
+        self.hittable_of = np.zeros(categories, np.int64)
+        self.allowance_of = np.zeros(categories)
 
     def start(self, hittable: int) -> None:
-        """A request starts."""
+        """A request of the present category starts."""
         self.hittable += hittable
         self.won = min(self.won, self.blocks)
-        chance = (self.lru_hits + 1) / (self.used + 1)
-        self.allowance = (self.slack * self.hittable + self.won) / chance - self.missing
+        self.allowance = self.slack * self.hittable + self.won - self.missing
+        if self.fair < 1:
+            self.hittable_of[self.present] += hittable
+            for i in range(self.won_of.size):
+                self.won_of[i] = min(self.won_of[i], self.blocks)
+                self.allowance_of[i] = self.fair * self.hittable_of[i] + self.won_of[i] - self.missing_of[i]
+
+    def risks(self, node: int) -> bool:
+        """Whether the eviction of a node may cost a hit that LRU has."""
+        return self.held.holds(node)
 
     def allows(self, node: int) -> bool:
         """Whether a node may be evicted that was not used the longest time ago; counts the risk if so."""
-        if not self.held.holds(node):
+        if not self.risks(node):
             return True
-        if self.allowance <= 0:
+        owner = self.owner[node]
+        if self.allowance < 1 or (self.fair < 1 and self.allowance_of[owner] < 1):
             return False
         self.allowance -= 1
+        self.allowance_of[owner] -= 1
         return True
 
     def cached(self, node: int) -> None:
         if self.held.holds(node):
-            self.missing -= 1
+            self.miss(node, -1)
         self.gone[node] = False
         self.use(node)
 
     def hit(self, node: int) -> None:
-        self.won += 1
+        self.win(node, 1)
         self.use(node)
 
     def use(self, node: int) -> None:
-        self.used += 1
         if self.held.holds(node):
-            self.won -= 1
-            self.lru_hits += 1
+            self.win(node, -1)
             self.held.remove(node)
         # In the order of use; released() puts it into the order of release.
         self.held.append(node)
+        self.owner[node] = self.present
+
+    def win(self, node: int, change: int) -> None:
+        self.won += change
+        self.won_of[self.owner[node]] += change
+
+    def miss(self, node: int, change: int) -> None:
+        self.missing += change
+        self.missing_of[self.owner[node]] += change
 
     def released(self, node: int) -> None:
         if self.held.holds(node):
@@ -96,12 +124,12 @@ class LruGuard:
             oldest = self.held.first()
             self.held.remove(oldest)
             if self.gone[oldest]:
-                self.missing -= 1
+                self.miss(oldest, -1)
 
     def evicted(self, node: int) -> None:
         self.gone[node] = True
         if self.held.holds(node):
-            self.missing += 1
+            self.miss(node, 1)
 
     def dropped(self, node: int) -> None:
         """A reset takes a node; LRU would lose it too."""
@@ -112,5 +140,6 @@ class LruGuard:
         if self.held.holds(node):
             self.held.remove(node)
             if self.gone[node]:
-                self.missing -= 1
+                self.miss(node, -1)
         self.gone[node] = False
+        self.owner[node] = 0

@@ -23,14 +23,21 @@ class S3Fifo(Policy):
     Args:
         context: see Policy.
         small: the small queue's share of the blocks.
+        threshold: a block that was used more often in the small queue leaves it for the main one.
+
+    Raises:
+        ValueError: a value is out of range.
     """
 
     queues = 2
 
-    def __init__(self, context: PolicyContext, small: float = 0.1):
+    def __init__(self, context: PolicyContext, small: float = 0.1, threshold: int = 1):
         super().__init__(context)
         if not 0 < small < 1:
             raise ValueError(f"small is {small}; allowed: a share between 0 and 1")
+        if threshold not in (0, 1, 2):
+            raise ValueError(f"threshold is {threshold}; allowed: 0, 1, 2")
+        self.threshold = int(threshold)
         self.ghosts = max(1, int((1 - small) * context.blocks))
         self.limit = int(small * context.blocks)
         self.clock = 0
@@ -63,7 +70,7 @@ class S3Fifo(Policy):
             small, main = index.leaves.first(SMALL), index.leaves.first(MAIN)
             if small >= 0 and (main < 0 or self.small_nodes > self.limit):
                 node = index.node[small]
-                if self.uses[node] <= 1:
+                if self.uses[node] <= self.threshold:
                     return small
                 self.small_nodes -= 1
                 self.uses[node] = 0
