@@ -51,8 +51,15 @@ def load(results: Path) -> list[Row]:
 
 
 def cached(rows: Sequence[Row]) -> list[Row]:
-    """Those of the backend `fast`."""
-    return [row for row in rows if row["backend"] == "fast"]
+    """Those of the backend `fast`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = [row for row in rows if row["backend"] == "fast"]
+    if not found:
+        raise ValueError(f"no row of the backend fast; run {MAKER} to its end")
+    return found
 
 
 def of_case(rows: Sequence[Row], case: Case) -> list[Row]:

@@ -49,9 +49,13 @@ def test_its_hints_reach_the_policy_of_the_server(tmp_path: Path, monkeypatch: p
         for row in server.rows[3:]:  # a policy hears of requests when a block is to go
             server.client().completions.create(model=NAME, prompt=row["prompt"])
     facts = [json.loads(line) for line in log.read_text().splitlines()]
-    first, second, last = [fact for fact in facts if not math.isnan(fact["session_end"])]
+    said: dict[float, dict] = {}  # a policy hears of a request at each of its steps
+    for fact in facts:
+        if not math.isnan(fact["session_end"]):
+            said.setdefault(fact["arrival_ms"], fact)
+    first, second, last = said.values()
     assert [fact["session_end"] for fact in (first, second, last)] == [0, 0, 1]
     assert first["next_turn_ms"] == 1000
     assert 200 <= second["next_turn_ms"] < 1000
     assert math.isnan(last["next_turn_ms"])
-    assert last["matched"] == last["prompt_blocks"] - 1 or last["matched"] == last["prompt_blocks"]
+    assert last["matched"] >= second["prompt_blocks"] > second["matched"] > 0

@@ -63,6 +63,8 @@ LOOKS = {
     "workload_aware": Look("#CC79A7", "X", "--"),
     "session_end_oracle": Look("#4B0082", ">", ":"),
     "hybrid": Look("#B00020", "h", "-"),
+    "ttl": Look("#7FB2E5", "d", "-."),
+    "priority": Look("#B8A038", "<", ":"),
 }
 _FREE = (Look("#8C6D00", "<", ":"), Look("#4B0082", ">", "-."), Look("#2F6B2F", "p", ":"))
 
