@@ -9,8 +9,8 @@ TRACE ?= trace.jsonl
 HOST ?= localhost
 PORT ?= 8000
 PYTEST = $(VENV)/bin/python -m pytest
-# Files are given out in the order of their names: the longest ones, of engines, come first.
-JOBS ?= 2
+# Files are given out in the order of their names. One process more than two cores: tests wait for servers and commands.
+JOBS ?= 3
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder --durations=25
 
 .PHONY: setup serve test test-all lint format bench parity upgrade study report docs clean

@@ -9,6 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from vllm_sim.eviction.compiled import compiled
     from vllm_sim.eviction.policy import Policy
+    from vllm_sim.eviction.priority import PriorityPolicy
     from vllm_sim.fleet.router import Router
     from vllm_sim.replay.config import RunConfig, config_of
     from vllm_sim.replay.ladder import explain
@@ -26,6 +27,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Loaded",
     "Policy",
+    "PriorityPolicy",
     "Record",
     "RequestResult",
     "Result",
@@ -50,6 +52,7 @@ __all__ = [
 _PUBLIC = {
     "Loaded": "vllm_sim.replay.run:Loaded",
     "Policy": "vllm_sim.eviction.policy:Policy",
+    "PriorityPolicy": "vllm_sim.eviction.priority:PriorityPolicy",
     "Record": "vllm_sim.trace.record:Record",
     "RequestResult": "vllm_sim.replay.rows:RequestResult",
     "Result": "vllm_sim.replay.run:Result",

@@ -4,6 +4,7 @@ vLLM chooses its platform once in a process, when it is first imported: that hap
 test module imports vLLM. The variable is set again only while an engine starts.
 """
 
+import copy
 import gc
 import json
 import os
@@ -63,7 +64,7 @@ def start(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     """Starts an LLM over rows (or the bytes of a trace): start(rows, **arguments of LLM).
 
     One at a time: the front end checks prompts against the trace of the engine that was started last. The renderer,
-    whose tokenizer takes seconds to load, is the first engine's for all.
+    whose tokenizer takes seconds to load, is the first engine's for all, with the limits of each.
     """
     folder = tmp_path_factory.mktemp("traces")
     renderers: list[Any] = []
@@ -71,7 +72,9 @@ def start(environment: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
     def shared_renderer(config: Any) -> Any:
         renderers[:] = renderers or [make_renderer(config)]
-        return renderers[0]
+        own = copy.copy(renderers[0])
+        own.config, own.model_config = config, config.model_config
+        return own
 
     environment.setattr(llm_engine, "renderer_from_config", shared_renderer)
 

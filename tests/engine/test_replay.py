@@ -27,6 +27,15 @@ SHARED_FIELDS = ("status", "prompt_tokens", "output_tokens", "hit_tokens", "hit_
 ATTENTIVE = "tests.eviction.user_policies:Attentive"
 ROW_FILES = ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl", "sessions.jsonl")
 SHARED_FIELDS += ("evicted_by", "blocks_allocated")
+SMALL: dict[str, Any] = {
+    "capacity_blocks": 10,
+    "block_size": BLOCK,
+    "max_model_len": 1000,
+    "model_positions": 131072,
+    "max_num_seqs": 4,
+    "max_num_batched_tokens": 512,
+}
+"""A Setup of ten blocks."""
 
 
 def conversations(sessions: int, turns: int, seed: int) -> list[dict[str, Any]]:
@@ -282,14 +291,7 @@ def test_rejected_rows_leave_nothing_in_the_executor(tmp_path: Path) -> None:
 
     rows = [{"prompt_token_ids": list(range(n)), "output_length": 2} for n in (900, 20, 901)]
     path = write(tmp_path / "three.jsonl", rows)
-    setup = Setup(
-        capacity_blocks=10,
-        block_size=BLOCK,
-        max_model_len=1000,
-        model_positions=131072,
-        max_num_seqs=4,
-        max_num_batched_tokens=512,
-    )
+    setup = Setup(**SMALL)
     tokens = load_tokenised(path, str(MODEL))
     driver = Driver(make_core(path, str(MODEL), setup), tokens, None, [RequestSettings()] * 3)
     outcomes = list(driver.run([Arrival(row, None, 0.0) for row in range(3)]))
@@ -313,16 +315,7 @@ def test_a_wrong_policy_is_refused_before_there_is_an_engine(
 ) -> None:
     from vllm_sim.engine.backends.driver import RowFacts, Setup, make_core
 
-    setup = Setup(
-        capacity_blocks=10,
-        block_size=BLOCK,
-        max_model_len=1000,
-        model_positions=131072,
-        max_num_seqs=4,
-        max_num_batched_tokens=512,
-        policy=policy,
-        policy_params=params,
-    )
+    setup = Setup(**SMALL, policy=policy, policy_params=params)
     known = RowFacts(np.zeros(1, np.int64), [None], None) if is_known else None
     with pytest.raises(ValueError, match=message):
         make_core(tmp_path / "none.jsonl", str(tmp_path / "no_model"), setup, known)

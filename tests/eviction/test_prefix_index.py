@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import numba
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -243,3 +244,15 @@ def test_it_makes_no_difference_how_long_events_wait_to_be_heard(policy: str, mo
         found.append((evictions(cache), cache.evicted_blocks, cache.held()))
     assert found[0] == found[1]
     assert found[0][1] > 20
+
+
+def test_events_with_and_without_names_are_heard_by_one_compiled_function() -> None:
+    cache = OnlineCache("lru", online_context("lru", BLOCKS))
+    cache.serve(0, 0, 1)
+    cache.cache([1], [digest((0,))], None, False)
+    cache.release([1])
+    assert cache.held() == [1]
+    cache.touch([1], False)
+    assert cache.held() == []
+    own = [signature for signature in online_cache._hear.signatures if signature[0] == numba.typeof(cache._state)]
+    assert len(own) == 1

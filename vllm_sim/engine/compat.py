@@ -317,7 +317,7 @@ PUBLISH = Override(
     parameters=("events",),
 )
 
-TABLE = tuple(row for row in tuple(vars().values()) if isinstance(row, Contact))
+TABLE = tuple(row for row in tuple(globals().values()) if isinstance(row, Contact))
 """All rows of this module."""
 
 

@@ -174,7 +174,8 @@ class OnlineCache:
         events, names = self._events, self._names
         self._events, self._names = [], []
         noted = np.frombuffer(struct.pack(f"{len(events)}d", *events))
-        words = self._words(names) if names else _NONE
+        words = self._words(names) if names else np.empty(0, np.int64)
+        words.flags.writeable = False  # always: numba would compile once more for arrays that may be written
         self._call(_hear, noted, words, self._name_bytes // 8, evicted)
 
     def _words(self, names: list[Any]) -> np.ndarray:
