@@ -17,7 +17,7 @@ def model_numbers(results: Path) -> dict[str, Any]:
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         rates = [main_rates(own, mix) for mix in traffic]
         table.append([f"`{model}`", number(alignment), *(number(rate, 3) for part in rates for rate in part)])
-        found = "; ".join(f"{option} ({100 * gain:+.1f})" for option, gain in what_to_set(own))
+        found = "; ".join(map(str, what_to_set(own)))
         advice.append([f"`{model}`", found.replace("`", "") or "nothing"])
         less += [model for groups, full, _ in rates if groups < full]
     return {
