@@ -188,8 +188,7 @@ def policy_order(
     """
     groups, tokens = len(keeps), hash_units * unit_tokens
     index = PrefixIndex(blocks, chains.working_set * groups, policy, recycle=False)
-    places = blocks * max(one.block_units for one in keeps)
-    tree = BoundaryTree(keeps, alignment, chains.working_set + 1, blocks, places, recycle=False)
+    tree = BoundaryTree(keeps, alignment, chains.working_set + 1, blocks, places=blocks, recycle=False)
     most = hittable_blocks(prompt_tokens, tokens)
     hittable = sum(
         (np.minimum(most // one.block_units, one.last_blocks or most) for one in keeps), start=np.zeros_like(most)
