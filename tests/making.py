@@ -3,21 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.serving import MODEL, write_trace
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.run import TIER_VERSION
-from vllm_sim.vllm_version import found_version
 
 BLOCK = 4
 TOKEN_BYTES = 16 * 2 * 8 * 64 * 2
 """Keys and values of Llama 3.2 1B in 16 bits: layers, both, heads, size of a head, bytes."""
-
-of_tier_version = pytest.mark.skipif(
-    not (found_version() or TIER_VERSION).startswith(TIER_VERSION),
-    reason=f"`fast` and our lru have CPU memory as vLLM {TIER_VERSION} does; see docs/limits.md",
-)
 
 
 def rows() -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ class Point(NamedTuple):
     @property
     def backend(self) -> str:
         """`fast` where it serves the point."""
-        return "fast" if self.policy == "lru" and not self.match_unit else "blockpool"
+        return "blockpool" if self.match_unit else "fast"
 
 
 class Plan(NamedTuple):

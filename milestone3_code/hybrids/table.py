@@ -17,12 +17,21 @@ OPTIONS = {"retention": "--prefix-cache-retention-interval", "match_unit": "--pr
 """The names of the study's lists in vLLM; those of others are their own."""
 
 
+REASONS = ("window", "alignment", "evicted")
+"""The misses that an option can make fewer."""
+
+
 class Advice(NamedTuple):
     """An option of a model that is worth it."""
 
     option: str
     gain: float
     """In token hit rate, mean over the mixes."""
+    reason: str
+    """Of REASONS, the misses that become fewer by most tokens."""
+
+    def __str__(self) -> str:
+        return f"{self.option} ({100 * self.gain:+.1f}, fewer {self.reason} misses)"
 
 
 def read_results(results: Path) -> list[Row]:
@@ -57,7 +66,7 @@ def section(results: Path) -> str:
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         cells = [f"`{model}`", f"{alignment:,}"]
         cells += [", ".join(f"{rate:.3f}" for rate in main_rates(own, mix)) for mix in traffic]
-        advice = "; ".join(f"{option} ({100 * gain:+.1f})" for option, gain in what_to_set(own))
+        advice = "; ".join(map(str, what_to_set(own)))
         lines.append(f"| {' | '.join([*cells, advice or 'nothing'])} |")
     return "\n".join(lines)
 
@@ -80,10 +89,10 @@ def what_to_set(rows: Sequence[Row]) -> list[Advice]:
         others = dict.fromkeys(row[name] for row in pick(rows, "options") if row[name] != usual)
         for value in others:
             gain = _gain(rows, "options", USUAL, USUAL | {name: value})
-            found.append(Advice(f"`{OPTIONS.get(name, '--block-size')} {value}`", gain))
+            found.append(Advice(f"`{OPTIONS.get(name, '--block-size')} {value}`", *gain))
     for policy in dict.fromkeys(row["policy"] for row in pick(rows, "policy") if row["policy"] != "lru"):
         gain = _gain(rows, "policy", {"policy": "lru"}, {"policy": policy})
-        found.append(Advice(f"policy `{policy}`", gain))
+        found.append(Advice(f"policy `{policy}`", *gain))
     return sorted((advice for advice in found if advice.gain >= WORTH), key=lambda advice: -advice.gain)
 
 
@@ -92,7 +101,13 @@ def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
     return pick_first(rows, "milestone3_code/compare_hybrids.py", experiment, **wanted)
 
 
-def _gain(rows: Sequence[Row], experiment: str, before: dict[str, Any], after: dict[str, Any]) -> float:
+def _gain(rows: Sequence[Row], experiment: str, before: dict[str, Any], after: dict[str, Any]) -> tuple[float, str]:
+    """What is gained in token hit rate, mean over the mixes, and which misses became fewer by most tokens."""
     one(rows, experiment, **before)
-    rates = [mean(row["token_hit_rate"] for row in pick(rows, experiment, **values)) for values in (after, before)]
-    return rates[0] - rates[1]
+    new, old = (pick(rows, experiment, **values) for values in (after, before))
+    fewer = {name: sum(row[f"miss_{name}_tokens"] for row in old) for name in REASONS}
+    for row in new:
+        for name in REASONS:
+            fewer[name] -= row[f"miss_{name}_tokens"]
+    rates = [mean(row["token_hit_rate"] for row in part) for part in (new, old)]
+    return rates[0] - rates[1], max(fewer, key=fewer.__getitem__)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.hybrids.table import MEMORY, main_rates, one, read_results, what_to_set
-from report.numbers.texts import number, points, rate, signed
+from report.numbers.texts import number, points, rate
 
 
 def model_numbers(results: Path) -> dict[str, Any]:
@@ -17,8 +17,8 @@ def model_numbers(results: Path) -> dict[str, Any]:
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         rates = [main_rates(own, mix) for mix in traffic]
         table.append([f"`{model}`", number(alignment), *(rate(share) for part in rates for share in part)])
-        found = ", ".join(f"{option.replace('`', '')} ({signed(100 * gain, 1)})" for option, gain in what_to_set(own))
-        advice += [f"{found} for {model}"] if found else []
+        found = ", ".join(str(option).replace("`", "") for option in what_to_set(own))
+        advice += [f"{model}: {found}"] if found else []
         over_full += [groups - full for groups, full, _ in rates]
         less += [model for groups, full, _ in rates if groups < full]
     return {

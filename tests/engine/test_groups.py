@@ -12,6 +12,7 @@ from vllm.model_executor.models import registry
 from tests.engine.test_replay import SHARED_FIELDS, conversations, rows_of
 from vllm_sim.engine.backends import driver, group_ledger
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.eviction.names import LITERATURE, POLICIES
 from vllm_sim.models.known import write_config
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
@@ -21,6 +22,8 @@ Replay = Callable[..., tuple[RunSummary, list[dict[str, Any]]]]
 SHARED = (*SHARED_FIELDS, *GROUP_MISSES, "missed_group")
 FEW = {"num_hidden_layers": 4}
 STATES = {"num_hidden_layers": 4, "layer_types": None}
+MAMBA2 = {"num_hidden_layers": 6, "layer_types": [*["mamba"] * 5, "attention"]}
+"""Whose last chunk of a prompt keeps a state inside."""
 CHAT = {"vocab_size": 201088, "eos_token_id": 128009, "pad_token_id": 0}
 """For the tokens of `conversations`."""
 GEMMA = {"num_hidden_layers": 12}
@@ -186,10 +189,15 @@ def test_a_policy_that_knows_the_future_is_refused_where_layers_keep_less(run: R
         run("gpt-oss-20b", FEW, family(100, 50), policy="belady", capacity_blocks=100)
 
 
-@pytest.mark.parametrize("name", ["gpt-oss-20b", "llama-4-scout", "qwen3.6-27b", "granite-4-h-small", "falcon-h1-7b"])
-def test_the_fast_backend_names_those_that_serve_policies_over_groups(run: Replay, name: str) -> None:
-    with pytest.raises(ValueError, match=r"with policy lfu, and .*; allowed: policy lru at one.* engine, blockpool"):
-        run(name, {}, family(100, 50), backend="fast", policy="lfu")
+def test_the_fast_backend_refuses_policies_that_it_cannot_compile_over_groups(run: Replay) -> None:
+    options = {"backend": "fast", "capacity_blocks": 100}
+    with pytest.raises(ValueError, match=r"policy belady, which knows the future of one group, and .*; allowed: one c"):
+        run("gpt-oss-20b", FEW, family(100, 50), policy="belady", **options)
+    plain = "tests.eviction.user_policies:MostRecent"
+    with pytest.raises(
+        ValueError, match=r"MostRecent is not compiled; allowed over several cache groups: backend blockpool"
+    ):
+        run("gpt-oss-20b", FEW, family(100, 50), policy=plain, **options)
 
 
 def test_the_fast_backend_names_those_that_serve_a_match_unit(run: Replay) -> None:
@@ -206,6 +214,7 @@ def test_the_fast_backend_names_those_that_serve_a_match_unit(run: Replay) -> No
         ("jamba-1.5-mini", {"num_hidden_layers": 8}, 20, {}),
         ("jamba-1.5-mini", {"num_hidden_layers": 8}, 30, {"prefix_match_unit": 16}),
         ("jamba-1.5-mini", {"num_hidden_layers": 8}, 30, {"prefix_cache_retention_interval": None}),
+        ("granite-4-h-small", MAMBA2 | {"mamba_d_state": 16}, 40, {}),
         ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32}, 300, {}),
         ("llama-4-scout", FEW | {"attention_chunk_size": 64}, 200, {}),
         ("mistral-7b-v0.1", {"num_hidden_layers": 2, "sliding_window": 64}, 60, {}),
@@ -244,6 +253,7 @@ def draw_layout(seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
             ),
             ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": draw.choice((30, 64))}, 250),
             ("jamba-1.5-mini", {"num_hidden_layers": draw.choice((8, 16))}, 40),
+            ("granite-4-h-small", MAMBA2 | {"mamba_d_state": draw.choice((8, 16))}, 50),
             ("qwen3-next-80b-a3b", state | {"full_attention_interval": draw.choice((2, 3))}, 40),
             ("qwen3-next-80b-a3b", state | {"full_attention_interval": draw.choice((2, 3))}, 40),
         )
@@ -261,9 +271,11 @@ def draw_layout(seed: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
     )
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 30))])
-def test_the_compiled_cache_says_of_any_layout_what_the_cache_manager_says(run: Replay, seed: int) -> None:
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(3, 60))])
+def test_the_compiled_cache_says_of_any_layout_and_policy_what_the_cache_manager_says(run: Replay, seed: int) -> None:
     name, changes, options = draw_layout(seed)
+    ranked = [policy for policy in (*POLICIES, *LITERATURE) if policy not in ("lru", "belady")]
+    options["policy"] = "lru" if seed % 3 == 0 else "hybrid" if seed == 1 else ranked[seed % len(ranked)]
     rows = conversations(14, 5, seed)
     summary, expected = run(name, changes, rows, backend="blockpool", **options)
     compiled, found = run(name, changes, rows, backend="fast", **options)

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from vllm_sim.eviction.boundaries import Boundaries, Keeps
+from vllm_sim.eviction.boundaries import Boundaries
+from vllm_sim.eviction.boundary_tree import Keeps
 
 FULL, WINDOW, STATE = Keeps(1), Keeps(1, 3), Keeps(2, 1)
 CACHES = {
@@ -38,7 +39,7 @@ def needs(groups: list[Keeps], depth: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("seed", range(3))
 def test_dead_are_the_idle_blocks_that_no_boundary_needs(cache: str, seed: int) -> None:
     groups, alignment = CACHES[cache]
-    draw, boundaries = random.Random(seed), Boundaries(groups, alignment)
+    draw, boundaries = random.Random(seed), Boundaries(groups, alignment, 150)
     chains = [tuple(draw.choices(range(2), k=12)) for _ in range(4)]
     cached: dict[int, tuple[int, tuple[int, ...]]] = {}
     idle: set[int] = set()
@@ -86,7 +87,7 @@ def test_dead_are_the_idle_blocks_that_no_boundary_needs(cache: str, seed: int) 
 
 
 def test_the_end_of_a_prefix_goes_first_once_its_only_boundary_is_gone() -> None:
-    boundaries = Boundaries([WINDOW, FULL], 1)
+    boundaries = Boundaries([WINDOW, FULL], 1, 20)
     names = [bytes(end) for end in range(1, 7)]
     for depth in range(1, 7):
         boundaries.add(names, depth, 1, depth)
@@ -95,4 +96,4 @@ def test_the_end_of_a_prefix_goes_first_once_its_only_boundary_is_gone() -> None
     boundaries.release([16, 15, 14, 6, 5, 4, 3, 2, 1])
     assert boundaries.first_dead() is None
     boundaries.remove(15)
-    assert boundaries.dead() == [6, 16, 5, 4, 14, 3, 2, 1]
+    assert boundaries.dead() == [16, 6, 5, 14, 4, 3, 2, 1]

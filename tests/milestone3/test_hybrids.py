@@ -52,6 +52,7 @@ policy = ["lru", "hybrid"]
 def made_row(experiment: str, rate: float, **values: Any) -> Row:
     usual: Row = {"model": "m", "memory": "8GiB", "layout": "groups", "retention": "default", "match_unit": 0}
     usual |= {"trace": "t", "trace_sha256": "0", "backend": "fast", "capacity_blocks": 9, "requests": 40}
+    usual |= {"miss_window_tokens": 0, "miss_alignment_tokens": 10, "miss_evicted_tokens": 20}
     usual |= {"traffic": "chat", "block_size": 16, "policy": "lru", "quick": False, "hit_alignment_tokens": 784}
     return usual | {"experiment": experiment, "token_hit_rate": rate} | values
 
@@ -62,20 +63,22 @@ ROWS_MADE = [
     made_row("memory", 0.75, memory="unlimited"),
     made_row("options", 0.5),
     made_row("options", 0.504, retention="none"),
-    made_row("options", 0.52, match_unit=16),
+    made_row("options", 0.52, match_unit=16, miss_alignment_tokens=0),
     made_row("options", 0.4, block_size=64),
     made_row("policy", 0.3),
-    made_row("policy", 0.35, policy="hybrid"),
+    made_row("policy", 0.35, policy="hybrid", miss_evicted_tokens=5),
 ]
 
 
 def test_an_option_is_set_where_it_is_worth_it(tmp_path: Path) -> None:
     advice = what_to_set(ROWS_MADE)
-    assert [option for option, _ in advice] == ["policy `hybrid`", "`--prefix-match-unit 16`"]
-    assert [gain for _, gain in advice] == pytest.approx([0.05, 0.02])
+    assert [one.option for one in advice] == ["policy `hybrid`", "`--prefix-match-unit 16`"]
+    assert [one.gain for one in advice] == pytest.approx([0.05, 0.02])
+    assert [one.reason for one in advice] == ["evicted", "alignment"]
     write_rows(tmp_path / ROWS, ROWS_MADE)
     assert section(tmp_path).splitlines()[2] == (
-        "| `m` | 784 | 0.500, 0.250, 0.750 | policy `hybrid` (+5.0); `--prefix-match-unit 16` (+2.0) |"
+        "| `m` | 784 | 0.500, 0.250, 0.750 | policy `hybrid` (+5.0, fewer evicted misses); "
+        "`--prefix-match-unit 16` (+2.0, fewer alignment misses) |"
     )
     write_rows(tmp_path / ROWS, [*ROWS_MADE[:5], *ROWS_MADE[7:8]])
     assert section(tmp_path).splitlines()[2].endswith("| nothing |")
@@ -85,7 +88,9 @@ def test_the_report_has_the_numbers_of_the_rows(tmp_path: Path) -> None:
     write_rows(tmp_path / ROWS, ROWS_MADE)
     numbers = model_numbers(tmp_path)
     assert numbers["table"] == [["`m`", "784", "0.500", "0.250", "0.750"]]
-    assert numbers["advice"] == [["`m`", "policy hybrid (+5.0); --prefix-match-unit 16 (+2.0)"]]
+    assert numbers["advice"] == [
+        ["`m`", "policy hybrid (+5.0, fewer evicted misses); --prefix-match-unit 16 (+2.0, fewer alignment misses)"]
+    ]
     assert numbers["less_than_full"] == []
     write_rows(tmp_path / ROWS, [ROWS_MADE[0], ROWS_MADE[1] | {"token_hit_rate": 0.6}, *ROWS_MADE[2:]])
     assert model_numbers(tmp_path)["less_than_full"] == ["m"]
@@ -117,7 +122,7 @@ def test_the_plan_of_the_study_has_eight_models_and_a_match_unit_for_those_with_
     for old, new, reason in (
         ('"gpt-oss-20b",', '"gpt-5",', "models has 'gpt-5'; allowed: gpt-oss-20b"),
         ('"groups", "full"', '"groups", "half"', "layout has 'half'; allowed: groups, full"),
-        ("match_unit = [16]", "unit = [16]", f"a grid has unit; allowed: {', '.join(LISTS)}"),
+        ("match_unit = [0, 16]", "unit = [0, 16]", f"a grid has unit; allowed: {', '.join(LISTS)}"),
     ):
         wrong = tmp_path / "wrong.toml"
         wrong.write_text(path.read_text().replace(old, new))
@@ -143,7 +148,7 @@ def test_the_script_makes_the_rows_of_a_plan(tmp_path: Path) -> None:
         assert row["requests"] == 40
         is_hybrid = row["layout"] == "groups"
         assert ("cache_groups" in row, row["capacity_blocks"] is None) == (is_hybrid, row["memory"] == "unlimited")
-        assert row["backend"] == ("blockpool" if row["match_unit"] or row["policy"] != "lru" else "fast")
+        assert row["backend"] == ("blockpool" if row["match_unit"] else "fast")
     windows = [row for row in rows if row["model"] == "gpt-oss-20b" and row["memory"] == "8GiB"]
     groups, full = (next(row for row in windows if row["layout"] == layout) for layout in ("groups", "full"))
     assert groups["capacity_blocks"] == 2 * full["capacity_blocks"]

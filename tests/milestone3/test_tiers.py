@@ -12,11 +12,8 @@ from report.check import check
 from report.numbers.build import collect, typeset
 from report.numbers.tiers import tiers_numbers
 from tests.commands import script
-from tests.making import of_tier_version
 from tests.milestone3.making import MODEL, ROOT, make_study
 from vllm_sim.sweep.results import read_rows, run_file
-
-pytestmark = of_tier_version
 
 PLAN = """
 mixes = ["tiny"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.commands import vllm_sim
-from tests.making import gib, of_tier_version, settings, small_trace
+from tests.making import gib, settings, small_trace
 from tests.serving import MODEL, write_trace
 from vllm_sim.eviction.simulate import simulate
 from vllm_sim.replay.ladder import MAY_BE_NEGATIVE, explain, file_rows, ladder_requests
@@ -85,7 +85,6 @@ def test_the_levels_are_measured_runs_and_the_steps_add_up(tmp_path: Path) -> No
         assert sum(request.steps.values()) == request.prompt_tokens - request.hit_tokens
 
 
-@of_tier_version
 def test_cpu_memory_is_a_step_from_one_cache_of_both_sizes_to_two_tiers(tmp_path: Path) -> None:
     loaded = load(small_trace(tmp_path), str(MODEL))
     ladder = explain(loaded, settings(capacity_blocks=30, kv_offloading_size=gib(40)))

@@ -22,7 +22,8 @@ from vllm.v1.request import Request
 
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine.pool import Describe, PolicyBlockPool, PolicyQueue
-from vllm_sim.eviction.boundaries import Boundaries, Keeps
+from vllm_sim.eviction.boundaries import Boundaries
+from vllm_sim.eviction.boundary_tree import Keeps
 from vllm_sim.eviction.online_cache import OnlineCache
 
 _HASH_BYTES = 24
@@ -88,7 +89,7 @@ class GroupBlockPool(PolicyBlockPool):
         alignment = unit if coordinator.enable_partial_hash_hits else coordinator.scheduler_block_size
         keeps = [keeps_of(single, unit) for single in coordinator.single_type_managers]
         self._keeps = [one for one in keeps if one is not None]
-        self._boundaries = Boundaries(self._keeps, alignment // unit)
+        self._boundaries = Boundaries(self._keeps, alignment // unit, len(self.blocks))
         queue = GroupQueue(self.free_block_queue.get_all_free_blocks(), online, self.blocks, self._boundaries)
         self.adopt(queue, describe)
         self._hashes: Sequence[BlockHash] = ()

@@ -5,63 +5,23 @@ blocks up to there, a sliding window its last blocks, a chunked layer those of t
 A block is dead if no boundary needs it: its eviction changes no hit. What evicts asks for dead blocks first, and only
 then a policy. Evicting a block that is needed ends boundaries, and what these alone needed is dead from then on.
 
-Prefixes are a tree whose edges are units of tokens. Of each node only the distance to the nearest boundary at or below
-it is kept: whether a block of any group is needed follows from that. Not known here: what vLLM learns of dead blocks,
-as a full group that is longer than its windows tells it where two prompts part (Request.shared_prefix_boundary).
+Prefixes are a tree (boundary_tree.py), which the compiled cache of groups reads as it is; here its prefixes have names.
+Not known: what vLLM learns of dead blocks, as a full group that is longer than its windows tells it where two prompts
+part (Request.shared_prefix_boundary).
 
 Faithful to vLLM 0.32 (v1/core/single_type_kv_cache_manager.py, find_longest_cache_hit of each manager, read).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-_NONE = 2**62
-"""The distance where no boundary follows."""
+import numba
+import numpy as np
 
+from vllm_sim.eviction.boundary_tree import GONE, ROOT, SPARE, BoundaryTree, Keeps
+from vllm_sim.eviction.compiled import native, view
 
-class Keeps(NamedTuple):
-    """What a group needs of a prefix, for it to be hit at a boundary."""
-
-    block_units: int
-    """Units of a block."""
-    last_blocks: int | None = None
-    """Of a sliding window, or 1 of a state: so many blocks that end at the boundary. None: all of them."""
-    chunk_units: int = 0
-    """Above 0, only those that the boundary's chunk has; `last_blocks` is then the most of them."""
-
-    def blocks_at(self, depth: int) -> int:
-        """Blocks in a row that a boundary needs."""
-        if self.chunk_units:
-            return depth % self.chunk_units // self.block_units
-        return self.last_blocks or 1
-
-    def is_needed(self, depth: int, distance: int) -> bool:
-        """Whether the nearest boundary, so many units after the end of a block at `depth`, needs the block."""
-        if self.last_blocks is None and depth % self.block_units:
-            return distance == 0  # a part of a block, which another holds whole
-        if self.last_blocks is None or distance == _NONE:
-            return distance != _NONE
-        if self.chunk_units:
-            end = depth + distance
-            return end // self.chunk_units * self.chunk_units <= depth - self.block_units
-        return distance <= (self.last_blocks - 1) * self.block_units
-
-
-class _Prefix:
-    """A node of the tree of prefixes."""
-
-    __slots__ = ("blocks", "children", "depth", "distance", "is_boundary", "name", "parent", "runs")
-
-    def __init__(self, name: bytes, parent: "_Prefix | None"):
-        self.name, self.parent = name, parent
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.children: dict[bytes, _Prefix] = {}
-        self.blocks: dict[int, dict[int, None]] = {}
-        """By group, the blocks that end here."""
-        self.runs: dict[int, int] = {}
-        """By group, how many blocks in a row end here, as far as it matters."""
-        self.is_boundary = False
-        self.distance = _NONE
+_FIRST_PREFIXES = 1024
 
 
 class Boundaries:
@@ -70,30 +30,35 @@ class Boundaries:
     Args:
         groups: what each group needs.
         alignment_units: every boundary is a multiple of it.
+        blocks: their numbers are below this.
     """
 
-    def __init__(self, groups: Sequence[Keeps], alignment_units: int):
-        self._groups, self._alignment = groups, alignment_units
-        self._far = 1 + max((keeps.last_blocks or 1) * keeps.block_units for keeps in groups)
-        """A distance from which on only a group that needs everything cares; larger ones are cut to it."""
+    def __init__(self, groups: Sequence[Keeps], alignment_units: int, blocks: int):
+        self._groups, self._alignment, self._blocks = groups, alignment_units, blocks
         self.clear()
 
     def clear(self) -> None:
         """Nothing is cached."""
-        self._root = _Prefix(b"", None)
-        self._prefixes: dict[bytes, _Prefix] = {}
-        self._places: dict[int, list[tuple[_Prefix, int]]] = {}
-        """By block, the prefixes that it is cached for, and the group."""
-        self._idle: set[int] = set()
-        self._dead: dict[int, None] = {}
+        self._prefixes: dict[bytes, int] = {}
+        self._names: list[bytes] = [b""]
+        """Of the prefixes, by number."""
+        self._unused: list[int] = []
+        self._tree = self._make(_FIRST_PREFIXES, self._blocks)
+        self._state: Any = native(self._tree)
 
     def first_dead(self) -> int | None:
         """The block that has been dead and idle for longest, the end of a prefix first; None: there is none."""
-        return next(iter(self._dead), None)
+        block = int(self._tree.first_dead())
+        return None if block < 0 else block
 
     def dead(self) -> list[int]:
         """All blocks that are dead and idle."""
-        return list(self._dead)
+        found, line = [], self._tree.dead
+        block = int(line.after[line.end])
+        while block != line.end:
+            found.append(block)
+            block = int(line.after[block])
+        return found
 
     def add(self, names: Sequence[bytes], depth: int, group: int, block: int) -> None:
         """A block in use is cached for a prefix.
@@ -104,129 +69,100 @@ class Boundaries:
             group: of the block.
             block: its number.
         """
-        self._put(self._find(names, depth), group, block)
-
-    def copy(self, block: int, other: int) -> None:
-        """Another block is cached for all that a block is."""
-        for prefix, group in self._places.get(block, ()):
-            self._put(prefix, group, other)
-
-    def remove(self, block: int) -> None:
-        """A block is cached no longer."""
-        self._idle.discard(block)
-        self._dead.pop(block, None)
-        for prefix, group in self._places.pop(block, ()):
-            blocks = prefix.blocks[group]
-            del blocks[block]
-            if not blocks:
-                del prefix.blocks[group]
-                self._update(prefix, group)
-            self._prune(prefix)
-
-    def release(self, blocks: Iterable[int]) -> None:
-        """Nobody uses these cached blocks any more; of a prefix the end comes first."""
-        for block in blocks:
-            self._idle.add(block)
-            self._sort(block)
-
-    def touch(self, block: int) -> None:
-        """A cached block is used again."""
-        self._idle.discard(block)
-        self._dead.pop(block, None)
-
-    def _put(self, prefix: _Prefix, group: int, block: int) -> None:
-        blocks = prefix.blocks.setdefault(group, {})
-        blocks[block] = None
-        self._places.setdefault(block, []).append((prefix, group))
-        if len(blocks) == 1:
-            self._update(prefix, group)
-
-    def _find(self, names: Sequence[bytes], depth: int) -> _Prefix:
         known = depth
         while known and names[known - 1] not in self._prefixes:
             known -= 1
-        prefix = self._prefixes[names[known - 1]] if known else self._root
-        for place in range(known, depth):
-            child = _Prefix(names[place], prefix)
-            prefix.children[child.name] = self._prefixes[child.name] = child
-            prefix = child
+        path = [self._prefixes[names[known - 1]] if known else ROOT]
+        path += [self._number(names[place]) for place in range(known, depth)]
+        self._make_room()
+        _add(self._state, np.array(path), group, block)
+
+    def copy(self, block: int, other: int) -> None:
+        """Another block is cached for all that a block is."""
+        self._make_room()
+        _copy(self._state, block, other)
+
+    def remove(self, block: int) -> None:
+        """A block is cached no longer."""
+        _remove(self._state, block)
+        gone = self._tree.gone[: self._tree.counts[GONE]].tolist()
+        self._tree.counts[GONE] = 0
+        for prefix in gone:
+            del self._prefixes[self._names[prefix]]
+        self._unused += gone
+
+    def release(self, blocks: Iterable[int]) -> None:
+        """Nobody uses these cached blocks any more; of a prefix the end comes first."""
+        _release(self._state, np.array(list(blocks), np.int64))
+
+    def touch(self, block: int) -> None:
+        """A cached block is used again."""
+        _touch(self._state, block)
+
+    def _number(self, name: bytes) -> int:
+        if self._unused:
+            prefix = self._unused.pop()
+            self._names[prefix] = name
+        else:
+            prefix = len(self._names)
+            self._names.append(name)
+        self._prefixes[name] = prefix
         return prefix
 
-    def _prune(self, prefix: _Prefix) -> None:
-        """Forgets a prefix that nothing is cached for, nor for longer ones."""
-        while not prefix.blocks and not prefix.children and prefix.parent is not None:
-            del self._prefixes[prefix.name]
-            del prefix.parent.children[prefix.name]
-            prefix = prefix.parent
-
-    def _update(self, prefix: _Prefix, group: int) -> None:
-        """A group has a first block of a prefix, or none any more."""
-        keeps = self._groups[group]
-        if keeps.last_blocks is None:
-            self._judge(prefix)
+    def _make_room(self) -> None:
+        """Makes the tree larger if it may lack prefixes, or places for a block more."""
+        prefixes, places = self._tree.parent.size, self._tree.key.size
+        if len(self._names) <= prefixes and self._tree.counts[SPARE] >= self._alone():
             return
-        changed = [prefix]
-        while changed:
-            prefix = changed.pop()
-            run = self._run(prefix, group, keeps)
-            if run != prefix.runs.get(group, 0):
-                prefix.runs[group] = run
-                self._judge(prefix)
-                changed += _below(prefix, keeps.block_units)
+        while prefixes < len(self._names):
+            prefixes *= 2
+        if self._tree.counts[SPARE] < self._alone():
+            places *= 2
+        tree = self._make(prefixes, places)
+        for name, old in vars(self._tree).items():
+            if isinstance(old, np.ndarray) and name not in ("stack", "spare", "counts"):
+                vars(tree)[name][: old.size] = old
+        spare, new = self._tree.counts[SPARE], places - self._tree.key.size
+        tree.spare[:new] = np.arange(self._tree.key.size, places)
+        tree.spare[new : new + spare] = self._tree.spare[:spare]
+        tree.counts[SPARE] = new + spare
+        tree.dead.after[:] = self._tree.dead.after
+        tree.dead.before[:] = self._tree.dead.before
+        self._tree, self._state = tree, native(tree)
 
-    def _run(self, prefix: _Prefix, group: int, keeps: Keeps) -> int:
-        """Blocks in a row that end at a prefix; all that a boundary can need where the row begins with the prompt."""
-        assert keeps.last_blocks is not None
-        if group not in prefix.blocks:
-            return 0
-        if prefix.depth <= keeps.block_units:
-            return keeps.last_blocks
-        before = prefix
-        for _ in range(keeps.block_units):
-            assert before.parent is not None
-            before = before.parent
-        return min(keeps.last_blocks, before.runs.get(group, 0) + 1)
+    def _alone(self) -> int:
+        """Places that a block may take at once."""
+        return max(keeps.block_units for keeps in self._groups)
 
-    def _judge(self, prefix: _Prefix) -> None:
-        """Finds out whether a prefix is a boundary."""
-        depth = prefix.depth
-        is_boundary = depth % self._alignment == 0 and all(
-            group in prefix.blocks if keeps.last_blocks is None else prefix.runs.get(group, 0) >= keeps.blocks_at(depth)
-            for group, keeps in enumerate(self._groups)
-        )
-        if is_boundary != prefix.is_boundary:
-            prefix.is_boundary = is_boundary
-            self._measure(prefix)
-
-    def _measure(self, start: _Prefix) -> None:
-        """Measures anew how far the nearest boundary is, from a prefix up to where nothing changes."""
-        prefix: _Prefix | None = start
-        while prefix is not None:
-            nearest = min((child.distance for child in prefix.children.values()), default=_NONE)
-            distance = 0 if prefix.is_boundary else nearest if nearest == _NONE else min(nearest + 1, self._far)
-            if distance == prefix.distance:
-                break
-            prefix.distance = distance
-            for blocks in prefix.blocks.values():
-                for block in blocks:
-                    self._sort(block)
-            prefix = prefix.parent
-
-    def _sort(self, block: int) -> None:
-        """Puts an idle block to the dead, or takes it from them."""
-        if block not in self._idle:
-            return
-        for prefix, group in self._places[block]:
-            if self._groups[group].is_needed(prefix.depth, prefix.distance):
-                self._dead.pop(block, None)
-                return
-        self._dead.setdefault(block)
+    def _make(self, prefixes: int, places: int) -> BoundaryTree:
+        return BoundaryTree(self._groups, self._alignment, prefixes, self._blocks, max(places, self._alone()), True)
 
 
-def _below(prefix: _Prefix, units: int) -> Iterator[_Prefix]:
-    """The prefixes that are so many units longer."""
-    for child in prefix.children.values():
-        if units == 1:
-            yield child
-        else:
-            yield from _below(child, units - 1)
+@numba.njit(cache=True)
+def _add(state: Any, path: Any, group: int, block: int) -> None:
+    tree = view(state)
+    for place in range(1, path.size):
+        tree.attach(path[place], path[place - 1])
+    tree.put(path[-1], group, block)
+
+
+@numba.njit(cache=True)
+def _copy(state: Any, block: int, other: int) -> None:
+    view(state).copy(block, other)
+
+
+@numba.njit(cache=True)
+def _remove(state: Any, block: int) -> None:
+    view(state).remove(block)
+
+
+@numba.njit(cache=True)
+def _release(state: Any, blocks: Any) -> None:
+    tree = view(state)
+    for block in blocks:
+        tree.release(block)
+
+
+@numba.njit(cache=True)
+def _touch(state: Any, block: int) -> None:
+    view(state).touch(block)

@@ -1,11 +1,11 @@
-"""The sequential cache of several groups under LRU, over arrays: the `fast` backend of windows, chunks and states.
+"""The sequential cache of several groups, over arrays: the `fast` backend of windows, chunks and states.
 
 Faithful to vLLM 0.32 (v1/core/kv_cache_manager.py allocate_slots, single_type_kv_cache_manager.py, block_pool.py,
 read), one request after the other as engine/backends/sequence.py serves them: the prompt in chunks of the budget, then
 token by token; each time, group by group, blocks that left a window are released, then blocks are taken, then cached. A
-block without a hash is taken before any cached one, and of those the one that was released first. Misses are named as
+block without a hash is taken before any cached one, and of those the one that group_order.py names. Misses are named as
 engine/backends/group_ledger.py names them. Chunks end where v1/core/sched/scheduler.py lets them end so that a state is
-kept. Not here: policies other than LRU, partial blocks, preemption.
+kept. Not here: partial blocks, preemption.
 """
 
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numba
 import numpy as np
 
 from vllm_sim.eviction.chains import Chains
+from vllm_sim.eviction.compiled import native, view
 from vllm_sim.eviction.group_lookup import (
     CHUNK,
     FULL,
@@ -23,9 +24,11 @@ from vllm_sim.eviction.group_lookup import (
     find,
     find_kind,
     keeps,
+    keeps_inside,
     next_tokens,
     skipped_blocks,
 )
+from vllm_sim.eviction.group_order import PolicyOrder, ReleaseOrder
 
 # Columns of what is written for each request, in units but for the last three; GROUP and BY are -1 for none.
 HIT, GENERATED, COLD, EVICTED, WINDOWS, ALIGNMENT, GROUP, BY, ALLOCATED = range(9)
@@ -49,9 +52,6 @@ class Cache(NamedTuple):
     older: np.ndarray
     newer: np.ndarray
     """Of a block: its key, and the key's other blocks; [blocks]."""
-    before: np.ndarray
-    after: np.ndarray
-    """Of an idle cached block: its neighbours in the order of release; the last place is both ends; [blocks + 1]."""
     blank: np.ndarray
     """Idle blocks without a key; [blocks]."""
     seen: np.ndarray
@@ -64,16 +64,22 @@ class Cache(NamedTuple):
 def make_cache(blocks: int, nodes: int, groups: int) -> Cache:
     """An empty cache."""
     none, none_yet = np.full(blocks, -1, np.int32), np.full(nodes * groups, -1, np.int32)
-    ends = np.full(blocks + 1, blocks, np.int32)
     return Cache(
         np.zeros(nodes * groups, np.int32), none_yet, none_yet.copy(), np.zeros(nodes * groups, np.int32),
-        none_yet.copy(), none, none.copy(), none.copy(), ends, ends.copy(), np.arange(blocks, dtype=np.int32),
+        none_yet.copy(), none, none.copy(), none.copy(), np.arange(blocks, dtype=np.int32),
         np.zeros(nodes, np.bool_), np.zeros(nodes, np.bool_), np.array([blocks, 0, 0]),
     )  # fmt: skip
 
 
 def serve_groups(
-    chains: Chains, prompts: np.ndarray, outputs: np.ndarray, shape: Shape, blocks: int, longest: int, chunk: int
+    chains: Chains,
+    prompts: np.ndarray,
+    outputs: np.ndarray,
+    shape: Shape,
+    order: ReleaseOrder | PolicyOrder,
+    blocks: int,
+    longest: int,
+    chunk: int,
 ) -> tuple[np.ndarray, Cache]:
     """Serves all requests.
 
@@ -82,6 +88,7 @@ def serve_groups(
         prompts: tokens of their prompts.
         outputs: tokens that they generate.
         shape: the groups.
+        order: which block is taken next, of an empty cache.
         blocks: of the cache.
         longest: tokens; a request that computes as many or more is rejected.
         chunk: tokens of a prompt that are computed in a step.
@@ -94,7 +101,7 @@ def serve_groups(
     """
     cache = make_cache(blocks, chains.working_set, shape.kind.size)
     out = np.full((prompts.size, 9), -1, np.int64)
-    row = _serve(chains.nodes, chains.begins, prompts, outputs, shape, cache, longest, chunk, out)
+    row = _serve(chains.nodes, chains.begins, prompts, outputs, shape, cache, native(order), longest, chunk, out)
     if row >= 0:
         raise ValueError(f"row {row} has no room, though vLLM's estimate says that it has")
     return out, cache
@@ -102,8 +109,18 @@ def serve_groups(
 
 @numba.njit(cache=True)
 def _serve(
-    all_nodes: Any, begins: Any, prompts: Any, outputs: Any, shape: Any, cache: Any, longest: int, chunk: int, out: Any
+    all_nodes: Any,
+    begins: Any,
+    prompts: Any,
+    outputs: Any,
+    shape: Any,
+    cache: Any,
+    order: Any,
+    longest: int,
+    chunk: int,
+    out: Any,
 ) -> int:
+    order = view(order)
     groups, unit = shape.kind.size, shape.unit_tokens
     most = 0
     for row in range(prompts.size):
@@ -129,21 +146,24 @@ def _serve(
         done = hit * unit
         tokens = next_tokens(shape, done, prompt, ends[1], chunk)
         is_first = True
+        order.begin(row)
         while tokens > 0:
+            order.allocate(is_first)
             for group in range(groups):
-                _leave(shape, cache, group, table[group], lengths, gone, done)
+                _leave(shape, cache, order, group, table[group], lengths, gone, done)
             if is_first and hit:
                 for group in range(groups):
-                    _touch(shape, cache, nodes, group, table[group], lengths, hit)
+                    _touch(shape, cache, order, nodes, group, table[group], lengths, hit)
                     cached[group] = lengths[group]
             is_first = False
             for group in range(groups):
                 needed = -(-(done + tokens) // (shape.units[group] * unit))
-                if shape.kind[group] == STATE and lengths[group] < needed - 1:
-                    table[group, lengths[group] : needed - 1] = -1
-                    lengths[group] = needed - 1
+                kept = needed - 1 - keeps_inside(shape, done, done + tokens, prompt)
+                if shape.kind[group] == STATE and lengths[group] < kept:
+                    table[group, lengths[group] : kept] = -1
+                    lengths[group] = kept
                 while lengths[group] < needed:
-                    block = _take(cache, row)
+                    block = _take(cache, order, row)
                     if block < 0:
                         return row
                     table[group, lengths[group]] = block
@@ -158,15 +178,17 @@ def _serve(
                 full = done // unit // align * align // shape.units[group]
                 for place in range(cached[group], full):
                     if table[group, place] >= 0 and keeps(shape, group, place, ends):
-                        _insert(
-                            cache, nodes[(place + 1) * shape.units[group] - 1] * groups + group, table[group, place]
-                        )
+                        length = (place + 1) * shape.units[group]
+                        _tell(order, 0)
+                        order.cache(table[group, place], nodes, length, group)
+                        _insert(cache, nodes[length - 1] * groups + group, table[group, place])
                 cached[group] = max(cached[group], full)
             tokens = next_tokens(shape, done, prompt, ends[1], chunk) if done < prompt else min(computed - done, 1)
         for group in range(groups):
             _name_tail(shape, cache, nodes, group, (prompt - 1) // unit, cached[group] * shape.units[group])
             for place in range(lengths[group] - 1, -1, -1):
-                _free(cache, table[group, place])
+                _free(cache, order, table[group, place])
+            order.settle()
     return -1
 
 
@@ -226,39 +248,46 @@ def _blame(shape: Any, cache: Any, nodes: Any, kept: int, out: Any) -> None:
 
 
 @numba.njit(cache=True)
-def _leave(shape: Any, cache: Any, group: int, table: Any, lengths: Any, gone: Any, done: int) -> None:
+def _leave(shape: Any, cache: Any, order: Any, group: int, table: Any, lengths: Any, gone: Any, done: int) -> None:
     """Releases the blocks that a group needs no longer, the last one first."""
     skipped = min(skipped_blocks(shape, group, done), lengths[group])
     for place in range(skipped - 1, gone[group] - 1, -1):
-        _free(cache, table[place])
+        _free(cache, order, table[place])
         table[place] = -1
+    order.settle()
     gone[group] = max(gone[group], skipped)
 
 
 @numba.njit(cache=True)
-def _touch(shape: Any, cache: Any, nodes: Any, group: int, table: Any, lengths: Any, hit: int) -> None:
+def _touch(shape: Any, cache: Any, order: Any, nodes: Any, group: int, table: Any, lengths: Any, hit: int) -> None:
     """Uses the blocks of a hit that the group still needs."""
     size, groups = shape.units[group], shape.kind.size
     skipped = skipped_blocks(shape, group, hit * shape.unit_tokens)
+    _tell(order, max(0, hit // size - skipped))
     for place in range(max(hit // size, skipped)):
         table[place] = -1
         if place >= skipped:
             table[place] = cache.first[nodes[(place + 1) * size - 1] * groups + group]
-            _unlist(cache, table[place])
+            order.use(table[place])
     lengths[group] = max(hit // size, skipped)
 
 
 @numba.njit(cache=True)
-def _take(cache: Any, row: int) -> int:
-    """A block to be used: a blank one, else the cached one that was released first; -1: there is none."""
+def _tell(order: Any, matched: int) -> None:
+    if not order.is_told:
+        order.tell(matched)
+
+
+@numba.njit(cache=True)
+def _take(cache: Any, order: Any, row: int) -> int:
+    """A block to be used: a blank one, else a cached one; -1: there is none."""
+    _tell(order, 0)
     if cache.counts[BLANKS]:
         cache.counts[BLANKS] -= 1
         return cache.blank[cache.counts[BLANKS]]
-    ends = cache.key.size
-    block = cache.after[ends]
-    if block == ends:
+    block = order.take()
+    if block < 0:
         return -1
-    _unlist(cache, block)
     key = cache.key[block]
     older, newer = cache.older[block], cache.newer[block]
     if older >= 0:
@@ -292,7 +321,7 @@ def _insert(cache: Any, key: int, block: int) -> None:
 
 
 @numba.njit(cache=True)
-def _free(cache: Any, block: int) -> None:
+def _free(cache: Any, order: Any, block: int) -> None:
     """A block is used no longer."""
     if block < 0:
         return
@@ -300,14 +329,4 @@ def _free(cache: Any, block: int) -> None:
         cache.blank[cache.counts[BLANKS]] = block
         cache.counts[BLANKS] += 1
         return
-    ends = cache.key.size
-    before = cache.before[ends]
-    cache.before[block], cache.after[block] = before, ends
-    cache.after[before] = block
-    cache.before[ends] = block
-
-
-@numba.njit(cache=True)
-def _unlist(cache: Any, block: int) -> None:
-    before, after = cache.before[block], cache.after[block]
-    cache.after[before], cache.before[after] = after, before
+    order.release(block)

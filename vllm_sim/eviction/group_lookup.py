@@ -35,6 +35,9 @@ class Shape(NamedTuple):
     """Tokens between two places whose window is kept; 0: only the ends of prompts; -1: everywhere."""
     state_tokens: int
     """Of a block of states, at whose ends chunks of a prompt end; 0: there are none."""
+    inner_tokens: int
+    """Above 0: the last chunk of a prompt keeps the state at the prompt's last boundary too, where it begins at a
+    boundary and so many tokens, or a multiple, are between the two (Mamba 2)."""
     is_simple: bool
     """A full group and one other kind: they are looked up once."""
 
@@ -151,12 +154,22 @@ def next_tokens(shape: Any, start: int, prompt: int, junction: int, most: int) -
     if start % size:
         first = min(first, (start // size + 1) * size)
     last = (prompt - 1) // size * size
-    if last > start:
+    if last > start and not keeps_inside(shape, start, end, prompt):
         first = min(first, last)
     shared = start + (junction - start) // size * size
     if shared > start and junction < end:
         first = min(first, shared)
     return first - start
+
+
+@numba.njit(cache=True)
+def keeps_inside(shape: Any, start: int, end: int, prompt: int) -> bool:
+    """Whether a step that computes the tokens from start to end keeps the state at a boundary between them."""
+    size = shape.state_tokens
+    if not shape.inner_tokens or end != prompt or start % size:
+        return False
+    last = (prompt - 1) // size * size
+    return start + size <= last and (last - start) % shape.inner_tokens == 0
 
 
 @numba.njit(cache=True)

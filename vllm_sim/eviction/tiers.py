@@ -1,19 +1,21 @@
 """Two tiers under the `fast` backend: the GPU's cache under a policy, and CPU memory as vLLM's OffloadingConnector.
 
-Faithful to vLLM 0.32 (distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, v1/kv_offload/cpu/manager.py and
-policies/lru.py, read), one request after the other, each prompt in one step, copies of no time, upstream's lru there:
-CPU memory is looked up in whole chunks from the GPU's hit on; what it gives takes blocks of the GPU, which are cached
-before the rest of the prompt takes its own; all chunks of the prompt are offered, with a load only those after it;
-what is stored takes the places of the chunks that were used the longest time ago and are not offered; a request has
-used its chunks when it has ended, the tail first. A request learns of the end of the one before it in its first step:
-where it computes then, it stores before the chunks of that one count as used, and where that one had a single step, its
-new chunks cannot be read or evicted yet. Generated tokens are not stored.
+Faithful to vLLM 0.32 and 0.33 (distributed/kv_transfer/kv_connector/v1/offloading/scheduler.py, v1/kv_offload/cpu/
+manager.py and policies/lru.py, read), one request after the other, each prompt in one step, copies of no time,
+upstream's lru there: CPU memory is looked up in whole chunks from the GPU's hit on; what it gives takes blocks of the
+GPU, which are cached before the rest of the prompt takes its own; all chunks of the prompt are offered, with a load
+only those after it; what is stored takes the places of the chunks that were used the longest time ago and are not
+offered; a request has used its chunks when it has ended, the tail first, and by the lru of 0.33 when it loads, finds or
+stores them, too. A request learns of the end of the one before it in its first step: where it computes then, it stores
+before the chunks of that one count as used, and where that one had a single step, its new chunks cannot be read or
+evicted yet. Generated tokens are not stored.
 
 Not faithful, as kernel.py: no batch, no chunks of prompts, no preemption. Chunks of one block are held equal to the
 engine by a test; with larger ones some requests differ, and `RunConfig` refuses them.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numba
@@ -32,6 +34,8 @@ HIT, GENERATED, COLD, MISSED, BY, ALLOCATED, EXTERNAL, GONE, PENDING, NEVER = ra
 STORED, LOADED, WASTED = range(3)
 # States of a chunk; 0: it was never offered.
 _HELD, _GONE = 1, 2
+_PLACES = 2**30
+"""Chunks of a request are fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,18 @@ class ChunkTier:
         self.was_loaded[node] = True
         self.user[node] = row
 
+    def find(self, node: int, row: int, chunk: int) -> None:
+        """A request loads a chunk, its own of that place, or is offered one that is held."""
+
+    def enter(self, node: int, row: int, chunk: int) -> None:
+        """A chunk that is stored enters the line."""
+        self.line.append(node)
+
+    def use(self, node: int) -> None:
+        """A request that has ended has used a chunk."""
+        self.line.remove(node)
+        self.line.append(node)
+
     def finish(self, nodes: Any, row: int, begin: int, start: int, end: int) -> None:
         """A request (-1: none) has ended: it has used its chunks, the tail first."""
         if row < 0:
@@ -93,15 +109,14 @@ class ChunkTier:
         for chunk in range(end - 1, start - 1, -1):
             node = nodes[begin + (chunk + 1) * self.blocks - 1]
             if self.user[node] == row and self.line.holds(node):
-                self.line.remove(node)
-                self.line.append(node)
+                self.use(node)
 
-    def store(self, node: int, row: int) -> None:
+    def store(self, node: int, row: int, chunk: int) -> None:
         self.state[node] = _HELD
         self.writer[node] = row
         self.user[node] = row
         self.was_loaded[node] = False
-        self.line.append(node)
+        self.enter(node, row, chunk)
         self.counts[STORED] += self.blocks
 
     def can_evict(self, count: int, row: int) -> bool:
@@ -123,6 +138,67 @@ class ChunkTier:
                 if not self.was_loaded[node]:
                     self.counts[WASTED] += self.blocks
             node = following
+
+
+@compiled
+class RankedTier(ChunkTier):
+    """As 0.33 has it, by rank: what a request finds or stores has its rank, the tail first, until it has ended.
+
+    A rank never falls.
+
+    Args:
+        chunks: it holds.
+        blocks: of a chunk.
+        nodes: node numbers are below this.
+    """
+
+    def __init__(self, chunks: int, blocks: int, nodes: int):
+        super().__init__(chunks, blocks, nodes)
+        self.rank = np.zeros(nodes, np.int64)
+        self.ranks = 0
+        # The request that has the last rank that a request got, that rank, and the chunk that got a place by it last.
+        self.ranked = -1
+        self.present = 0
+        self.latest = 0
+
+    def find(self, node: int, row: int, chunk: int) -> None:
+        rank = self.rank_of(row, chunk)
+        if self.rank[node] < rank:
+            self.line.remove(node)
+            self.place(node, rank)
+
+    def enter(self, node: int, row: int, chunk: int) -> None:
+        self.place(node, self.rank_of(row, chunk))
+
+    def use(self, node: int) -> None:
+        self.ranks += 1
+        self.rank[node] = (self.ranks + 1) * _PLACES - 1
+        self.line.remove(node)
+        self.line.append(node)
+
+    def rank_of(self, row: int, chunk: int) -> int:
+        if self.ranked != row:
+            self.ranked = row
+            self.ranks += 1
+            self.present = self.ranks
+        return (self.present + 1) * _PLACES - 2 - chunk
+
+    def place(self, node: int, rank: int) -> None:
+        """Puts a chunk after all of a lower rank; the search begins where the one before it stands."""
+        line, later = self.line, self.latest
+        if not line.holds(later) or self.rank[later] < rank:
+            later = line.end
+        before = line.before[later]
+        while before != line.end and self.rank[before] > rank:
+            later = before
+            before = line.before[later]
+        line.before[node] = before
+        line.after[node] = later
+        line.after[before] = node
+        line.before[later] = node
+        line.size += 1
+        self.rank[node] = rank
+        self.latest = node
 
 
 @numba.njit(cache=True)
@@ -196,7 +272,10 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
             out[row, GENERATED] += generated[block]
             index.touch(policy, block, False)
         for chunk in range(start, end):
-            tier.load(nodes[begin + (chunk + 1) * size - 1], row)
+            node = nodes[begin + (chunk + 1) * size - 1]
+            tier.load(node, row)
+            if not waits:
+                tier.find(node, row, chunk)
         tier.counts[LOADED] += external
         done = hit
         for i in range(hit, need):
@@ -222,12 +301,17 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
         if external or waits:
             tier.finish(nodes, before, before_begin, before_start, before_end)
             before = -1
+        if waits:
+            for chunk in range(start, end):
+                tier.find(nodes[begin + (chunk + 1) * size - 1], row, chunk)
         first = end if external else 0
         wanted = 0
         for chunk in range(first, chunks):
             node = nodes[begin + (chunk + 1) * size - 1]
             tier.offered[node] = row
             wanted += not tier.holds(node)
+            if tier.holds(node) and tier.is_written(node):
+                tier.find(node, row, chunk)
         excess = wanted + tier.line.size - tier.chunks
         if wanted and excess > 0 and not tier.can_evict(excess, row):  # it is offered again in the next step
             tier.finish(nodes, before, before_begin, before_start, before_end)
@@ -237,7 +321,7 @@ def serve_tiers(index: Any, policy: Any, tier: Any, chains: Any, outputs: Any, c
         for chunk in range(first, chunks):
             node = nodes[begin + (chunk + 1) * size - 1]
             if not tier.holds(node):
-                tier.store(node, row)
+                tier.store(node, row, chunk)
             elif tier.is_written(node):
                 tier.user[node] = row
         tier.finish(nodes, before, before_begin, before_start, before_end)
@@ -261,8 +345,9 @@ def simulate_tiers(
     chunk_blocks: int,
     params: dict[str, Any] | None = None,
     seed: int = 0,
+    tier_class: type[ChunkTier] = ChunkTier,
 ) -> tuple[Run, TierRun]:
-    """Runs the requests through both tiers.
+    """Runs the requests through both tiers, CPU memory as vLLM 0.32 has it.
 
     Args:
         chains: the requests.
@@ -273,6 +358,7 @@ def simulate_tiers(
         chunk_blocks: blocks a chunk.
         params: the policy's parameters.
         seed: for policies that draw.
+        tier_class: what CPU memory is.
 
     Raises:
         ValueError: a value is out of range, or a prompt has more chunks than CPU memory holds.
@@ -285,7 +371,7 @@ def simulate_tiers(
         )
     ranker = make_policy(policy, make_context(chains, policy, capacity, seed), params)
     index = PrefixIndex(capacity, chains.working_set, ranker, recycle=False)
-    tier = ChunkTier(chunks, chunk_blocks, chains.working_set)
+    tier = tier_class(chunks, chunk_blocks, chains.working_set)
     out = np.zeros((chains.need.size, 10), np.int64)
     if is_compiled(type(ranker)):
         serve_tiers(native(index), native(ranker), native(tier), chains, outputs, capacity, out)
@@ -300,3 +386,7 @@ def simulate_tiers(
     unused = wasted + chunk_blocks * int(((tier.state == _HELD) & ~tier.was_loaded).sum())
     run = Run(hit, generated, cold, missed, by, allocated, rejected, evicted, orphans)
     return run, TierRun(external, gone, pending, never, stored, loaded, unused)
+
+
+simulate_ranked_tiers = partial(simulate_tiers, tier_class=RankedTier)
+"""The same, CPU memory as vLLM 0.33 has it."""

@@ -11,8 +11,11 @@ CACHES = {
     "fast": "vllm_sim.eviction.simulate:SimulatedCache",
 }
 """What a replica of a fleet is, of the backends without a schedule."""
-TIERS = {"fast": "vllm_sim.eviction.tiers:simulate_tiers"}
-"""What serves them where blocks are in CPU memory too, of a backend that has something else for that."""
+TIERS = {
+    "0.32": "vllm_sim.eviction.tiers:simulate_tiers",
+    "0.33": "vllm_sim.eviction.tiers:simulate_ranked_tiers",
+}
+"""What serves them on `fast` where blocks are in CPU memory too, by the version of vLLM whose memory that is."""
 CACHE_OF_GROUPS = {
     "blockpool": "vllm_sim.replay.engine_backend:run_cache",
     "fast": "vllm_sim.replay.engine_backend:run_groups",

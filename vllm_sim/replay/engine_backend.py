@@ -176,12 +176,14 @@ def run_groups(loaded: Loaded, config: RunConfig, progress: Callable[[int], None
     from vllm_sim.engine.backends import driver as engine
     from vllm_sim.engine.backends.compiled_groups import compiled_cache
 
-    core = engine.make_core(path, config.model, _setup(engine, trace, config, model_config(config.model)))
+    lru = msgspec.structs.replace(config, policy="lru", policy_params={})  # of the engine its groups are read alone
+    core = engine.make_core(path, config.model, _setup(engine, trace, lru, model_config(config.model)))
     with ExitStack() as stack:
         stack.callback(core.shutdown)
         cache = compiled_cache(core, config.block_size)
     requests = cache_requests(trace, records, config.block_size)
-    outcomes, totals = cache.run(requests, link(requests, config.block_size))
+    chains = link(requests, config.block_size)
+    outcomes, totals = cache.run(requests, chains, config.policy, config.policy_params, config.seed)
     progress(len(records))
     outcome = replace(_outcome(outcomes, loaded, config, cache.groups), totals=Totals(*totals), schedule=None)
     return Result(summarise(config, path.name, trace.sha256, outcome), outcome)

@@ -40,10 +40,9 @@ from vllm_sim.replay.config_checks import TIER_DEFAULTS
 from vllm_sim.replay.fleet import run_caches
 from vllm_sim.replay.outcome import Mask, Outcome
 from vllm_sim.replay.rows import RequestOfTrace, Row, head, request_fields
-from vllm_sim.replay.run import TIER_VERSION, Linked, Loaded, Result, link_blocks, run
+from vllm_sim.replay.run import Linked, Loaded, Result, link_blocks, run
 from vllm_sim.replay.shared_tokens import shared_tokens
 from vllm_sim.replay.summary import name_order
-from vllm_sim.vllm_version import found_version
 
 STEPS = ("nothing_to_share", "block_rules", "capacity", "routing", "policy", "tier", "schedule", "preemption")
 MAY_BE_NEGATIVE = STEPS[3:]
@@ -154,7 +153,6 @@ def _hits_of_tiers(linked: Linked, loaded: Loaded, config: RunConfig) -> Array:
     """Hit tokens of each request, [n], with both tiers, one request after the other and copies of no time."""
     at_once = replace(config, offload_gbps=None, latency_model="zero", latency_table=None, concurrency=1)
     is_plain = (config.offload_block_size, config.offload_store_threshold, config.offload_policy) == (None, 1, "lru")
-    is_plain &= (found_version() or TIER_VERSION).startswith(TIER_VERSION)  # else `fast` has no such memory
     one = replace(at_once, backend="fast") if is_plain else replace(at_once, async_scheduling=False)
     parts = run(loaded, one, linked).outcome.parts
     assert parts is not None  # with attribution

@@ -40,10 +40,6 @@ class Loaded(NamedTuple):
     retokenised: Sequence[int | None]
 
 
-TIER_VERSION = "0.32."
-"""The vLLM whose lru on CPU memory `fast` has; that of 0.33 counts a chunk as used before its request has ended."""
-
-
 class Linked(NamedTuple):
     """A trace's blocks at a block size, which the backends without a schedule read; many runs may share them."""
 
@@ -152,12 +148,10 @@ def check_layers(config: RunConfig) -> None:
     if config.backend != "fast" or config.model is None or config.raw_blocks:
         return
     field = keeps_less(config.model)
-    if field is not None and (config.policy != "lru" or config.is_curve):
-        what = "all capacities at once" if config.is_curve else f"policy {config.policy}"
+    if field is not None and (config.policy == "belady" or config.is_curve):
+        what = "all capacities at once" if config.is_curve else "policy belady, which knows the future of one group"
         reason = f"backend fast serves full attention alone with {what}, and {config.model} has {field}"
-        raise ValueError(
-            f"{reason} in its config.json; allowed: policy lru at one capacity, or backend engine, blockpool"
-        )
+        raise ValueError(f"{reason} in its config.json; allowed: one capacity, or another policy")
 
 
 def serve(
@@ -190,6 +184,22 @@ def serve(
     return outcome_of(found, linked, records, labels, config, retokenised)
 
 
+def tier_version() -> str:
+    """The vLLM whose CPU memory `fast` has: the installed one, the oldest where there is none.
+
+    Raises:
+        ValueError: it has none of the installed one.
+    """
+    version = found_version() or next(iter(TIERS))
+    for known in TIERS:
+        if version == known or version.startswith(f"{known}."):
+            return known
+    raise ValueError(
+        f"kv_offloading_size with backend fast, which has CPU memory as vllm {', '.join(TIERS)} do, and {version} is "
+        "installed; allowed: backend engine"
+    )
+
+
 def _serve_tiers(
     linked: Linked,
     records: Sequence[Record],
@@ -199,18 +209,12 @@ def _serve_tiers(
     retokenised: Sequence[int | None] | None,
 ) -> Outcome:
     """As `serve`, with so many GiB of CPU memory; only `fast` comes here."""
-    version = found_version()
-    if version is not None and not version.startswith(TIER_VERSION):
-        raise ValueError(
-            f"kv_offloading_size with backend fast, which has CPU memory as vllm {TIER_VERSION} does, and {version} is "
-            "installed; allowed: backend engine"
-        )
     requests, chains = linked
     size = config.block_size
     block_bytes = size * kv_bytes_a_token(config.model)
     chunk_bytes = -(-block_bytes // mmap.PAGESIZE) * mmap.PAGESIZE  # as CPUOffloadingSpec
     chunks = int(size_gib * 2**30) // chunk_bytes
-    found, tier = load_entry(TIERS[config.backend])(
+    found, tier = load_entry(TIERS[tier_version()])(
         chains, requests.output_tokens, config.policy, config.blocks, chunks, 1, config.policy_params, config.seed
     )
     outcome = outcome_of(found, linked, records, labels, config, retokenised)

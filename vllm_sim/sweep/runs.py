@@ -24,7 +24,7 @@ from vllm_sim.replay import run as replay_run
 from vllm_sim.replay.backends import BACKENDS, CACHE_OF_GROUPS, TIERS
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.rows import Curve, Row, RunSummary
-from vllm_sim.replay.run import Linked, Loaded
+from vllm_sim.replay.run import Linked, Loaded, tier_version
 from vllm_sim.sweep.units import Traffic, traffic_of
 
 traffics: dict[str, Traffic] = {}
@@ -100,10 +100,13 @@ def row_code(
         has_groups: whether layers of its model keep less than every token; only then `fast` needs vLLM.
         has_tier: whether blocks are kept in CPU memory too.
         offload_policy: what evicts chunks from there; `lru` and `arc` are vLLM's own.
+
+    Raises:
+        ValueError: `fast` has no CPU memory as the installed vLLM has it.
     """
     is_reached = backend in CACHE_OF_GROUPS and (has_groups or backend != "fast")
     more: list[Maker] = [CACHE_OF_GROUPS[backend]] if is_reached else []
-    more += [TIERS[backend]] if has_tier and backend in TIERS else []
+    more += [TIERS[tier_version()]] if has_tier and backend == "fast" else []
     more += [] if offload_policy in ("lru", "arc") else [find_policy(offload_policy.partition("{")[0])]
     of_router = [] if router is None else [find_router(router)]
     return fingerprint(make_row, BACKENDS[backend], *more, find_policy(policy), *of_router)

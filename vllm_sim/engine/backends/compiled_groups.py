@@ -4,11 +4,11 @@ Read: v1/core/kv_cache_coordinator.py and single_type_kv_cache_manager.py of vLL
 faithful to: eviction/group_kernel.py.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from vllm.v1.core.kv_cache_coordinator import HybridKVCacheCoordinator, UnitaryKVCacheCoordinator
-from vllm.v1.core.kv_cache_manager import KVCacheManager
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.core.single_type_kv_cache_manager import (
     ChunkedLocalAttentionManager,
     FullAttentionManager,
@@ -22,9 +22,15 @@ from vllm_sim.engine.backends.admissions import Admission
 from vllm_sim.engine.backends.cache_groups import GroupFacts, chunk_tokens, group_facts, hit_alignment
 from vllm_sim.engine.backends.engine_builder import scheduler_of
 from vllm_sim.engine.backends.row_outcome import RowOutcome
-from vllm_sim.eviction.chains import Chains, Requests
+from vllm_sim.engine.group_pool import keeps_of
+from vllm_sim.eviction.boundary_tree import Keeps
+from vllm_sim.eviction.chains import Array, Chains, Requests
+from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.group_kernel import EVICTIONS, KEYS, serve_groups
 from vllm_sim.eviction.group_lookup import CHUNK, FULL, STATE, WINDOW, Shape
+from vllm_sim.eviction.group_order import PolicyOrder, ReleaseOrder, policy_order
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.registry import make_policy
 
 _KINDS = {
     FullAttentionManager: FULL,
@@ -35,7 +41,7 @@ _KINDS = {
 
 
 class CompiledCache(NamedTuple):
-    """Groups of full attention, windows, chunks and states under LRU."""
+    """Groups of full attention, windows, chunks and states."""
 
     groups: GroupFacts
     shape: Shape
@@ -44,22 +50,34 @@ class CompiledCache(NamedTuple):
     longest: int
     """A request that computes so many tokens or more is rejected."""
     chunk_tokens: int
+    hash_tokens: int
+    """Of a block that is hashed."""
+    keeps: list[Keeps]
+    """What each group needs of a prefix, in such blocks."""
 
-    def run(self, requests: Requests, chains: Chains) -> tuple[list[RowOutcome], tuple[int, int, None]]:
+    def run(
+        self, requests: Requests, chains: Chains, policy: str, params: dict[str, Any], seed: int
+    ) -> tuple[list[RowOutcome], tuple[int, int, None]]:
         """Serves all rows in their order.
 
         Args:
             requests: the rows.
             chains: their prefixes, of `shape.unit_tokens` each.
+            policy: a name or `module:Class`.
+            params: the policy's parameters.
+            seed: for policies that draw.
 
         Returns:
             What happened to them; distinct blocks that were ever cached, evicted blocks, and no count of orphans.
 
         Raises:
-            ValueError: a row has no room.
+            ValueError: a row has no room, or the policy cannot be compiled or does not know the parameters.
         """
         prompts, outputs = requests.prompt_tokens, requests.output_tokens
-        out, cache = serve_groups(chains, prompts, outputs, self.shape, self.blocks, self.longest, self.chunk_tokens)
+        order = self._order(chains, prompts, policy, params, seed)
+        out, cache = serve_groups(
+            chains, prompts, outputs, self.shape, order, self.blocks, self.longest, self.chunk_tokens
+        )
         rejected = computed_tokens(prompts, outputs) >= self.longest
         outcomes = []
         for row, (hit, generated, cold, evicted, windows, alignment, group, by, allocated) in enumerate(out.tolist()):
@@ -78,6 +96,29 @@ class CompiledCache(NamedTuple):
             outcomes.append(RowOutcome(row, 0.0, rejected=bool(rejected[row]), output_tokens=tokens, admission=found))
         return outcomes, (int(cache.counts[KEYS]), int(cache.counts[EVICTIONS]), None)
 
+    def _order(
+        self, chains: Chains, prompts: Array, policy: str, params: dict[str, Any], seed: int
+    ) -> ReleaseOrder | PolicyOrder:
+        """What evicts; of `lru` vLLM's own queue."""
+        shape, groups = self.shape, self.shape.kind.size
+        categories = int(chains.category.max(initial=0)) + 1
+        ranker = make_policy(policy, PolicyContext(self.blocks, chains.working_set * groups, categories, seed), params)
+        if policy == "lru":
+            return ReleaseOrder(self.blocks)
+        if not is_compiled(type(ranker)):
+            raise ValueError(f"policy {policy} is not compiled; allowed over several cache groups: backend blockpool")
+        hash_units = self.hash_tokens // shape.unit_tokens
+        return policy_order(
+            ranker,
+            chains,
+            prompts,
+            self.keeps,
+            alignment=shape.alignment // hash_units,
+            hash_units=hash_units,
+            unit_tokens=shape.unit_tokens,
+            blocks=self.blocks,
+        )
+
 
 def compiled_cache(core: EngineCore, unit_tokens: int) -> CompiledCache:
     """The compiled cache of an engine that make_core built, which may be shut down afterwards.
@@ -91,23 +132,27 @@ def compiled_cache(core: EngineCore, unit_tokens: int) -> CompiledCache:
     """
     scheduler = scheduler_of(core)
     manager, tokens = scheduler.kv_cache_manager, core.vllm_config.cache_config.kv_cache_size_tokens or 0
-    shape, groups = shape_of(manager, unit_tokens), group_facts(manager, unit_tokens, tokens)
+    shape, groups = shape_of(scheduler, unit_tokens), group_facts(manager, unit_tokens, tokens)
     if groups is None:
         raise ValueError("the model has one group of full attention, though its config.json tells of others")
     blocks = manager.block_pool.num_gpu_blocks - 1  # without the null block
-    return CompiledCache(groups, shape, blocks, scheduler.max_model_len, chunk_tokens(scheduler))
+    unit = manager.block_pool.hash_block_size
+    keeps = [keeps_of(single, unit) for single in manager.coordinator.single_type_managers]
+    known = [one for one in keeps if one is not None]
+    return CompiledCache(groups, shape, blocks, scheduler.max_model_len, chunk_tokens(scheduler), unit, known)
 
 
-def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
-    """The groups of a manager.
+def shape_of(scheduler: Scheduler, unit_tokens: int) -> Shape:
+    """The groups of a scheduler's manager.
 
     Args:
-        manager: the manager.
+        scheduler: the scheduler.
         unit_tokens: tokens in which hits and misses are counted.
 
     Raises:
         ValueError: a group is of a kind that the compiled cache does not know, or has hashes of another size.
     """
+    manager = scheduler.kv_cache_manager
     coordinator, unit = manager.coordinator, manager.block_pool.hash_block_size
     singles = coordinator.single_type_managers
     unknown = sorted({type(single).__qualname__ for single in singles if type(single) not in _KINDS})
@@ -138,8 +183,14 @@ def shape_of(manager: KVCacheManager, unit_tokens: int) -> Shape:
         alignment=hit_alignment(manager) // unit_tokens,
         retention=-1 if retention is None else retention,
         state_tokens=unit if STATE in kind else 0,
+        inner_tokens=_inner_tokens(scheduler),
         is_simple=len(groups) == 2 and kind[groups[0][0]] == FULL,
     )
+
+
+def _inner_tokens(scheduler: Scheduler) -> int:
+    """Of Shape: upstream's scheduler and its managers decide alike, as all layers with states are of one kind."""
+    return (scheduler.mamba_prefill_checkpoint_alignment or 0) if scheduler.mamba_has_prefill_checkpoint_blocks else 0
 
 
 def _span(single: object) -> int:
