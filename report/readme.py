@@ -112,18 +112,18 @@ def findings(results: Path) -> str:
     Raises:
         ValueError: the rows are not results.
     """
-    chat, mixes = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl")
-    if any(row["quick"] for row in (*chat, *mixes)):
+    chat, mixes, all_gaps = (read_rows(results / name) for name in ("chat.jsonl", "mixed.jsonl", "mixed_gap.jsonl"))
+    if any(row["quick"] for row in (*chat, *mixes, *all_gaps)):
         raise ValueError("rows of a quick run are no results; run the studies without --quick")
     single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
     tenth = {"capacity_share": 0.1}
     lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "belady"))
-    gaps = [row for row in mixes if row["experiment"] == "gap" and row["block_size"] == mixed.MAIN_BLOCK]
+    gaps = [row for row in all_gaps if row["block_size"] == mixed.MAIN_BLOCK and row["capacity"] is None]
     whole = {row["policy"]: row for row in gaps if row["mix"] == "all"}
     closed = ", ".join(f"`{name}` {mixed.percent(whole[name], 'gap_closed')}" for name in ("hybrid", "arc"))
     count = f"{len({row['mix'] for row in gaps} - {'all'})} mixes"
     shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
-    runs = [row for row in mixes if row["experiment"] == "guarantee"]
+    runs = mixed.distinct(mixes)
     worst = 100 * min(row["gain_over_lru"] for row in runs)
     loss = mixed.lost_most(mixes)
     mix_gain = 100 * loss.row["gain_over_lru"]

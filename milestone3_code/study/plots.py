@@ -19,7 +19,7 @@ from milestone3_code.study.drawing import (
     side_by_side,
     values,
 )
-from milestone3_code.study.study import ENGINE, MAIN_BLOCK, MATRIX
+from milestone3_code.study.study import ENGINE, GAP_BASE, GAPS, MAIN_BLOCK, MATRIX
 from vllm_sim.plots.style import line_style, look, new_figure, save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
@@ -32,7 +32,8 @@ GUARANTEE = -0.005
 def draw_main(results: Path, figures: Path) -> list[Path]:
     """Writes the main plots; returns their files."""
     rows = load(results)
-    paths = [path for draw in (_alone, _capacity, _gap, _guarantee) for path in draw(rows, figures)]
+    paths = [path for draw in (_alone, _capacity, _guarantee) for path in draw(rows, figures)]
+    paths += _gap(load(results, GAPS), figures)
     paths += _matrix(load(results, MATRIX), figures)
     if (results / ENGINE).is_file():
         paths += _ttft(load(results, ENGINE), figures)
@@ -92,7 +93,8 @@ def _capacity(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _gap(rows: list[Row], figures: Path) -> list[Path]:
-    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["policy"] not in ("lru", "belady")]
+    found = pick(rows, "gap", block_size=MAIN_BLOCK, capacity=None)
+    found = [row for row in found if row["policy"] not in GAP_BASE]
     mixes = values(found, "mix")
     figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
     order = sorted(values(found, "policy"), key=lambda name: -one(found, "gap", policy=name, mix="all")["gap_closed"])
@@ -110,7 +112,7 @@ def _gap(rows: list[Row], figures: Path) -> list[Path]:
     more = (
         f"Sum of gains over LRU / sum of gaps to the optimum, hit tokens; capacities "
         f"{', '.join(found[0]['capacities'])}; blocks of {MAIN_BLOCK}.\n"
-        "0: LRU, 100: the optimum. 95 % intervals, sessions resampled. The axis ends at -60."
+        f"0: LRU, 100: the optimum. Means of {found[0]['seeds']} draws, 95 % intervals over them. The axis ends at -60."
     )
     return save(figure, figures, "mixed_gap", caption(found, more))
 
@@ -172,10 +174,12 @@ def _matrix(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _ttft(rows: list[Row], figures: Path) -> list[Path]:
-    points = values(rows, "point")
-    figure, plots = panels("Time to first token by workload, vLLM's scheduler in virtual time", len(points))
-    for point, axes in zip(points, plots, strict=True):
-        own = [row for row in rows if row["point"] == point]
+    capacity, most = chosen(rows, "capacity", SHOWN), max(values(rows, "load"))
+    rows = [row for row in rows if (row["capacity"], row["load"]) == (capacity, most) and row["policy"] in HATCHES]
+    mixes = values(rows, "mix")
+    figure, plots = panels("Time to first token by workload, vLLM's scheduler in virtual time", len(mixes))
+    for mix, axes in zip(mixes, plots, strict=True):
+        own = [row for row in rows if row["mix"] == mix]
         names = [*own[0]["by_workload"], "all"]
         for place, row in enumerate(own):
             tables = [*row["by_workload"].values(), row]
@@ -183,14 +187,14 @@ def _ttft(rows: list[Row], figures: Path) -> list[Path]:
             style = {"color": look(policy).color, "hatch": HATCHES[policy], "label": policy}
             bars(axes, at, tables, "ttft_ms_p90", width=0.24, **style)
         axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=8)
-        axes.set_title(f"{point}: {own[0]['capacity']}, {own[0]['arrival']}", fontsize=8)
+        axes.set_title(mix, fontsize=8)
         axes.set_ylim(0, None)
     plots[0].set_ylabel("TTFT, 90th percentile (ms)")
     legend(figure, plots)
     first = rows[0]
     more = (
-        f"{first['latency_model'].capitalize()} model of one {first['device'].upper()}, Llama-3.2-1B; capacity of the "
-        "working set. 95 % intervals, sessions resampled.\nopt takes the order of rows for the future, which the "
-        "schedule follows in a closed loop only."
+        f"{first['latency_model'].capitalize()} model of one {first['device'].upper()}, Llama-3.2-1B; {capacity} of "
+        f"the working set; {first['arrival']}.\n95 % intervals, sessions resampled. belady knows the order of its run "
+        "before."
     )
     return save(figure, figures, "mixed_ttft", caption(rows, more))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from milestone3_code.study.drawing import caption, legend, load, one, panels, plain, shares, side_by_side, values
-from milestone3_code.study.study import HASH, MAIN_BLOCK
+from milestone3_code.study.study import GAPS, HASH, MAIN_BLOCK
 from vllm_sim.plots.style import line_style, new_figure, save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
@@ -29,8 +29,9 @@ GIB = 2**30
 def draw_deep(results: Path, figures: Path) -> list[Path]:
     """Writes the deeper plots; returns their files."""
     rows = load(results)
-    draws = (_losses, _workloads, _ablation, _windows, _isolation, _bytes, _block_size, _cold_start)
+    draws = (_losses, _workloads, _ablation, _windows, _isolation, _bytes, _cold_start)
     paths = [path for draw in draws for path in draw(rows, figures)]
+    paths += _block_size(load(results, GAPS), figures)
     if (results / HASH).is_file():
         paths += _hash(load(results, HASH), figures)
     return paths
@@ -189,7 +190,7 @@ def _bytes(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _block_size(rows: list[Row], figures: Path) -> list[Path]:
-    found = pick(rows, "gap", policy="hybrid")
+    found = pick(rows, "gap", policy="hybrid", capacity=None)
     mixes, sizes = values(found, "mix"), sorted(values(found, "block_size"))
     figure, axes = new_figure("Share of the gap that the hybrid closes, by block size")
     for place, size in enumerate(sizes):

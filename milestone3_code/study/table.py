@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milestone3_code.study.study import MAIN_BLOCK
+from milestone3_code.study.study import CELLS, ENGINE, GAP_BASE, GAPS, MAIN_BLOCK
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import read_rows
+from vllm_sim.sweep.results import pick, read_rows
 
 MAIN_SHARE = "10%"
 GAP_SHARES = ("5%", "10%", "20%", "50%")
 FLOOR = -0.005
-
-"""Policies that rows call by their short names."""
 
 
 class Loss(NamedTuple):
@@ -31,15 +29,38 @@ def section(results: Path) -> str:
     Raises:
         ValueError: a row comes from a quick run, or one that is needed is not there.
     """
-    rows = read_rows(results / "mixed.jsonl")
-    if any(row["quick"] for row in rows):
+    rows, gaps, engine = (read_rows(results / name) for name in (CELLS, GAPS, ENGINE))
+    if any(row["quick"] for row in (*rows, *gaps, *engine)):
         raise ValueError("rows of a quick run are no results; run compare_policies.py without --quick")
-    engine = read_rows(results / "mixed_engine.jsonl")
-    return "\n\n".join((_gaps(rows), _mixes(rows), _worst(rows), _random(rows), _loser(rows), _engine(engine)))
+    of_rows = (make(rows) for make in (_mixes, _worst, _random, _loser))
+    return "\n\n".join((_by_capacity(gaps), _gaps(gaps), *of_rows, _engine(engine)))
+
+
+def _by_capacity(rows: Sequence[Row]) -> str:
+    """The share of the gap that each policy closes, all mixes, by capacity."""
+    own = {"mix": "all", "block_size": MAIN_BLOCK}
+    found = [row for row in pick(rows, "gap", **own) if row["capacity"] and row["policy"] not in GAP_BASE]
+    capacities = list(dict.fromkeys(row["capacity"] for row in found))
+    cells = {(row["policy"], row["capacity"]): row for row in found}
+    lines = [
+        f"| gap closed, all mixes, blocks of {MAIN_BLOCK}, by capacity | {' | '.join(capacities)} |",
+        "|---" * (len(capacities) + 1) + "|",
+    ]
+    for policy in dict.fromkeys(row["policy"] for row in found):
+        shares = " | ".join(percent(cells[policy, capacity], "gap_closed") for capacity in capacities)
+        lines.append(f"| `{policy}` | {shares} |")
+    lead = next(row for row in pick(rows, "gap", **own) if row["policy"] == "arc" and row["capacity"] is None)
+    lines += [
+        "",
+        f"Means of {lead['seeds']} draws of each mix, 95 % intervals over the draws. Summed over capacities of "
+        f"{GAP_SHARES[0]} to {GAP_SHARES[-1]}, `hybrid` is ahead of `arc` in {lead['hybrid_ahead_seeds']} of them, by "
+        f"{percent(lead, 'hybrid_lead')} of the gap (sign test: p = {lead['hybrid_sign_p']:.3f}).",
+    ]
+    return "\n".join(lines)
 
 
 def _gaps(rows: Sequence[Row]) -> str:
-    found = [row for row in rows if row["experiment"] == "gap" and row["mix"] == "all" and row["policy"] != "lru"]
+    found = [row for row in pick(rows, "gap", mix="all", capacity=None) if row["policy"] != "lru"]
     sizes = sorted({row["block_size"] for row in found})
     by_policy = {(row["policy"], row["block_size"]): row for row in found}
     main = [row for row in found if row["block_size"] == MAIN_BLOCK and row["policy"] != "belady"]
@@ -74,15 +95,23 @@ def _mixes(rows: Sequence[Row]) -> str:
 
 
 def _worst(rows: Sequence[Row]) -> str:
-    cells = [row for row in rows if row["experiment"] == "guarantee"]
+    cells = distinct(rows)
     worst = min(cells, key=lambda row: row["gain_over_lru"])
     what = f"{worst['workload']} of `{worst['mix']}` alone" if worst["workload"] else f"mix `{worst['mix']}`"
     return (
         f"Of {len(cells):,} runs (each mix and each of its workloads alone; the largest request to all of the working "
-        f"set; blocks of {min(row['block_size'] for row in cells)} to {max(row['block_size'] for row in cells)}; with "
-        f"tags, without, shuffled) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
+        f"set; blocks of {min(row['block_size'] for row in cells)} to {max(row['block_size'] for row in cells)}; the "
+        "same blocks are one run) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
         f"rate against LRU: {what}, {worst['capacity_blocks']:,} blocks of {worst['block_size']}."
     )
+
+
+def distinct(rows: Sequence[Row]) -> list[Row]:
+    """The rows of `guarantee`, of runs that are the same one: other tags, or capacities of equally many blocks."""
+    found: dict[tuple[object, ...], Row] = {}
+    for row in pick(rows, "guarantee", tags="with"):
+        found.setdefault((row["mix"], row["workload"], row["block_size"], row["capacity_blocks"]), row)
+    return list(found.values())
 
 
 def _random(rows: Sequence[Row]) -> str:
@@ -116,19 +145,26 @@ def _loser(rows: Sequence[Row]) -> str:
 
 
 def _engine(rows: Sequence[Row]) -> str:
-    """What is left under vLLM's scheduler, where requests overlap."""
-    by_point: dict[str, dict[str, Row]] = {}
-    for row in rows:
-        by_point.setdefault(row["point"], {})[row["policy"]] = row
-    gains, changes = [], []
-    for point, found in by_point.items():
-        gain = found["hybrid"]["token_hit_rate"] - found["lru"]["token_hit_rate"]
-        gains.append(f"{100 * gain:+.1f} ({point})")
-        changes.append(100 * (found["hybrid"]["ttft_ms_p50"] / found["lru"]["ttft_ms_p50"] - 1))
-    return (
-        "Under vLLM's scheduler in virtual time, where requests overlap, the gains of `hybrid` over LRU are "
-        f"{', '.join(gains)} points, and the median time to first token changes by {min(changes):+.1f} to "
-        f"{max(changes):+.1f} %."
+    """What is left under vLLM's scheduler, where requests overlap: a line a capacity and load, means of the mixes."""
+    policies = [policy for policy in dict.fromkeys(row["policy"] for row in rows) if policy != "lru"]
+    cells = list(dict.fromkeys((row["load"], row["capacity"]) for row in rows))
+    lines = [
+        "| under vLLM's scheduler: token hit rate over LRU's in points, mean of the mixes | load | "
+        + " | ".join(f"`{policy}`" for policy in policies)
+        + " |",
+        "|---" * (len(policies) + 2) + "|",
+    ]
+    for load, capacity in cells:
+        own = [row for row in rows if (row["load"], row["capacity"]) == (load, capacity)]
+        gains = [[row["gain_over_lru"] for row in own if row["policy"] == policy] for policy in policies]
+        shown = " | ".join(f"{100 * sum(found) / len(found):+.1f}" for found in gains)
+        lines.append(f"| {capacity} | {load:g} | {shown} |")
+    first, later = rows[0], [row["ttft_over_lru_ms"] for row in rows if row["policy"] == "hybrid"]
+    device = first["device"].upper()
+    return "\n".join(lines) + (
+        f"\n\nSessions come at `load` times the rates of a mix for {first['seconds']:g} s on one {device} (roofline); "
+        f"measured from {first['warmup_s']:g} s on. Under `hybrid` the first token comes {min(later):+.1f} to "
+        f"{max(later):+.1f} ms later than under LRU, the mean of a cell's requests."
     )
 
 

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from report.numbers.mixed import MAKER
+from report.numbers.mixed import MAIN, MAKER
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, percent, rate, signed, spaced, timed, with_interval
 from vllm_sim.replay.rows import Row
 
 Numbers = dict[str, Any]
+POLICIES = ("lru", "hybrid", "belady")
+"""Those of the tables."""
 NEAR = 0.0005
 """Token hit rates nearer than this are called equal."""
 HASH_MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
@@ -21,7 +23,7 @@ def engine_numbers(results: Path) -> Numbers:
         ValueError: a row is missing or is no result.
     """
     rows = Rows(results / "mixed_engine.jsonl", MAKER)
-    chosen = rows.pick("engine")
+    chosen = rows.rows = [_named(row) for row in rows.pick("engine", capacity=MAIN) if row["policy"] in POLICIES]
     table, worst = [], []
     for row in chosen:
         cells = [with_interval(row, "token_hit_rate"), number(row["ttft_ms_p50"], 1), timed(row, "ttft_ms_p99")]
@@ -56,6 +58,11 @@ def engine_numbers(results: Path) -> Numbers:
     }
 
 
+def _named(row: Row) -> Row:
+    """A row with the name of its cell."""
+    return row | {"point": f"{row['mix']}, load {row['load']:g}"}
+
+
 def _sequential(rows: Rows, chosen: list[Row]) -> list[str]:
     """The hybrid's gains over LRU at the same capacities, one request after the other."""
     cells = dict.fromkeys((row["mix"], row["capacity"], row["block_size"]) for row in chosen)
@@ -67,7 +74,7 @@ def _sequential(rows: Rows, chosen: list[Row]) -> list[str]:
 
 
 def _below(rows: Rows, names: list[str]) -> list[str]:
-    """Points at which `belady`, which knows the order of rows, hits less than LRU."""
+    """Cells in which `belady`, which knows the order of its run before, hits less than LRU."""
     found = {
         name: [rows.one("engine", point=name, policy=policy)["token_hit_rate"] for policy in ("belady", "lru")]
         for name in names
@@ -102,9 +109,9 @@ def _change(share: float) -> str:
 
 
 def _by_workload(rows: Rows, chosen: list[Row]) -> list[list[str]]:
-    """Hit rate and time to first token of each workload, under LRU and under the hybrid."""
-    table = []
-    for point in values(chosen, "point"):
+    """Hit rate and time to first token of each workload at the highest load, under LRU and under the hybrid."""
+    table, most = [], max(row["load"] for row in chosen)
+    for point in values([row for row in chosen if row["load"] == most], "point"):
         lru, hybrid = (rows.one("engine", point=point, policy=policy) for policy in ("lru", "hybrid"))
         for name, part in hybrid["by_workload"].items():
             base = lru["by_workload"][name]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from milestone3_code.study.study import CELLS, GAPS
+from milestone3_code.study.table import distinct
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, signed, spaced
@@ -57,10 +59,10 @@ def hybrid_numbers(results: Path) -> Numbers:
     Raises:
         ValueError: a row is missing or is no result.
     """
-    rows = Rows(results / "mixed.jsonl", MAKER)
+    rows, gaps = (Rows(results / name, MAKER) for name in (CELLS, GAPS))
     return {
-        "gap": _gap(rows),
-        "rivals": _rivals(rows),
+        "gap": _gap(gaps),
+        "rivals": _rivals(gaps),
         "guarantee": _guarantee(rows),
         "random": _random(rows),
         "workloads": _workloads(rows),
@@ -75,18 +77,19 @@ def hybrid_numbers(results: Path) -> Numbers:
 
 def _gap(rows: Rows) -> Numbers:
     """The share of the gap between LRU and the optimum that each policy closes, by mix and block size."""
-    chosen = rows.pick("gap")
+    chosen = rows.pick("gap", capacity=None)
     mixes, sizes = values(chosen, "mix"), values(chosen, "block_size")
-    table, sums = [], {}
+    table, sums, main = [], {}, {"block_size": BLOCK, "capacity": None}
     for policy in values(chosen, "policy"):
         if policy in ("lru", "belady"):
             continue
-        by_mix = [_share(rows.one("gap", policy=policy, mix=mix, block_size=BLOCK)) for mix in mixes if mix != "all"]
-        whole = rows.one("gap", policy=policy, mix="all", block_size=BLOCK)
-        others = [_share(rows.one("gap", policy=policy, mix="all", block_size=size)) for size in sizes if size != BLOCK]
+        by_mix = [_share(rows.one("gap", policy=policy, mix=mix, **main)) for mix in mixes if mix != "all"]
+        whole = rows.one("gap", policy=policy, mix="all", **main)
+        shown = [row for row in chosen if (row["policy"], row["mix"]) == (policy, "all")]
+        others = [_share(row) for size in sizes if size != BLOCK for row in shown if row["block_size"] == size]
         sums[policy] = whole["gain_tokens"]
         table.append([f"`{policy}`", *by_mix, f"{_share(whole)} ({between(whole['gap_closed_ci95'])})", *others])
-    hybrid = rows.one("gap", policy="hybrid", mix="all", block_size=BLOCK)
+    hybrid = rows.one("gap", policy="hybrid", mix="all", **main)
     second = max((name for name in sums if name != "hybrid"), key=lambda name: sums[name])
     return {
         "head": [
@@ -101,13 +104,15 @@ def _gap(rows: Rows) -> Numbers:
         "met": hybrid["gap_closed"] >= AIM_GAP,
         "first": sums["hybrid"] > max(count for name, count in sums.items() if name != "hybrid"),
         "second": second,
-        "second_closed": percent(rows.one("gap", policy=second, mix="all", block_size=BLOCK)["gap_closed"]),
+        "second_closed": percent(rows.one("gap", policy=second, mix="all", **main)["gap_closed"]),
     }
 
 
 def _rivals(rows: Rows) -> list[str]:
     """Where another online policy closes more of the gap, by mix and block size."""
-    chosen = [row for row in rows.pick("gap") if row["mix"] != "all" and row["policy"] not in ("lru", "belady")]
+    chosen = [
+        row for row in rows.pick("gap", capacity=None) if row["mix"] != "all" and row["policy"] not in ("lru", "belady")
+    ]
     found = []
     for mix, size in dict.fromkeys((row["mix"], row["block_size"]) for row in chosen):
         own = [row for row in chosen if (row["mix"], row["block_size"]) == (mix, size)]
@@ -124,7 +129,8 @@ def _share(row: Row) -> str:
 
 
 def _guarantee(rows: Rows) -> Numbers:
-    chosen = rows.pick("guarantee")
+    every = rows.pick("guarantee")
+    chosen = distinct(every)
     worst = min(chosen, key=lambda row: row["gain_over_lru"])
     best = max(chosen, key=lambda row: row["gain_over_lru"])
     below = [row for row in chosen if row["gain_over_lru"] < FLOOR]
@@ -139,8 +145,8 @@ def _guarantee(rows: Rows) -> Numbers:
             table.append(
                 [str(size), "mixes" if whole else "alone", *cells, least, signed(100 * sum(gains) / len(gains)), most]
             )
-    tags = {(row["mix"], row["block_size"], row["capacity"]): set[str]() for row in chosen if row["workload"] is None}
-    for row in chosen:
+    tags = {(row["mix"], row["block_size"], row["capacity"]): set[str]() for row in every if row["workload"] is None}
+    for row in every:
         if row["workload"] is None:
             tags[row["mix"], row["block_size"], row["capacity"]].add(row["hits_sha256"])
     return {

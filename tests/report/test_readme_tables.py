@@ -77,7 +77,7 @@ def test_text_around_the_tables_stays(tmp_path: Path) -> None:
 def test_a_changed_row_changes_the_findings(tmp_path: Path) -> None:
     before = findings(ROOT / "results")
     assert len(before.splitlines()) == 2 + 4
-    for name in ("chat.jsonl", "mixed.jsonl", "routing.jsonl"):
+    for name in ("chat.jsonl", "mixed.jsonl", "mixed_gap.jsonl", "routing.jsonl"):
         lines = (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()
         changed = [json.loads(line) for line in lines]
         for found in changed:
@@ -90,7 +90,7 @@ def test_a_changed_row_changes_the_findings(tmp_path: Path) -> None:
 
 
 def test_findings_of_a_quick_run_are_refused(tmp_path: Path) -> None:
-    for name in ("chat.jsonl", "mixed.jsonl", "routing.jsonl"):
+    for name in ("chat.jsonl", "mixed.jsonl", "mixed_gap.jsonl", "routing.jsonl"):
         first, *_ = (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()
         (tmp_path / name).write_text(json.dumps(json.loads(first) | {"quick": True}) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match="quick run"):

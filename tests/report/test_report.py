@@ -72,7 +72,7 @@ def test_a_changed_row_of_the_engine_changes_the_table(results):
 
 CHANGED = (
     (
-        "mixed.jsonl",
+        "mixed_gap.jsonl",
         {"experiment": "gap", "mix": "all", "policy": "hybrid", "block_size": 16},
         {"gap_closed": 0.34567},
         "closes 34.6",
@@ -109,7 +109,7 @@ def test_changed_rows_of_studies_two_and_three_change_the_text(results, committe
 def test_an_aim_that_rows_miss_is_told(results):
     is_hybrid = {"experiment": "gap", "mix": "all", "policy": "hybrid"}
     for closed, told in ((0.2, "and it is not met"), (0.5, "and it is met")):
-        change(results / "mixed.jsonl", lambda row: matches(row, is_hybrid), gap_closed=closed)
+        change(results / "mixed_gap.jsonl", lambda row: matches(row, is_hybrid), gap_closed=closed)
         assert told in text_of(results)
 
 
