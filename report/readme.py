@@ -89,11 +89,11 @@ def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
 
 
 def _spread(row: Row, field: str, form: str = ".3f") -> str:
-    """A number and its interval; nothing where the row has none."""
+    """A number, and its interval where the row has one; nothing where the row has no such number."""
     if field not in row:
         return ""
-    low, high = row[f"{field}_ci95"]
-    return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
+    low, high = row.get(f"{field}_ci95", (None, None))
+    return f"{row[field]:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
 
 def section(results: Path) -> str:

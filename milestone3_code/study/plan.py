@@ -40,7 +40,8 @@ on which sessions there are, and not how other sessions would have used the cach
 
     mix        All policies. The counts and rates of summary.jsonl without those of turns, tenants, sessions and slots;
                token_hit_rate_ci95; gain_over_lru, gain_over_lru_ci95; by_workload: {name: requests, prompt_tokens,
-               hit_tokens, token_hit_rate, gain_over_lru, both with _ci95}; capacity_gib, capacity_seconds. Also `lru` at "unlimited".
+               hit_tokens, token_hit_rate, gain_over_lru, both with _ci95}; capacity_gib, capacity_seconds. Also
+               `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
     loss       A row a mix, block size and capacity (policy `belady`): unlimited_hit_rate, belady_hit_rate,
@@ -77,10 +78,10 @@ mixed_matrix.jsonl:
 mixed_engine.jsonl: a row a mix, load, capacity and policy. load: sessions a second / the mix's own (stationary.py);
 seconds, warmup_s: requests that are due from warmup_s to seconds are measured (`requests`; warmup_requests before them,
 trace_requests in all); device; capacity_gib, capacity_seconds; the engine's fields of summary.jsonl; gain_over_lru;
-ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean difference of the same requests; running_requests:
-at a time, the mean from warmup_s to seconds; saved_tflops, saved_s: of the hit tokens, on the device; by_workload: {name:
-requests, prompt_tokens, token_hit_rate, gain_over_lru, ttft_ms_p50, p90, p99}. `belady`: policy_future, future_rounds,
-future_settled (timed.py).
+ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean difference of the same requests;
+running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s: of the hit tokens, on the device;
+by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru, ttft_ms_p50, p90, p99}. `belady`:
+policy_future, future_rounds, future_settled (timed.py).
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
