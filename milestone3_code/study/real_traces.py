@@ -1,4 +1,4 @@
-"""Gets the traces of services that are public, by a list that says what each is, where it comes from and who made it."""
+"""Gets public traces of services by a list that says what each is, where it comes from and who made it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

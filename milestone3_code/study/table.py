@@ -101,7 +101,7 @@ def _worst(rows: Sequence[Row]) -> str:
     return (
         f"Of {len(cells):,} runs (each mix and each of its workloads alone; the largest request to all of the working "
         f"set; blocks of {min(row['block_size'] for row in cells)} to {max(row['block_size'] for row in cells)}; the "
-        "same blocks are one run) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
+        f"same blocks are one run) the worst for `hybrid` is {100 * worst['gain_over_lru']:+.2f} points of token hit "
         f"rate against LRU: {what}, {worst['capacity_blocks']:,} blocks of {worst['block_size']}."
     )
 

@@ -123,7 +123,7 @@ def _by_workload(rows: Rows, chosen: list[Row]) -> list[list[str]]:
 
 
 def hash_numbers(results: Path) -> Numbers:
-    """Block hit rates of policies on traces of hash ids, and gains on the part that no script tunes on.
+    """Token hit rates of policies on traces of hash ids, and gains on the part that no script tunes on.
 
     Raises:
         ValueError: a row is missing or is no result.
@@ -139,7 +139,7 @@ def _hash_trace(name: str, rows: list[Row]) -> Numbers:
     table = []
     for policy in values(rows, "policy"):
         rates = {
-            (row["part"], row["capacity_blocks"]): number(row["block_hit_rate"], 4).lstrip("0")
+            (row["part"], row["capacity_blocks"]): number(row["token_hit_rate"], 4).lstrip("0")
             for row in rows
             if row["policy"] == policy
         }

@@ -86,7 +86,8 @@ def _gap(rows: Rows) -> Numbers:
         by_mix = [_share(rows.one("gap", policy=policy, mix=mix, **main)) for mix in mixes if mix != "all"]
         whole = rows.one("gap", policy=policy, mix="all", **main)
         shown = [row for row in chosen if (row["policy"], row["mix"]) == (policy, "all")]
-        others = [_share(row) for size in sizes if size != BLOCK for row in shown if row["block_size"] == size]
+        by_size = {row["block_size"]: _share(row) for row in shown}
+        others = [by_size.get(size, "") for size in sizes if size != BLOCK]
         sums[policy] = whole["gain_tokens"]
         table.append([f"`{policy}`", *by_mix, f"{_share(whole)} ({between(whole['gap_closed_ci95'])})", *others])
     hybrid = rows.one("gap", policy="hybrid", mix="all", **main)

@@ -85,7 +85,7 @@ CHANGED = (
     ),
     ("mixed.jsonl", {"variant": "without ghosts"}, {"gain_over_default": -0.0345}, "3.45 points are lost"),
     ("mixed_engine.jsonl", {"policy": "hybrid"}, {"ttft_ms_p99": 7654.3}, "7,654.3"),
-    ("mixed_hash.jsonl", {"policy": "hybrid", "part": "second"}, {"block_hit_rate": 0.9876}, ".9876"),
+    ("mixed_hash.jsonl", {"policy": "hybrid", "part": "second"}, {"token_hit_rate": 0.9876}, ".9876"),
     (
         "routing.jsonl",
         {"experiment": "fleet", "mix": "chat", "capacity": "10%", "replicas": 4, "router": "session", "policy": "lru"},
