@@ -16,11 +16,14 @@ from vllm_sim.replay.rows import Row, head
 from vllm_sim.replay.run import Linked, outcome_of
 from vllm_sim.replay.summary import rates
 from vllm_sim.sweep.bootstrap import ratio_intervals
+from vllm_sim.sweep.results import RATES
 from vllm_sim.sweep.runs import load, traffic
 from vllm_sim.sweep.units import units_of
 
 Mask = npt.NDArray[np.bool_]
 Values = dict[str, npt.NDArray[Any]]
+KEPT = ("requests", "prompt_tokens", "hit_tokens", *RATES)
+"""Of a workload's rates."""
 
 
 def ratios(
@@ -103,8 +106,7 @@ def mix_row(study: Study, point: Point) -> Row:
     for name, mask in requests_of(view).tagged("workload").items():
         if point.workload is None:
             found = rates(whole_run, mask)
-            kept = {field: getattr(found, field) for field in ("requests", "prompt_tokens", "hit_tokens")}
-            row["by_workload"][name] = kept | row["by_workload"][name]
+            row["by_workload"][name] = {field: getattr(found, field) for field in KEPT} | row["by_workload"][name]
     return row
 
 

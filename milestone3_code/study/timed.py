@@ -32,6 +32,7 @@ from vllm_sim.replay.run import Loaded, run
 from vllm_sim.replay.run import load as run_load
 from vllm_sim.replay.summary import latencies, rates
 from vllm_sim.sweep.bootstrap import hits, in_order, ratio_intervals, time_intervals
+from vllm_sim.sweep.results import RATES
 from vllm_sim.sweep.runs import load
 from vllm_sim.trace.files import iter_records, write_records
 
@@ -144,7 +145,7 @@ def _times(outcome: Outcome, base: Outcome, sessions: Numbers, where: Mask) -> R
 def _part(outcome: Outcome, base: Outcome, sessions: Numbers, where: Mask) -> Row:
     """The fields of a workload."""
     found = _rates(outcome, base, sessions, where) | _times(outcome, base, sessions, where)
-    names = ("requests", "prompt_tokens", "token_hit_rate", "gain_over_lru")
+    names = ("requests", "prompt_tokens", *RATES, "gain_over_lru")
     return {name: found[name] for name in (*names, *PART_TIMES)}
 
 
