@@ -112,20 +112,23 @@ def findings(results: Path) -> str:
     Raises:
         ValueError: the rows are not results.
     """
-    chat, mixes, all_gaps = (read_rows(results / name) for name in ("chat.jsonl", "mixed.jsonl", "mixed_gap.jsonl"))
-    if any(row["quick"] for row in (*chat, *mixes, *all_gaps)):
+    chat, mixes, gaps = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl"), mixed.read_gaps(results)
+    if any(row["quick"] for row in (*chat, *mixes)):
         raise ValueError("rows of a quick run are no results; run the studies without --quick")
     single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
     tenth = {"capacity_share": 0.1}
     lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "belady"))
-    gaps = [row for row in all_gaps if row["block_size"] == mixed.MAIN_BLOCK and row["capacity"] is None]
-    whole = {row["policy"]: row for row in gaps if row["mix"] == "all"}
-    closed = ", ".join(f"`{name}` {mixed.percent(whole[name], 'gap_closed')}" for name in ("hybrid", "arc"))
-    count = f"{len({row['mix'] for row in gaps} - {'all'})} mixes"
+    whole = mixed.gap(gaps, "hybrid")
+    closed = ", ".join(f"`{name}` {mixed.percent(mixed.gap(gaps, name), 'gap_closed')} %" for name in ("hybrid", "arc"))
+    shown = [
+        share for share in mixed.GAP_SHARES if mixed.gap(gaps, "belady", share)["gain_over_lru"] >= mixed.LEAST_GAP
+    ]
+    by_share = ", ".join(f"{100 * mixed.gap(gaps, 'hybrid', share)['gap_closed']:.0f} % at {share}" for share in shown)
+    count = f"{len({row['mix'] for row in gaps} - {mixed.ALL})} mixes"
     shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
     runs = mixed.distinct(mixes)
     worst = 100 * min(row["gain_over_lru"] for row in runs)
-    loss = mixed.lost_most(mixes)
+    loss = mixed.lost_most(gaps)
     mix_gain = 100 * loss.row["gain_over_lru"]
     rate, blocks = "token_hit_rate", f"blocks of {mixed.MAIN_BLOCK}"
     lines = [
@@ -141,7 +144,11 @@ def findings(results: Path) -> str:
         ),
         _line(
             "How much of the gap between LRU and the optimum does a policy close?",
-            [closed, f"{count} of chat, agents, documents, few-shot and one-off calls, {shares}, {blocks}"],
+            [
+                f"{closed}; `hybrid` by capacity: {by_share}",
+                f"{count} of chat, agents, documents, few-shot and one-off calls, {whole['seeds']} seeds each, "
+                f"{shares}, {blocks}",
+            ],
         ),
         _line(
             "What can `hybrid` lose against LRU?",

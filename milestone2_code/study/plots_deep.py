@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+
 from milestone2_code.study.plan import SHARES, WORKLOADS
-from milestone2_code.study.plots import LOOKS, caption, errors, load, style
+from milestone2_code.study.plots import LOOKS, errors, load, style, write
 from milestone2_code.study.reuse import SOURCES
-from milestone2_code.study.study import MAIN_BLOCK
-from vllm_sim.plots.style import line_style, new_figure, new_panels, save
+from vllm_sim.plots.style import in_percent, line_style, new_figure, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
 
@@ -29,8 +30,8 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
         "reuse_gap_requests": "requests",
         "reuse_gap_tokens": "tokens, prompts and answers",
     }
-    figure = _distributions(rows, "How far a hit lies after the use before it", panels, "share of hits up to here")
-    return save(figure, figures, "chat_reuse_gaps", caption(rows, _unlimited(rows)))
+    figure = _distributions(rows, panels, "hits up to there (%)")
+    return write(figure, figures, "chat_reuse_gaps", rows)
 
 
 def _blocks(rows: list[Row], figures: Path) -> list[Path]:
@@ -39,27 +40,17 @@ def _blocks(rows: list[Row], figures: Path) -> list[Path]:
         "lifetime_s": "seconds from first to last use, by hit block",
         "uses_of_hit_blocks": "hits, by hit block",
     }
-    figure = _distributions(rows, "Shared prefixes, lifetimes and uses of blocks", panels, "share up to here")
-    never = " and ".join(f"{row['share_never_hit']:.0%} ({LOOKS[row['workload']].label})" for row in _plain(rows))
-    more = f"{_unlimited(rows)}\nNever hit: {never} of the blocks."
-    return save(figure, figures, "chat_blocks", caption(rows, more))
+    figure = _distributions(rows, panels, "up to there (%)")
+    return write(figure, figures, "chat_blocks", rows)
 
 
 def _plain(rows: list[Row]) -> list[Row]:
     return [pick(rows, "reuse", workload=workload, system_prompt=False)[0] for workload in WORKLOADS]
 
 
-def _unlimited(rows: list[Row]) -> str:
-    row = _plain(rows)[0]
-    return (
-        f"Unlimited cache, blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time "
-        f"{row['think_s']:g} s (assumed). Bands: 95 %, sessions resampled."
-    )
-
-
-def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of_what: str) -> Any:
+def _distributions(rows: list[Row], panels: dict[str, str], share_of_what: str) -> Any:
     """A panel a field: its quantiles for both workloads."""
-    figure, plots = new_panels(title, len(panels))
+    figure, plots = new_panels(len(panels), height=2.5, sharey=True)
     for axes, (field, words) in zip(plots, panels.items(), strict=True):
         for row in _plain(rows):
             if not row[field]:  # no hit at all
@@ -73,11 +64,21 @@ def _distributions(rows: list[Row], title: str, panels: dict[str, str], share_of
             axes.set_xlim(left=0)
         else:
             axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(short))
         axes.set_ylim(0, 1.02)
-        axes.set_xlabel(words, fontsize=9)
+        in_percent(axes.yaxis)
+        axes.set_xlabel(words)
     plots[0].set_ylabel(share_of_what)
-    plots[1].legend(frameon=False, fontsize=8, loc="upper left")
+    plots[1].legend(loc="upper left")
     return figure
+
+
+def short(value: float, _: int = 0) -> str:
+    """A number in three letters or so: 20,000 is 20k."""
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:g}{letter}"
+    return f"{value:g}"
 
 
 def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
@@ -86,25 +87,22 @@ def _heat_map(rows: list[Row], figures: Path) -> list[Path]:
     shares = [share for share in SHARES if any(row["capacity_share"] == share for row in chosen)]
     value = {(row["block_size"], row["capacity_share"]): row["token_hit_rate"] for row in chosen}
     table = [[value[size, share] for share in shares] for size in sizes]
-    figure, axes = new_figure("Token hit rate of multi-turn chat over capacity and block size")
+    figure, axes = new_figure()
     axes.grid(False)
     image = axes.imshow(table, cmap="cividis", vmin=0, vmax=1, aspect="auto", origin="lower")
     for i, line in enumerate(table):
         for j, rate in enumerate(line):
-            axes.text(
-                j, i, f"{rate:.2f}", ha="center", va="center", fontsize=8, color="black" if rate > 0.6 else "white"
-            )
+            axes.text(j, i, f"{100 * rate:.0f}", ha="center", va="center", color="black" if rate > 0.6 else "white")
     axes.set_xticks(range(len(shares)), ["no limit" if share is None else f"{share * 100:g}%" for share in shares])
     axes.set_yticks(range(len(sizes)), [str(size) for size in sizes])
     axes.set_xlabel("capacity, share of the working set")
     axes.set_ylabel("block size (tokens)")
-    figure.colorbar(image, label="token hit rate")
-    more = f"LRU; a column holds the same tokens of capacity (working set at {MAIN_BLOCK} tokens a block)."
-    return save(figure, figures, "chat_heat_map", caption(rows, more))
+    figure.colorbar(image, label="token hit rate", format=PercentFormatter(1))
+    return write(figure, figures, "chat_heat_map", rows)
 
 
 def _sources(rows: list[Row], figures: Path) -> list[Path]:
-    figure, axes = new_figure("Where hits come from, unlimited cache")
+    figure, axes = new_figure()
     names: list[str] = []
     for prompt in (False, True):
         for workload in WORKLOADS:
@@ -118,21 +116,20 @@ def _sources(rows: list[Row], figures: Path) -> list[Path]:
                 width = tokens[source] / total
                 axes.barh(len(names), width, 0.6, left, color=color, hatch=hatch, edgecolor="black", label=label)
                 left += width
-            axes.text(1.01, len(names), f"{total / 1e6:.2f} M", va="center", fontsize=8)
+            axes.text(1.01, len(names), f"{total / 1e6:.2f} M", va="center")
             names.append(f"{LOOKS[workload].label}\n{'with' if prompt else 'without'} system prompt")
-    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.12)
-    axes.set_xlabel("share of hit tokens (right: hit tokens)")
-    figure.legend(frameon=False, loc="outside upper center", ncol=3, fontsize=8)
-    system_tokens = pick(rows, "reuse", system_prompt=True)[0]["system_tokens"]
-    more = f"Blocks of {MAIN_BLOCK}; the system prompt with the template around it has {system_tokens} tokens."
-    return save(figure, figures, "chat_sources", caption(rows, more))
+    axes.set_xlim(0, 1.15)
+    in_percent(axes.xaxis)
+    axes.set_xlabel("hit tokens (%; right: their number)")
+    figure.legend(loc="outside upper center", ncol=3)
+    return write(figure, figures, "chat_sources", rows)
 
 
 def _policies(rows: list[Row], figures: Path) -> list[Path]:
     chosen = pick(rows, "policy", workload="multi")
-    figure, (rates, gains) = new_panels("Eviction policies and the optimum, multi-turn", 2)
+    figure, (rates, gains) = new_panels(2, height=2.7)
     names = list(dict.fromkeys(row["policy"] for row in chosen))
     for place, policy in enumerate(names):
         mine = [row for row in chosen if row["policy"] == policy]
@@ -146,23 +143,19 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
         gains.errorbar(moved, points, errors(points, ends), capsize=2, **line_style(policy) | {"markersize": 4})
     gains.axhline(0, color="black", linewidth=1)
     rates.set_ylim(0, 1.02)
+    in_percent(rates.yaxis)
     gains.set_yscale("symlog", linthresh=1)
     gains.set_yticks([-30, -10, -3, -1, 0, 1, 3, 10], ["-30", "-10", "-3", "-1", "0", "1", "3", "10"])
     ticks = sorted({row["capacity_share"] * 100 for row in chosen})
-    for axes, words in ((rates, "token hit rate"), (gains, "points of token hit rate over LRU")):
+    for axes, words in ((rates, "token hit rate (%)"), (gains, "gain over LRU (points)")):
         axes.set_xscale("log")
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("capacity (% of the working set)")
         axes.set_ylabel(words)
-    rates.legend(frameon=False, ncol=2, loc="lower right", fontsize=8)
-    row = chosen[0]
-    more = (
-        f"Blocks of {MAIN_BLOCK}; {row['sessions_per_s']:g} sessions/s, median think time {row['think_s']:g} s; opt "
-        "knows the future, session_end_oracle which sessions are over.\n"
-        "Right: linear from -1 to 1, else log; bars: 95 %, sessions resampled in pairs."
-    )
-    return save(figure, figures, "chat_policies", caption(rows, more))
+    handles, labels = rates.get_legend_handles_labels()
+    figure.legend(handles, labels, ncol=6, loc="outside upper center")
+    return write(figure, figures, "chat_policies", rows)
 
 
 def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
@@ -170,7 +163,7 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     seeds: dict[tuple[float, float], list[Row]] = {}
     for row in chosen:
         seeds.setdefault((row["think_s"], row["sessions_per_s"]), []).append(row)
-    figure, (hits, gaps) = new_panels("Multi-turn chat by arrival rate and think time, a tenth of the working set", 2)
+    figure, (hits, gaps) = new_panels(2, height=2.7)
     for think_s, (color, marker, line) in THINKING.items():
         rates = sorted(rate for think, rate in seeds if think == think_s)
         if not rates:
@@ -191,13 +184,11 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.set_xlabel("sessions per second (Poisson)")
     hits.set_ylim(0, 1.02)
-    hits.set_ylabel("token hit rate")
+    in_percent(hits.yaxis)
+    hits.set_ylabel("token hit rate (%)")
     gaps.set_yscale("log")
+    gaps.yaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
+    gaps.yaxis.set_minor_formatter(NullFormatter())
     gaps.set_ylabel("tokens between uses (90th percentile)")
-    hits.legend(frameon=False, title="median think time", fontsize=8, title_fontsize=8, loc="lower left")
-    count = max(map(len, seeds.values()))
-    more = (
-        f"LRU, blocks of {MAIN_BLOCK}; mean and range of {count} arrival seeds; sessions keep coming, measured after a "
-        "warm-up.\nRight: an unlimited cache; prompts and answers of others between a hit and the use before."
-    )
-    return save(figure, figures, "chat_arrivals", caption(rows, more))
+    hits.legend(title="median think time", loc="lower left")
+    return write(figure, figures, "chat_arrivals", rows)

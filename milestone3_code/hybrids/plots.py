@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.hybrids.rows import ROWS
-from milestone3_code.study.drawing import caption, legend, panels, plain, values
-from vllm_sim.plots.style import save
+from milestone3_code.study.drawing import legend, plain, values, write
+from vllm_sim.plots.style import in_percent, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.capacity import size_bytes
 from vllm_sim.sweep.results import pick, read_made_rows
@@ -20,19 +20,21 @@ def draw_hybrids(results: Path, figures: Path) -> list[Path]:
     rows = read_made_rows(results / ROWS, "milestone3_code/compare_hybrids.py")
     found = pick(rows, "memory", policy="lru")
     models = values(found, "model")
-    figure, plots = panels("Token hit rate over memory for the cache", len(models))
+    figure, plots = new_panels(len(models), height=1.9, sharey=True)
     for model, axes in zip(models, plots, strict=True):
         for color, mix in zip(COLORS, values(found, "traffic"), strict=False):
             _draw_mix(axes, [row for row in found if (row["model"], row["traffic"]) == (model, mix)], color)
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({_gib(row) for row in found if row["memory"] != "unlimited"}))
         axes.set_ylim(0, 1.02)
-        axes.set_title(model, fontsize=9)
-    plots[0].set_ylabel("token hit rate")
-    legend(figure, plots, columns=1)
-    requests = values(found, "requests")[0]
-    more = f"x: GiB on one device; dotted: unlimited. LRU, blocks of 16, vLLM's defaults, {requests:,} requests each."
-    return save(figure, figures, "hybrids_memory", caption(found, more))
+        in_percent(axes.yaxis)
+        axes.set_title(model)
+    for axes in plots[::3]:
+        axes.set_ylabel("token hit rate (%)")
+    for axes in plots[-3:]:
+        axes.set_xlabel("memory for the cache (GiB)")
+    legend(figure, plots, columns=2)
+    return write(figure, figures, "hybrids_memory", found)
 
 
 def _draw_mix(axes: Any, rows: list[Row], color: str) -> None:

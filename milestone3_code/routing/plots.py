@@ -15,15 +15,16 @@ from milestone3_code.routing.numbers import (
     spread,
 )
 from milestone3_code.routing.plan import MAIN_CAPACITY, MAIN_REPLICAS
-from milestone3_code.study.drawing import caption, legend, panels, plain, share, values
-from vllm_sim.plots.style import save
+from milestone3_code.study.drawing import legend, plain, share, values, write
+from milestone3_code.study.names import spoken
+from vllm_sim.plots.style import in_percent, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
 
 LINES = (
-    ("router", f"router: {ROUTED} over {PLAIN}", "#0072B2", "o", "-"),
-    ("policy", f"policy: {BETTER} over LRU,\nafter {PLAIN}", "#B00020", "s", "--"),
-    ("policy_routed", f"policy: {BETTER} over LRU,\nafter {ROUTED}", "#E69F00", "^", "-."),
+    ("router", f"{ROUTED} for {PLAIN}", "#0072B2", "o", "-"),
+    ("policy", f"{BETTER} for LRU, after {PLAIN}", "#B00020", "s", "--"),
+    ("policy_routed", f"{BETTER} for LRU, after {ROUTED}", "#E69F00", "^", "-."),
 )
 STEPS = {
     "nothing_to_share": ("nothing to share", "#DDDDDD", ""),
@@ -44,7 +45,7 @@ def draw_routing(results: Path, figures: Path) -> list[Path]:
 def _pays(rows: list[Row], figures: Path) -> list[Path]:
     found = [one for one in pays(rows) if one.replicas == MAIN_REPLICAS]
     mixes = list(dict.fromkeys(one.mix for one in found))
-    figure, plots = panels(f"What a better router and a better policy are worth, {MAIN_REPLICAS} replicas", len(mixes))
+    figure, plots = new_panels(len(mixes), columns=4, height=2.2)
     for mix, axes in zip(mixes, plots, strict=True):
         own = [one for one in found if one.mix == mix]
         for field, label, color, marker, line in LINES:
@@ -53,12 +54,11 @@ def _pays(rows: list[Row], figures: Path) -> list[Path]:
         axes.axhline(0, color="black", linewidth=0.8)
         axes.set_xscale("log")
         plain(axes.xaxis, [share(one.capacity) for one in own])
-        axes.set_title(_title(mix), fontsize=9)
-        axes.set_xlabel("capacity (% of the working set)", fontsize=8)
-    plots[0].set_ylabel("token hit rate gained (points)")
-    legend(figure, plots, 1)
-    more = "Bars: 95 %, over seeds of a mix, over resampled sessions of a hash trace. Cells without rejected requests."
-    return save(figure, figures, "routing_pays", caption(rows, more))
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("capacity (%)")
+    plots[0].set_ylabel("gain (points)")
+    legend(figure, plots, 3)
+    return write(figure, figures, "routing_pays", rows)
 
 
 def _with_intervals(axes: Any, own: Sequence[Pays], spreads: Sequence[Spread], style: dict[str, Any]) -> None:
@@ -71,7 +71,7 @@ def _with_intervals(axes: Any, own: Sequence[Pays], spreads: Sequence[Spread], s
 def _ladder(rows: list[Row], figures: Path) -> list[Path]:
     found = pick(rows, "ladder")
     mixes = [mix for mix in values(found, "mix") if not any(row["rejected_requests"] for row in _of(found, mix))]
-    figure, plots = panels(f"Where the prompt tokens were lost: LRU, {MAIN_REPLICAS} replicas", len(mixes))
+    figure, plots = new_panels(len(mixes), height=1.8, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         own = _of(found, mix)
         routers = values(own, "router")
@@ -83,19 +83,18 @@ def _ladder(rows: list[Row], figures: Path) -> list[Path]:
                 look = {"color": color, "hatch": hatch, "edgecolor": "white", "label": label if not place else None}
                 axes.barh(place, max(0.0, part), 0.7, left=left, **look)
                 left += max(0.0, part)
-        axes.set_yticks(range(len(routers)), routers, fontsize=8)
-        axes.invert_yaxis()
-        axes.set_title(_title(mix), fontsize=9)
-        axes.set_xlabel("share of the prompt tokens (%)", fontsize=8)
-    legend(figure, plots, 1)
-    more = f"Backend `fast`, {found[0]['capacity']} of the working set in all. A step below 0 is drawn as none."
-    return save(figure, figures, "routing_ladder", caption(found, more))
+        axes.set_yticks(range(len(routers)), routers)
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("prompt tokens (%)")
+    plots[0].invert_yaxis()
+    legend(figure, plots, 6)
+    return write(figure, figures, "routing_ladder", found)
 
 
 def _stale(rows: list[Row], figures: Path) -> list[Path]:
     found = pick(rows, "stale", router=ROUTED)
     mixes = [mix for mix in values(found, "mix") if not any(row["rejected_requests"] for row in _of(found, mix))]
-    figure, plots = panels("How late a router may learn of KV events", len(mixes))
+    figure, plots = new_panels(len(mixes), height=2.2, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         own = _of(found, mix)
         delays = values(own, "delay_ms")
@@ -105,14 +104,14 @@ def _stale(rows: list[Row], figures: Path) -> list[Path]:
             level = _level(rows, mix, router)
             if level is not None:
                 axes.axhline(level, color="#666666", linestyle=line, linewidth=1, label=router)
-        axes.set_xticks(range(len(delays)), [f"{delay / 1000:g}" for delay in delays], fontsize=8)
+        axes.set_xticks(range(len(delays)), [f"{delay / 1000:g}" for delay in delays])
         axes.set_ylim(0, 1.02)
-        axes.set_title(_title(mix), fontsize=9)
-        axes.set_xlabel("delay of events (s)", fontsize=8)
-    plots[0].set_ylabel("token hit rate")
-    legend(figure, plots, 1)
-    more = f"LRU, {MAIN_REPLICAS} replicas, {found[0]['capacity']} of the working set in all; grey: without events."
-    return save(figure, figures, "routing_stale", caption(found, more))
+        in_percent(axes.yaxis)
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("delay of events (s)")
+    plots[0].set_ylabel("token hit rate (%)")
+    legend(figure, plots)
+    return write(figure, figures, "routing_stale", found)
 
 
 def _level(rows: list[Row], mix: str, router: str) -> float | None:
@@ -124,7 +123,3 @@ def _level(rows: list[Row], mix: str, router: str) -> float | None:
 
 def _of(rows: Sequence[Row], mix: str) -> list[Row]:
     return [row for row in rows if row["mix"] == mix]
-
-
-def _title(mix: str) -> str:
-    return mix.split(".")[0]

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.ticker import NullLocator
 
 from milestone3_code.study.study import CELLS
+from vllm_sim.plots.style import save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick, read_made_rows
 
@@ -42,38 +42,19 @@ def chosen(rows: Sequence[Row], name: str, wanted: str) -> str:
     return wanted if wanted in found else found[0]
 
 
-def caption(rows: Sequence[Row], *more: str) -> list[str]:
-    """What was run, in words; a quick run says that it is no result."""
-    lines = list(more)
-    if any(row["quick"] for row in rows):
-        lines[0] = f"QUICK RUN: no result. {lines[0]}"
-    return lines
+def write(figure: Any, figures: Path, name: str, rows: Sequence[Row]) -> list[Path]:
+    """Saves a plot of rows; one of a quick run says that it is no result."""
+    return save(figure, figures, name, "QUICK RUN: no result" if any(row["quick"] for row in rows) else "")
 
 
-def panels(title: str, count: int) -> tuple[Any, list[Any]]:
-    """A figure of so many plots, at most three in a line."""
-    wide = min(3, count)
-    high = -(-count // wide)
-    size = (max(5.4, 3.1 * wide + 0.6), 2.6 * high + 0.9)
-    figure, grid = plt.subplots(high, wide, figsize=size, layout="constrained", squeeze=False)
-    figure.suptitle(title, fontsize=10)
-    for axes in grid.flat[count:]:
-        axes.set_axis_off()
-    for axes in grid.flat[:count]:
-        axes.grid(True, alpha=0.25)
-        axes.spines[["top", "right"]].set_visible(False)
-    return figure, list(grid.flat[:count])
-
-
-def legend(figure: Any, plots: Sequence[Any], columns: int = 2) -> None:
-    """One for all plots: in the place that is left over, else at the right."""
+def legend(figure: Any, plots: Sequence[Any], columns: int = 4) -> None:
+    """One for all plots: in the place that is left over, else above them."""
     spare = [axes for axes in figure.axes if axes not in plots]
     handles, labels = plots[0].get_legend_handles_labels()
     if spare:
-        spare[0].legend(handles, labels, frameon=False, fontsize=8, ncol=columns, loc="center")
+        spare[0].legend(handles, labels, loc="center")
     else:
-        figure.set_figwidth(figure.get_figwidth() + 1.1)
-        figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
+        figure.legend(handles, labels, ncol=columns, loc="outside upper center")
 
 
 def bars(axes: Any, at: Sequence[float], rows: Sequence[Row], field: str, scale: float = 1.0, **style: Any) -> None:

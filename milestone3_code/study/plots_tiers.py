@@ -4,15 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.study.drawing import caption, legend, panels, plain, share, values
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from milestone3_code.study.drawing import legend, plain, share, values, write
+from milestone3_code.study.names import spoken
 from milestone3_code.study.tier_bounds import both, bounds_of
-from milestone3_code.study.tiers import DEVICE, FILE, NONE
-from vllm_sim.plots.style import CEILING, save
+from milestone3_code.study.tiers import FILE, NONE
+from vllm_sim.plots.style import CEILING, in_percent, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_made_rows
 
 COLORS = ("#000000", "#56B4E9", "#0072B2", "#009E73", "#D55E00")
 """Of sizes of CPU memory, in the order of the rows."""
+FAR = 5
+"""Times further apart than this factor get a logarithmic axis."""
 MARKERS = ("o", "s", "D", "^", "v")
 
 
@@ -42,7 +47,7 @@ def _label(cpu: str) -> str:
 def _sizes(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
     bounds = bounds_of(rows)
-    figure, plots = panels("Token hit rate over the sizes of GPU and CPU memory", len(mixes))
+    figure, plots = new_panels(len(mixes), columns=4, height=2.4, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         for cpu in values(rows, "cpu"):
             own = sorted((row for row in rows if (row["mix"], row["cpu"]) == (mix, cpu)), key=lambda r: share(r["gpu"]))
@@ -55,19 +60,17 @@ def _sizes(rows: list[Row], figures: Path) -> list[Path]:
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({share(row["gpu"]) for row in rows}))
         axes.set_ylim(0, 1.02)
-        axes.set_title(mix, fontsize=9)
-    plots[0].set_ylabel("token hit rate")
-    legend(figure, plots)
-    more = (
-        "x: GPU memory in % of the working set, as CPU memory; LRU on both. Backend fast: one request after the other, "
-        "copies of no time.\nDotted: the optimum of one cache of both sizes."
-    )
-    return save(figure, figures, "tiers_sizes", caption(rows, more))
+        in_percent(axes.yaxis)
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("GPU memory (%)")
+    plots[0].set_ylabel("token hit rate (%)")
+    legend(figure, plots, 3)
+    return write(figure, figures, "tiers_sizes", rows)
 
 
 def _bandwidth(rows: list[Row], figures: Path) -> list[Path]:
     mixes = values(rows, "mix")
-    figure, plots = panels("Time to first token over the bandwidth to CPU memory", len(mixes))
+    figure, plots = new_panels(len(mixes), height=2.3)
     for mix, axes in zip(mixes, plots, strict=True):
         own = [row for row in rows if row["mix"] == mix]
         for cpu in values(own, "cpu"):
@@ -79,15 +82,14 @@ def _bandwidth(rows: list[Row], figures: Path) -> list[Path]:
             axes.plot(places, [row["ttft_ms_p50"] for row in line], label=_label(cpu), **_style(rows, cpu))
         axes.set_xscale("log")
         plain(axes.xaxis, sorted({row["offload_gbps"] for row in own if "offload_gbps" in row}))
-        axes.set_ylim(0, None)
-        axes.set_title(mix, fontsize=9)
-        axes.set_xlabel("GB/s in each direction", fontsize=8)
+        low, high = axes.dataLim.intervaly
+        if high > FAR * low:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda time, _: f"{time:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_title(spoken(mix))
+        axes.set_xlabel("GB/s in each direction")
     plots[0].set_ylabel("median TTFT (ms)")
     legend(figure, plots)
-    device = next(row["offload_gbps"] for row in rows if row["gbps"] == DEVICE and "offload_gbps" in row)
-    more = (
-        f"vLLM's engine in virtual time, LRU on both; GPU memory {' and '.join(values(rows, 'gpu'))} of the working "
-        f"set; roofline of {rows[0]['device']}, whose own bandwidth is {device:g} GB/s.\n"
-        "Times were not compared with a GPU."
-    )
-    return save(figure, figures, "tiers_bandwidth", caption(rows, more))
+    return write(figure, figures, "tiers_bandwidth", rows)

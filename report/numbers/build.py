@@ -1,6 +1,7 @@
 """Numbers of all chapters, and the PDF that Typst makes of them and of report/.
 
-The same rows, figures and sources give the same bytes: fonts are those that Typst brings along, and the date is fixed.
+The same rows, figures and sources give the same bytes: fonts are those that Typst and matplotlib bring along, and the
+date is fixed.
 """
 
 import json
@@ -9,10 +10,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import matplotlib
+
 from report.numbers.ablations import ablation_numbers
 from report.numbers.chat import chat_numbers
 from report.numbers.cost import cost_numbers
-from report.numbers.engine import engine_numbers, hash_numbers
+from report.numbers.engine import engine_numbers
+from report.numbers.gap import gap_numbers
+from report.numbers.hashes import hash_numbers
 from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
 from report.numbers.mixes import mixes_numbers
@@ -27,6 +32,7 @@ DATE = datetime(2026, 11, 24, tzinfo=UTC)
 CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "chat": ("chat.jsonl", chat_numbers),
     "mixed": ("mixed.jsonl", mixed_numbers),
+    "gap": ("mixed_gap.jsonl", gap_numbers),
     "hybrid": ("mixed.jsonl", hybrid_numbers),
     "ablations": ("mixed.jsonl", ablation_numbers),
     "models": ("hybrids.jsonl", model_numbers),
@@ -67,6 +73,22 @@ def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "p
     Raises:
         ValueError: Typst or the sources are not there, or a text claims what the rows do not show.
     """
+    compiler = make_compiler(numbers, root, kind)
+    import typst
+
+    try:
+        found = compiler.compile(format=kind, ppi=144.0, timestamp=DATE)
+    except typst.TypstError as error:
+        raise ValueError(f"{root / SOURCE} cannot be typeset\n{error.diagnostic}") from None
+    return found if isinstance(found, list) else [found or b""]
+
+
+def make_compiler(numbers: dict[str, Any], root: Path, kind: str) -> Any:
+    """Typst's compiler of the report; see typeset.
+
+    Raises:
+        ValueError: Typst or the sources are not there.
+    """
     try:
         import typst
     except ImportError:
@@ -74,17 +96,13 @@ def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "p
     source = root / SOURCE
     if not source.is_file():
         raise ValueError(f"no {source}; allowed: a folder that holds {SOURCE} and figures/")
-    try:
-        compiler = typst.Compiler(
-            str(source),
-            root=str(root),
-            ignore_system_fonts=True,
-            sys_inputs={"numbers": json.dumps(numbers), "kind": kind},
-        )
-        found = compiler.compile(format=kind, ppi=144.0, timestamp=DATE)
-    except typst.TypstError as error:
-        raise ValueError(f"{source} cannot be typeset\n{error.diagnostic}") from None
-    return found if isinstance(found, list) else [found or b""]
+    return typst.Compiler(
+        str(source),
+        root=str(root),
+        ignore_system_fonts=True,
+        font_paths=[str(Path(matplotlib.get_data_path()) / "fonts/ttf")],
+        sys_inputs={"numbers": json.dumps(numbers), "kind": kind},
+    )
 
 
 def build(results: Path, root: Path, out: Path) -> int:

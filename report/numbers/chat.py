@@ -12,6 +12,7 @@ from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, share_name, signed, with_interval
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import RATES
+from vllm_sim.workloads.sharegpt import ChatChoice
 
 Numbers = dict[str, Any]
 MAKER = "make study"
@@ -39,6 +40,7 @@ def chat_numbers(results: Path) -> Numbers:
         "small": share_name(SMALL),
         "middle": share_name(MIDDLE),
         "sessions": number(unlimited["multi"]["sessions"]),
+        "most_tokens": number(ChatChoice().max_tokens),
         "rate": f"{unlimited['multi']['sessions_per_s']:g}",
         "think_s": f"{unlimited['multi']['think_s']:g}",
         "orphans": number(max(row.get("orphan_blocks", 0) for row in (*rows.rows, *engine.rows))),
@@ -155,7 +157,7 @@ def _policies(rows: Rows) -> Numbers:
         "least_gain": _gain(_policy(rows, "multi", min(shares), least)),
         "belady_gain": points(gains["belady"][SMALL], 1),
         "belady_gain_middle": points(gains["belady"][MIDDLE], 1),
-        "ends": _ends(gains),
+        "ends": _ends(rows, gains),
         "from": share_name(min(large)),
         "to": share_name(max(large)),
     }
@@ -170,12 +172,17 @@ def _gain(row: Row) -> str:
     return f"{points(row['gain_over_lru'])} ({between(row['gain_over_lru_ci95'], digits=2)})"
 
 
-def _ends(gains: dict[str, dict[float, float]]) -> Numbers | None:
+def _ends(rows: Rows, gains: dict[str, dict[float, float]]) -> Numbers | None:
     """How much of the optimum's gain at the small capacity LRU would have if it knew which sessions are over."""
     if ORACLE not in gains:
         return None
     gain = gains[ORACLE][SMALL]
-    return {"name": ORACLE, "gain": points(gain, 1), "share": percent(gain / gains["belady"][SMALL], 0)}
+    return {
+        "name": ORACLE,
+        "rate": percent(_policy(rows, "multi", SMALL, ORACLE)["token_hit_rate"]),
+        "gain": points(gain, 1),
+        "share": percent(gain / gains["belady"][SMALL], 0),
+    }
 
 
 def _against_lru(row: Row) -> str:

@@ -4,25 +4,28 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.hybrids.table import MEMORY, main_rates, one, read_results, what_to_set
-from report.numbers.texts import number
+from report.numbers.texts import number, points, rate, signed
 
 
 def model_numbers(results: Path) -> dict[str, Any]:
     """What the study of hybrid models found."""
     rows = read_results(results)
     traffic = list(dict.fromkeys(row["traffic"] for row in rows))
-    table, advice, less = [], [], []
+    table, advice, less, over_full = [], [], [], []
     for model in dict.fromkeys(row["model"] for row in rows):
         own = [row for row in rows if row["model"] == model]
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         rates = [main_rates(own, mix) for mix in traffic]
-        table.append([f"`{model}`", number(alignment), *(number(rate, 3) for part in rates for rate in part)])
-        found = "; ".join(f"{option} ({100 * gain:+.1f})" for option, gain in what_to_set(own))
-        advice.append([f"`{model}`", found.replace("`", "") or "nothing"])
+        table.append([f"`{model}`", number(alignment), *(rate(share) for part in rates for share in part)])
+        found = ", ".join(f"{option.replace('`', '')} ({signed(100 * gain, 1)})" for option, gain in what_to_set(own))
+        advice += [f"{found} for {model}"] if found else []
+        over_full += [groups - full for groups, full, _ in rates]
         less += [model for groups, full, _ in rates if groups < full]
     return {
         "table": table,
-        "advice": advice,
+        "advice": "; ".join(advice) or "none",
+        "least_over": points(min(over_full), 1),
+        "most_over": points(max(over_full), 1),
         "traffic": traffic,
         "models": number(len(table)),
         "memory": MEMORY.replace("GiB", " GiB"),

@@ -24,6 +24,15 @@ from vllm_sim.replay.rows import Row
 
 Numbers = dict[str, Any]
 MAKER = "python milestone3_code/compare_routers.py"
+SETUPS = (
+    "one cache",
+    f"`{PLAIN}`",
+    f"the optimum after {PLAIN}",
+    "`session`",
+    f"`{ROUTED}`",
+    f"{BETTER} after {ROUTED}",
+)
+"""What `_rates` has of a trace."""
 SURE = 0.005
 """A difference of token hit rates that counts as one."""
 
@@ -44,12 +53,17 @@ def routing_numbers(results: Path) -> Numbers:
         "better": BETTER,
         "replicas": number(MAIN_REPLICAS),
         "seeds": number(len({row["mix_seed"] for row in fleet})),
-        "rates": [_rates(rows.rows, mix, *place) for mix, place in shown.items()],
+        "rates_head": ["", *(f"{spoken(mix)}, {spaced(capacity)}" for mix, (capacity, _) in shown.items())],
+        "rates": [
+            list(line)
+            for line in zip(SETUPS, *(_rates(rows.rows, mix, *place) for mix, place in shown.items()), strict=True)
+        ],
         "routers": _routers(rows.rows, shown),
         "pays": [_pays(one) for one in found],
         "cells": number(len(found)),
         **_verdict(found),
         "ladder": _ladder(rows),
+        "charged": _charged(rows),
         "tree_within": _tree_within(rows.rows, shown),
         **_stale(rows),
         "engine": _engine(results),
@@ -77,7 +91,7 @@ def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ),
     ]
-    return [spoken(mix), spaced(capacity), *map(_text, found)]
+    return list(map(_text, found))
 
 
 def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
@@ -138,6 +152,19 @@ def _ladder(rows: Rows) -> list[list[str]]:
             steps = [rate(spread([row["steps"] for row in own], name).mean) for name in own[0]["steps"]]
             table.append([spoken(mix), f"`{router}`", *steps, _text(spread(own, "token_hit_rate"))])
     return table
+
+
+def _charged(rows: Rows) -> dict[str, list[str]]:
+    """What each of two routers loses to routing, of the prompt tokens, by trace."""
+    found = [row for row in rows.pick("ladder") if not row["rejected_requests"]]
+    losses = {}
+    for router in (PLAIN, ROUTED):
+        own = {mix: [r for r in found if (r["mix"], r["router"]) == (mix, router)] for mix in values(found, "mix")}
+        losses[router] = [
+            f"{rate(spread([r['steps'] for r in rows_of], 'routing').mean)} ({spoken(mix)})"
+            for mix, rows_of in own.items()
+        ]
+    return losses
 
 
 def _stale(rows: Rows) -> Numbers:

@@ -28,6 +28,7 @@ def tiers_numbers(results: Path) -> Numbers:
     gpu = engine[0]["gpu"]
     same = plain[-1]["cpu"] if len(values(engine, "cpu")) < 3 else values(engine, "cpu")[1]
     at_device = [row for row in engine if row["cpu"] == same and row["gbps"] == "device"]
+    two = [row for row in fast if row["cpu"] != NONE and row["gpu"] == gpu and row["policy"] == "lru"]
     return {
         "gpu": spaced(gpu),
         "cpu": spaced(same),
@@ -38,6 +39,8 @@ def tiers_numbers(results: Path) -> Numbers:
         "speedup": number(engine[0]["speedup"]),
         "sizes": _sizes(fast, gpu),
         "of_bound": _of_bound(fast),
+        "most_unused": percent(max(row["tier_unused_bytes"] / max(1, row["tier_stored_bytes"]) for row in two)),
+        "policy_range": _policy_range([row for row in at_device if _threshold(row) == 1]),
         "times": [_time(row, plain) for row in plain],
         "slow_hurts": any(row["ttft_ms_p50"] > _alone(plain, row["mix"])["ttft_ms_p50"] for row in plain),
         "pays": [_pays(plain, mix) for mix in values(plain, "mix")],
@@ -93,6 +96,13 @@ def _of_bound(rows: list[Row]) -> Numbers:
         if row["policy"] == "lru" and row["cpu"] != NONE
     ]
     return {"least": percent(min(shares)), "most": percent(max(shares))}
+
+
+def _policy_range(rows: list[Row]) -> str:
+    """How far policies on the tiers are from LRU on both, in points of token hit rate."""
+    base = {row["mix"]: row["token_hit_rate"] for row in rows if _policies(row) == ("lru", "lru")}
+    changes = [100 * (row["token_hit_rate"] - base[row["mix"]]) for row in rows]
+    return f"{signed(min(changes), 1)} to {signed(max(changes), 1)} points"
 
 
 def _alone(rows: list[Row], mix: str) -> Row:

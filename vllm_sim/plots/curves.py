@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from vllm_sim.plots.style import CEILING, legend_beside, line_styles, look, new_figure, save
+from vllm_sim.plots.style import ALONE_IN, CEILING, legend_beside, line_styles, look, new_figure, save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import RATES, conditions
 
-_CAPTION_LETTERS = 110
+_NOTE_LETTERS = 110
 """In a line below a plot."""
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ def _over_capacity(
     curves = [row["curve"] for row in rows if rate in row.get("curve", {})]
     if not curves and len({at for points in lines.values() for at, _ in points}) < 2:
         return []
-    figure, axes = new_figure(f"{RATES[rate].capitalize()} over capacity" + (f": {workload}" if workload else ""))
+    figure, axes = new_figure(ALONE_IN)
     drawn = [at for points in lines.values() for at, _ in points] + [curve["capacity_blocks"][-1] for curve in curves]
     for curve in curves:
         steps, rates = [*curve["capacity_blocks"], max(drawn)], [*curve[rate], curve[rate][-1]]
@@ -177,11 +177,12 @@ def _over_capacity(
     working_set = max((row.get("working_set_blocks", 0) for row in rows), default=0)
     if working_set:
         above = axes.secondary_xaxis("top", functions=(lambda at: at / working_set, lambda share: share * working_set))
-        above.set_xlabel("share of the working set", fontsize=8)
+        above.set_xlabel("share of the working set")
         above.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.3g}"))
         above.xaxis.set_minor_formatter(NullFormatter())
-        above.tick_params(labelsize=7)
-    return save(figure, out, name, [*_caption(group, workload), f"Working set: {working_set:,} blocks.{_seeds(rows)}"])
+    title = f"{RATES[rate].capitalize()} over capacity" + (f": {workload}" if workload else "")
+    note = [*_note(group, workload), f"Working set: {working_set:,} blocks.{_seeds(rows)}"]
+    return save(figure, out, name, title, note)
 
 
 def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, rate: str) -> list[Path]:
@@ -195,7 +196,7 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
         sizes = sorted({row["block_size"] for row in same})
         if len(sizes) < 2:
             continue
-        figure, axes = new_figure(f"{RATES[rate].capitalize()} over block size, capacity {shown}")
+        figure, axes = new_figure(ALONE_IN)
         lines = _points(same, lambda row: row["block_size"], rate)
         styles = line_styles(lines)
         for policy, points in lines.items():
@@ -204,9 +205,10 @@ def _over_block_size(rows: Sequence[Row], group: Group, out: Path, name: str, ra
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.set_xlabel("block size (tokens)")
         _finish(axes, rate)
-        caption = [*_caption(group), f"Capacity: {shown} at every block size.{_seeds(same)}"]
+        note = [*_note(group), f"Capacity: {shown} at every block size.{_seeds(same)}"]
         where = shown.removesuffix(" tokens").replace(",", "").replace("%", " percent")
-        paths += save(figure, out, f"{name}-{_file_name(where)}", caption)
+        title = f"{RATES[rate].capitalize()} over block size, capacity {shown}"
+        paths += save(figure, out, f"{name}-{_file_name(where)}", title, note)
     return paths
 
 
@@ -231,7 +233,7 @@ def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, nam
     labels = traces if len(set(traces)) == len(traces) else [names[group] for group in shares]
     bars = list(zip(labels, shares.values(), strict=True))
     bars += [("all", total)] if len(shares) > 1 else []
-    figure, axes = new_figure("Share of the gap between LRU and the optimum that a policy closes")
+    figure, axes = new_figure(ALONE_IN)
     styles = line_styles(policies)
     width = 0.8 / len(policies)
     crowded = len(bars) * len(policies) > 12
@@ -243,17 +245,17 @@ def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, nam
         axes.bar_label(drawn, fmt="%.0f" if crowded else "%.1f", fontsize=5 if crowded else 7, padding=2)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.margins(y=0.1)
-    axes.set_xticks(range(len(bars)), [label for label, _ in bars], fontsize=8, rotation=20 if len(bars) > 3 else 0)
+    axes.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=20 if len(bars) > 3 else 0)
     axes.set_ylabel("share of the gap (%)")
     legend_beside(axes)
     cells = sum(
         isinstance(row["capacity_blocks"], int) and row["policy"] == "belady" for g in shares for row in groups[g]
     )
-    caption = [
+    note = [
         "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
         f"({cells} cells). 0: LRU, 100: the optimum; below 0: worse than LRU.",
     ]
-    return save(figure, out, name, caption)
+    return save(figure, out, name, "Share of the gap between LRU and the optimum that a policy closes", note)
 
 
 def _finish(axes: Any, rate: str) -> None:
@@ -263,14 +265,14 @@ def _finish(axes: Any, rate: str) -> None:
     legend_beside(axes)
 
 
-def _caption(group: Group, workload: str | None = None) -> list[str]:
+def _note(group: Group, workload: str | None = None) -> list[str]:
     blocks = "raw blocks, outputs left out" if group.raw_blocks else "vLLM's rules"
     counted = f"{group.requests:,} requests" + (
         f", the first {group.warmup_requests:,} left out" * bool(group.warmup_requests)
     )
     part = f", those of workload {workload} counted" if workload else ""
     lines = [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
-    return lines + wrap(", ".join(f"{key} {value}" for key, value in group.conditions), _CAPTION_LETTERS)
+    return lines + wrap(", ".join(f"{key} {value}" for key, value in group.conditions), _NOTE_LETTERS)
 
 
 def _seeds(rows: Iterable[Row]) -> str:

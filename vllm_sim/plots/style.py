@@ -1,4 +1,7 @@
-"""How all plots look: one colour, marker and line for each policy, everywhere.
+"""How all plots look: one face and size, and one colour, marker and line for each policy, everywhere.
+
+The face is the report's, of those that matplotlib brings along, and goes into a PDF as TrueType. A plot of a study is
+as large as the report prints it, and its caption stands there; a plot that stands alone has a title and a note.
 
 Colours are those of Okabe and Ito ("Color Universal Design", 2008), which colour-blind people tell apart; marker and
 line tell policies apart in black and white. A policy that is not listed takes a free look by its place.
@@ -13,9 +16,29 @@ import matplotlib as mpl
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 
-mpl.rcParams["text.parse_math"] = False  # names come out of traces; a $ in one is a letter
+mpl.rcParams.update(
+    {
+        "text.parse_math": False,  # names come out of traces; a $ in one is a letter
+        "font.family": "STIXGeneral",
+        "font.size": 9.0,
+        "axes.titlesize": 9.0,
+        "axes.labelsize": 9.0,
+        "axes.linewidth": 0.6,
+        "xtick.labelsize": 8.5,
+        "ytick.labelsize": 8.5,
+        "legend.fontsize": 8.5,
+        "legend.title_fontsize": 8.5,
+        "legend.frameon": False,
+        "hatch.linewidth": 0.6,
+        "pdf.fonttype": 42,
+    }
+)
 
-SIZE_IN = (6.4, 4.2)
+WIDE_IN = 6.5
+"""The width of the report's text."""
+SIZE_IN = (4.6, 2.8)
+ALONE_IN = (6.5, 4.2)
+"""Of a plot that stands alone."""
 CEILING = {"color": "#666666", "linestyle": (0, (1, 2)), "linewidth": 1.2}
 """The line of an unlimited cache."""
 
@@ -74,34 +97,63 @@ def line_styles(labels: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def legend_beside(axes: Any) -> None:
     """A legend next to the plot, where it hides no line."""
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def new_figure(title: str) -> tuple[Any, Any]:
+def new_figure(size: tuple[float, float] = SIZE_IN) -> tuple[Any, Any]:
     """A figure with one plot in it."""
-    figure, axes = plt.subplots(figsize=SIZE_IN, layout="constrained")
-    axes.set_title(title, fontsize=10)
-    axes.grid(True, alpha=0.25)
+    figure, axes = plt.subplots(figsize=size, layout="constrained")
+    _open(axes)
+    return figure, axes
+
+
+def new_panels(count: int, columns: int = 3, height: float = 2.1, **shared: Any) -> tuple[Any, list[Any]]:
+    """A figure as wide as the report's text with `count` plots.
+
+    Args:
+        count: of plots.
+        columns: most plots in a line.
+        height: of a line, in inches.
+        shared: `sharex`, `sharey` of `pyplot.subplots`.
+    """
+    wide = min(columns, count)
+    high = -(-count // wide)
+    size = (WIDE_IN, height * high)
+    figure, grid = plt.subplots(high, wide, figsize=size, layout="constrained", squeeze=False, **shared)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    for axes in grid.flat[:count]:
+        _open(axes)
+    return figure, list(grid.flat[:count])
+
+
+def _open(axes: Any) -> None:
+    axes.grid(True, alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
-def new_panels(title: str, panels: int) -> tuple[Any, Any]:
-    """A wider figure with plots next to each other."""
-    figure, axes = plt.subplots(1, panels, figsize=(SIZE_IN[0] * 1.35, SIZE_IN[1]), layout="constrained")
-    figure.suptitle(title, fontsize=10)
-    for part in axes:
-        part.grid(True, alpha=0.25)
-        part.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+def in_percent(axis: Any, ticks: Sequence[float] = (0, 0.2, 0.4, 0.6, 0.8, 1)) -> None:
+    """Marks an axis of shares in per cent."""
+    axis.set_ticks(list(ticks), [f"{100 * tick:g}" for tick in ticks])
 
 
-def save(figure: Any, folder: Path, name: str, caption: Sequence[str]) -> list[Path]:
-    """Writes NAME.png and NAME.pdf, the caption's lines below the plot; the same rows give the same bytes."""
+def save(figure: Any, folder: Path, name: str, title: str = "", note: Sequence[str] = ()) -> list[Path]:
+    """Writes NAME.png and NAME.pdf; the same rows give the same bytes.
+
+    Args:
+        figure: is closed.
+        folder: of the files.
+        name: of the files.
+        title: above a plot that stands alone.
+        note: lines below it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    figure.supxlabel("\n".join(caption), fontsize=7.5, color="#333333", x=0.02, ha="left")
+    if title:
+        figure.suptitle(title, fontsize=10)
+    if note:
+        figure.supxlabel("\n".join(note), fontsize=8, color="#333333", x=0.02, ha="left")
     paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
-    figure.savefig(paths[0], dpi=160, metadata={"Software": None})
+    figure.savefig(paths[0], dpi=200, metadata={"Software": None})
     figure.savefig(paths[1], metadata={"CreationDate": None, "Producer": None, "Creator": None})
     plt.close(figure)
     return paths
