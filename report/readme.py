@@ -90,11 +90,11 @@ def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
 
 
 def _spread(row: Row, field: str, form: str = ".3f") -> str:
-    """A number and its interval; nothing where the row has none."""
+    """A number, and its interval where the row has one; nothing where the row has no such number."""
     if field not in row:
         return ""
-    low, high = row[f"{field}_ci95"]
-    return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
+    low, high = row.get(f"{field}_ci95", (None, None))
+    return f"{row[field]:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
 
 def section(results: Path) -> str:
@@ -113,20 +113,23 @@ def findings(results: Path) -> str:
     Raises:
         ValueError: the rows are not results.
     """
-    chat, mixes = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl")
+    chat, mixes, gaps = read_rows(results / "chat.jsonl"), read_rows(results / "mixed.jsonl"), mixed.read_gaps(results)
     if any(row["quick"] for row in (*chat, *mixes)):
         raise ValueError("rows of a quick run are no results; run the studies without --quick")
     single, multi = (_row(chat, "capacity", name, capacity_share=None) for name in ("single", "multi"))
     tenth = {"capacity_share": 0.1}
     lru, best = (_row(chat, "policy", "multi", policy=policy, **tenth) for policy in ("lru", "belady"))
-    gaps = [row for row in mixes if row["experiment"] == "gap" and row["block_size"] == mixed.MAIN_BLOCK]
-    whole = {row["policy"]: row for row in gaps if row["mix"] == "all"}
-    closed = ", ".join(f"`{name}` {mixed.percent(whole[name], 'gap_closed')}" for name in ("hybrid", "arc"))
-    count = f"{len({row['mix'] for row in gaps} - {'all'})} mixes"
+    whole = mixed.gap(gaps, "hybrid")
+    closed = ", ".join(f"`{name}` {mixed.percent(mixed.gap(gaps, name), 'gap_closed')} %" for name in ("hybrid", "arc"))
+    shown = [
+        share for share in mixed.GAP_SHARES if mixed.gap(gaps, "belady", share)["gain_over_lru"] >= mixed.LEAST_GAP
+    ]
+    by_share = ", ".join(f"{100 * mixed.gap(gaps, 'hybrid', share)['gap_closed']:.0f} % at {share}" for share in shown)
+    count = f"{len({row['mix'] for row in gaps} - {mixed.ALL})} mixes"
     shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
-    runs = [row for row in mixes if row["experiment"] == "guarantee"]
+    runs = mixed.distinct(mixes)
     worst = 100 * min(row["gain_over_lru"] for row in runs)
-    loss = mixed.lost_most(mixes)
+    loss = mixed.lost_most(gaps)
     mix_gain = 100 * loss.row["gain_over_lru"]
     rate, blocks = "token_hit_rate", f"blocks of {mixed.MAIN_BLOCK}"
     lines = [
@@ -142,7 +145,11 @@ def findings(results: Path) -> str:
         ),
         _line(
             "How much of the gap between LRU and the optimum does a policy close?",
-            [closed, f"{count} of chat, agents, documents, few-shot and one-off calls, {shares}, {blocks}"],
+            [
+                f"{closed}; `hybrid` by capacity: {by_share}",
+                f"{count} of chat, agents, documents, few-shot and one-off calls, {whole['seeds']} seeds each, "
+                f"{shares}, {blocks}",
+            ],
         ),
         _line(
             "What can `hybrid` lose against LRU?",

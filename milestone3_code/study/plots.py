@@ -6,19 +6,16 @@ from matplotlib.colors import TwoSlopeNorm
 
 from milestone3_code.study.drawing import chosen, legend, load, one, plain, share, shares, side_by_side, values, write
 from milestone3_code.study.study import GAPS, MAIN_BLOCK, MATRIX
+from milestone3_code.study.table import ALL, FLOOR, GAP_SHARES, LEAST_GAP
 from vllm_sim.plots.style import in_percent, line_style, look, new_figure, new_panels
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick
 
 MIX, SHOWN = "even", "10%"
 """What plots of one mix at one capacity show, where it is among the rows."""
-ALL, SHARES = "all", ("5%", "10%", "20%", "50%")
 COMPARED = ("slru", "arc", "hybrid")
 """Policies of the main plot; LRU is its zero, the optimum its hundred."""
-LEAST_GAP = 0.02
-"""In token hit rate: of a smaller gap no share is drawn."""
 GAINS = ("lfu", "slru", "arc", "workload_aware", "hybrid")
-GUARANTEE = -0.005
 MOST_SHADE = 15
 """Points of the darkest shade of the workloads' gains."""
 
@@ -33,13 +30,13 @@ def draw_main(results: Path, figures: Path) -> list[Path]:
 
 
 def _gap(rows: list[Row], figures: Path) -> list[Path]:
-    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["capacity"] in SHARES]
+    found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["capacity"] in GAP_SHARES]
     mixes = [ALL, *(mix for mix in values(found, "mix") if mix != ALL)]
     figure, plots = new_panels(len(mixes), height=1.95, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         own = [row for row in found if row["mix"] == mix]
-        gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in SHARES]
-        shown = [capacity for capacity, gap in zip(SHARES, gaps, strict=True) if gap >= LEAST_GAP]
+        gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in GAP_SHARES]
+        shown = [capacity for capacity, gap in zip(GAP_SHARES, gaps, strict=True) if gap >= LEAST_GAP]
         for place, policy in enumerate(COMPARED):
             cells = [one(own, "gap", policy=policy, capacity=capacity) for capacity in shown]
             heights = [row["gap_closed"] for row in cells]
@@ -53,7 +50,7 @@ def _gap(rows: list[Row], figures: Path) -> list[Path]:
             style = {"color": color, "marker": marker, "markersize": 5, "linestyle": "", "capsize": 2, "label": policy}
             axes.errorbar(at, heights, reach, elinewidth=0.9, **style)
         axes.axhline(0, color="black", linewidth=0.8)
-        names = [f"{capacity}\n{100 * gap:.1f}" for capacity, gap in zip(SHARES, gaps, strict=True)]
+        names = [f"{capacity}\n{100 * gap:.1f}" for capacity, gap in zip(GAP_SHARES, gaps, strict=True)]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_title("all mixes" if mix == ALL else mix)
@@ -95,14 +92,14 @@ def _workloads(rows: list[Row], figures: Path) -> list[Path]:
     found = [
         row
         for row in shares(pick(rows, "gap", block_size=MAIN_BLOCK, policy="hybrid"))
-        if row["mix"] != ALL and row["capacity"] in SHARES
+        if row["mix"] != ALL and row["capacity"] in GAP_SHARES
     ]
     first = {row["mix"]: row["by_workload"] for row in found}
     lines = [(mix, name) for mix, parts in first.items() for name in parts]
     table = [
         [
             100 * one(found, "gap", mix=mix, capacity=capacity)["by_workload"][name]["gain_over_lru"]
-            for capacity in SHARES
+            for capacity in GAP_SHARES
         ]
         for mix, name in lines
     ]
@@ -119,7 +116,7 @@ def _workloads(rows: list[Row], figures: Path) -> list[Path]:
     for i in range(1, len(lines)):
         if lines[i][0] != lines[i - 1][0]:
             axes.axhline(i - 0.5, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(SHARES)), SHARES)
+    axes.set_xticks(range(len(GAP_SHARES)), GAP_SHARES)
     axes.set_yticks(range(len(lines)), [f"{mix}: {name}" for mix, name in lines])
     axes.tick_params(length=0)
     axes.set_xlabel("capacity (of the working set)")
@@ -174,7 +171,7 @@ def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
         below = [(number + 1) / len(gains) for number in range(len(gains))]
         style = {"color": colors[place % 6], "linestyle": lines[place % 6], "linewidth": 1.2}
         axes.step(gains, below, where="post", label=f"{size:,}", **style)
-    axes.axvline(100 * GUARANTEE, color="#B00020", linestyle="--", linewidth=0.9)
+    axes.axvline(100 * FLOOR, color="#B00020", linestyle="--", linewidth=0.9)
     axes.set_xscale("symlog", linthresh=1)
     plain(axes.xaxis, (-1, -0.5, 0, 0.5, 1, 2, 5, 10, 20))
     axes.set_ylim(0, 1)

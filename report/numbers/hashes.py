@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.study.names import spoken
+from milestone3_code.study.table import LEAST_REAL_GAP
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, points, rate, signed
 from vllm_sim.replay.rows import Row
 
 Numbers = dict[str, Any]
 MAKER = "python milestone3_code/compare_policies.py --hash-trace PATH"
-LEAST_GAP = 0.005
-"""In token hit rate: of a smaller gap the table has no share."""
 KNOWN = ("lru", "belady", "hybrid")
 
 
@@ -26,13 +25,13 @@ def hash_numbers(results: Path) -> Numbers:
     traces = [[row for row in chosen if row["mix"] == name] for name in values(chosen, "mix")]
     second = [row for row in chosen if row["part"] == "second"]
     cells = [_cell([row for row in second if _place(row) == place]) for place in dict.fromkeys(map(_place, second))]
-    with_gap = [cell for cell in cells if cell["gap"] >= LEAST_GAP]
+    with_gap = [cell for cell in cells if cell["gap"] >= LEAST_REAL_GAP]
     best = max(with_gap, key=lambda cell: cell["closed"])
     sure = [cell for cell in with_gap if cell["hybrid"]["gain_over_lru_ci95"][0] > 0]
     return {
         "traces": [_trace(own) for own in traces],
         "table": [cell["line"] for cell in cells],
-        "least": number(100 * LEAST_GAP, 1),
+        "least": number(100 * LEAST_REAL_GAP, 1),
         "cells": number(len(with_gap)),
         "sure": number(len(sure)),
         "best": number(100 * best["closed"], 1),
@@ -54,7 +53,7 @@ def _cell(rows: list[Row]) -> Numbers:
     others = [row for row in rows if row["policy"] not in KNOWN]
     other = max(others, key=lambda row: row["gain_over_lru"])
     share = lru["capacity_blocks"] / lru["working_set_blocks"]
-    is_told = gap >= LEAST_GAP
+    is_told = gap >= LEAST_REAL_GAP
     gain = f"{signed(100 * hybrid['gain_over_lru'])} ({between(hybrid['gain_over_lru_ci95'], digits=2)})"
     line = [spoken(lru["mix"]), number(lru["capacity_blocks"]), rate(share), rate(lru["token_hit_rate"])]
     line += [rate(best["token_hit_rate"]), gain, rate(closed) if is_told else ""]

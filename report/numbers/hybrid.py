@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from milestone3_code.study.table import FLOOR
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import MINUS, between, number, percent, points, rate, signed, spaced
@@ -16,8 +17,6 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.bootstrap import ratio_intervals
 
 Numbers = dict[str, Any]
-FLOOR = -0.005
-"""The aim that was set before: against LRU in any cell."""
 RANDOM_ENDS = ("2%", "80%")
 """Capacities of random traffic that do not count for its gap, as in the mixes."""
 UNGUARDED, ONE_END = "hybrid without guard", "hybrid without both ends"
