@@ -48,18 +48,22 @@ def served(chains: Chains, capacity: int, **params: Any) -> tuple[Any, np.ndarra
 
 
 def test_a_scan_does_not_push_out_what_comes_again():
+    """What may be kept against LRU's order grows with what it wins: after twenty rounds it is all that comes again."""
     chains = raw_chains(scans(40))
-    asked = chains.need.sum()
-    lru, hybrid, opt = (simulate(chains, name, 120).hit.sum() / asked for name in ("lru", "hybrid", "belady"))
+    late = np.arange(chains.need.size) >= chains.need.size // 2
+    lru, hybrid, opt = (simulate(chains, name, 120).hit[late].sum() for name in ("lru", "hybrid", "belady"))
     assert lru == 0
-    assert hybrid > 0.8 * opt > 0.25
+    assert hybrid == opt == 20 * 20 * 4
 
 
 def test_part_of_a_loop_that_is_longer_than_the_cache_is_kept():
     chains = raw_chains([[10 * chain + i for i in range(4)] for _ in range(60) for chain in range(45)])
     asked = chains.need.sum()
     lru, opt = (simulate(chains, name, 120).hit.sum() / asked for name in ("lru", "belady"))
-    both, oldest = (simulate(chains, "hybrid", 120, {"ends": ends}).hit.sum() / asked for ends in (1, 0))
+    slack = 0.02  # LRU hits nothing, and by default it takes longer until the guard allows enough
+    both, oldest = (
+        simulate(chains, "hybrid", 120, {"ends": ends, "slack": slack}).hit.sum() / asked for ends in (1, 0)
+    )
     assert lru == 0
     # What is worth least there is what was used last, at the end of the queue that LRU keeps.
     assert both > 0.8 * opt > 0.5
@@ -182,7 +186,7 @@ def test_hits_that_lru_would_have_had_are_counted():
     chains = raw_chains(rows)
     policy, hit = served(chains, 60)
     won = hit.sum() - simulate(chains, "lru", 60).hit.sum()
-    assert 0 < policy.guard.won == won < 60
+    assert policy.guard.won == won != 0
     assert policy.guard.hittable == chains.need.sum()
 
 
