@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,6 +55,15 @@ def test_the_hook_of_large_files_refuses_one(tmp_path: Path) -> None:
     large.write_bytes(bytes(1_000_001))
     assert subprocess.run(["bash", "-c", f'{hook["entry"]} "$@"', "-", small], check=False).returncode == 0
     assert subprocess.run(["bash", "-c", f'{hook["entry"]} "$@"', "-", small, large], check=False).returncode == 1
+
+
+@pytest.mark.parametrize(("characters", "code"), [(72, 0), (73, 1)])
+def test_the_hook_of_messages_refuses_a_long_subject(tmp_path: Path, characters: int, code: int) -> None:
+    hook = next(hook for hook in HOOKS["repos"][0]["hooks"] if hook["id"] == "subject")
+    message = tmp_path / "message"
+    message.write_text("x" * characters + "\n\n" + "y" * 100 + "\n")
+    assert hook["stages"] == ["commit-msg"]
+    assert subprocess.run(["bash", "-c", f'{hook["entry"]} "$@"', "-", message], check=False).returncode == code
 
 
 def test_the_action_fails_where_the_hits_are_others(tmp_path: Path) -> None:

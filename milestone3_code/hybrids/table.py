@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from milestone3_code.hybrids.rows import ROWS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import pick, pick_first, read_rows
+from vllm_sim.sweep.results import pick, read_rows
 
 MEMORY = "8GiB"
 WORTH = 0.005
@@ -97,8 +97,15 @@ def what_to_set(rows: Sequence[Row]) -> list[Advice]:
 
 
 def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
-    """The first of those rows, as `pick_first`."""
-    return pick_first(rows, "milestone3_code/compare_hybrids.py", experiment, **wanted)
+    """The first of those.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = pick(rows, experiment, **wanted)
+    if not found:
+        raise ValueError(f"no row of {experiment}, {wanted}; run compare_hybrids.py to its end")
+    return found[0]
 
 
 def _gain(rows: Sequence[Row], experiment: str, before: dict[str, Any], after: dict[str, Any]) -> tuple[float, str]:

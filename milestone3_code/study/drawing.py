@@ -9,20 +9,26 @@ from matplotlib.ticker import NullLocator
 from milestone3_code.study.study import CELLS
 from vllm_sim.plots.style import save
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import pick_first, read_made_rows
+from vllm_sim.sweep.results import pick, read_made_rows
 
-MAKER = "milestone3_code/compare_policies.py"
 HATCHES = {"lru": "", "hybrid": "//", "belady": ".."}
 
 
 def load(results: Path, name: str = CELLS) -> list[Row]:
     """The rows of a file."""
-    return read_made_rows(results / name, MAKER)
+    return read_made_rows(results / name, "milestone3_code/compare_policies.py")
 
 
 def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
-    """The first of those rows, as `pick_first`."""
-    return pick_first(rows, MAKER, experiment, **wanted)
+    """The first of those.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = pick(rows, experiment, **wanted)
+    if not found:
+        raise ValueError(f"no row of {experiment}, {wanted}; first run milestone3_code/compare_policies.py to its end")
+    return found[0]
 
 
 def values(rows: Sequence[Row], name: str) -> list[Any]:

@@ -166,18 +166,6 @@ def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
     ]
 
 
-def pick_first(rows: Sequence[Row], maker: str, experiment: str, **wanted: Any) -> Row:
-    """The first of those.
-
-    Raises:
-        ValueError: there is none; it names the maker, the script that makes the rows.
-    """
-    found = pick(rows, experiment, **wanted)
-    if not found:
-        raise ValueError(f"no row of {experiment}, {wanted}; first run {maker} to its end")
-    return found[0]
-
-
 def find_rows(folder: Path) -> dict[Path, list[Row]]:
     """The rows under a folder, by file; files NAME.jsonl and lines that hold other things are passed over.
 
