@@ -165,13 +165,10 @@ class PolicyBlockPool(BlockPool):
         blocks: list[KVCacheBlock],
         num_cached_blocks: int,
         num_full_blocks: int,
-        block_size: int,
-        kv_cache_group_id: int,
-        block_mask: list[bool] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        super().cache_full_blocks(
-            request, blocks, num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, block_mask
-        )
+        super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs)
         new = blocks[num_cached_blocks:num_full_blocks]
         if not new:
             return
