@@ -2,7 +2,7 @@
 
 The measurements are those of `make bench` (benchmarks/test_eviction.py): the process's own time for allocating, caching
 and freeing a block in a full pool, and for one hit of it, the best of several runs in turns, against upstream's own
-queue in the same run; and the memory of a cached block.
+queue in the same run; and the memory of a further cached block.
 
 usage: python -m benchmarks.pool_cost       in the project's folder and environment
 """

@@ -238,15 +238,6 @@ def the_step_in_flight_does_not_end_for_shown_requests(patch: pytest.MonkeyPatch
     patch.setattr(InFlight, "show", lambda self, tokens, hidden: show(self, {}, hidden))
 
 
-def the_step_in_flight_ends_in_another_order(patch: pytest.MonkeyPatch) -> None:
-    show = InFlight.show
-
-    def turned(self: InFlight, tokens: Any, hidden: Any) -> None:
-        show(self, dict(reversed(tokens.items())), hidden)
-
-    patch.setattr(InFlight, "show", turned)
-
-
 def a_known_block_is_cached_a_step_early(patch: pytest.MonkeyPatch) -> None:
     serve = SparseSteps._serve
 
@@ -261,10 +252,9 @@ def a_known_block_is_cached_a_step_early(patch: pytest.MonkeyPatch) -> None:
 ASYNCHRONOUS: dict[Trap, int] = {
     a_chunk_in_flight_counts_as_one_token: 5,
     a_request_that_rests_is_scheduled: 0,
-    a_request_that_rests_takes_its_block: 0,
-    the_step_in_flight_ends_for_hidden_requests: 0,
+    a_request_that_rests_takes_its_block: 3,
+    the_step_in_flight_ends_for_hidden_requests: 4,
     the_step_in_flight_does_not_end_for_shown_requests: 0,
-    the_step_in_flight_ends_in_another_order: 0,
     a_known_block_is_cached_a_step_early: 0,
 }
 """Faults under asynchronous scheduling, and a case that finds each."""

@@ -235,6 +235,12 @@ def evictions(cache: OnlineCache) -> list[list[int]]:
     return found
 
 
+@pytest.mark.parametrize(("policy", "hears"), [("fifo", False), ("plain_fifo", False), ("arc", True), ("hybrid", True)])
+def test_a_policy_hears_of_requests_where_it_makes_a_difference(policy: str, hears: bool) -> None:
+    name = f"{__name__}:{policy}" if policy.startswith("plain_") else policy
+    assert OnlineCache(name, online_context(name, BLOCKS)).hears_requests == hears
+
+
 @pytest.mark.parametrize("policy", ["lru", "s3fifo", "hybrid"])
 def test_it_makes_no_difference_how_long_events_wait_to_be_heard(policy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []

@@ -7,6 +7,7 @@ A block that has several hashes (the partial ones of states) is the node of the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from vllm.v1.core.block_pool import BlockPool
 from vllm.v1.core.kv_cache_manager import KVCacheManager
@@ -108,34 +109,13 @@ class GroupBlockPool(PolicyBlockPool):
             if block.block_hash is not None:
                 self._boundaries.touch(block.block_id)
 
-    def cache_full_blocks(
-        self,
-        request: Request,
-        blocks: list[KVCacheBlock],
-        num_cached_blocks: int,
-        num_full_blocks: int,
-        block_size: int,
-        kv_cache_group_id: int,
-        block_mask: list[bool] | None = None,
-    ) -> None:
+    def cache_full_blocks(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self._begin(request)
-        BlockPool.cache_full_blocks(
-            self, request, blocks, num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, block_mask
-        )
+        BlockPool.cache_full_blocks(self, request, *args, **kwargs)
 
-    def cache_partial_block(
-        self,
-        request: Request,
-        block: KVCacheBlock,
-        num_tokens: int,
-        kv_cache_group_id: int,
-        block_size: int,
-        replace_existing_hashes: bool = False,
-    ) -> BlockHashWithGroupId | None:
+    def cache_partial_block(self, request: Request, *args: Any, **kwargs: Any) -> BlockHashWithGroupId | None:
         self._begin(request)
-        return super().cache_partial_block(
-            request, block, num_tokens, kv_cache_group_id, block_size, replace_existing_hashes
-        )
+        return super().cache_partial_block(request, *args, **kwargs)
 
     def move_block_hashes(self, src_block: KVCacheBlock, dst_block: KVCacheBlock) -> None:
         self._boundaries.copy(src_block.block_id, dst_block.block_id)

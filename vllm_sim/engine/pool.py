@@ -135,7 +135,7 @@ class PolicyBlockPool(BlockPool):
     def _tell(self, matched: int = 0) -> bool:
         """Reports a request to the policy, and how many of its blocks are cached; returns whether it was preempted."""
         request = self._request
-        if not self._is_told and request is not None:
+        if not self._is_told and request is not None and self._online.hears_requests:
             self._is_told = True
             told = self._describe(request)
             prompt_blocks = full_blocks(request.num_prompt_tokens, self.hash_block_size)
@@ -165,19 +165,16 @@ class PolicyBlockPool(BlockPool):
         blocks: list[KVCacheBlock],
         num_cached_blocks: int,
         num_full_blocks: int,
-        block_size: int,
-        kv_cache_group_id: int,
-        block_mask: list[bool] | None = None,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
-        super().cache_full_blocks(
-            request, blocks, num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, block_mask
-        )
+        super().cache_full_blocks(request, blocks, num_cached_blocks, num_full_blocks, *args, **kwargs)
         new = blocks[num_cached_blocks:num_full_blocks]
         if not new:
             return
         if request is not self._request:
             self.serve(request)
-        names: list[bytes] = [*request.block_hashes[num_cached_blocks:num_full_blocks]]
+        names = request.block_hashes[num_cached_blocks:num_full_blocks]
         parent = request.block_hashes[num_cached_blocks - 1] if num_cached_blocks else None
         self._online.cache([block.block_id for block in new], names, parent, self._tell())
 

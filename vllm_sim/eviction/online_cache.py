@@ -73,6 +73,9 @@ class OnlineCache:
     ):
         ranker = make_policy(policy, context, params)
         self._categories = context.categories
+        heard = ("serving", "serves", "started")
+        self.hears_requests = any(getattr(type(ranker), name) is not getattr(Policy, name) for name in heard)
+        """Whether `serve` makes a difference to the policy."""
         self._index = PrefixIndex(context.blocks + 1, context.nodes, ranker, recycle=numbers is None)
         self._numbers = numbers
         self._compiled = is_compiled(type(ranker))
@@ -126,11 +129,11 @@ class OnlineCache:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
         self._note(TOUCH, blocks, again)
 
-    def cache(self, blocks: Sequence[int], names: list[bytes], parent: bytes | None, again: bool) -> None:
+    def cache(self, blocks: Sequence[int], names: Sequence[bytes], parent: bytes | None, again: bool) -> None:
         """Blocks in use are cached, each the child of the one before it; parent: of the first one, None for none."""
         if parent is not None:
             names = [parent, *names]
-        self._names += names if self._numbers is None else self._numbers(names).tolist()
+        self._names += names if self._numbers is None else self._numbers(list(names)).tolist()
         self._note(CACHE, blocks, again, parent is not None)
 
     def release(self, blocks: Sequence[int]) -> None:

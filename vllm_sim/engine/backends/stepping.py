@@ -28,7 +28,7 @@ def _reasons(core: EngineCore) -> Iterator[str]:
     is_async = core.batch_queue is not None
     if is_async and core.batch_queue_size != 2:
         yield f"{core.batch_queue_size} steps at a time"
-    if is_async and "_update_request_with_output" not in vars(AsyncScheduler):
+    if is_async and AsyncScheduler._update_request_with_output is Scheduler._update_request_with_output:
         yield "asynchronous scheduling of this vLLM"
     if type(core) is not EngineCore:
         yield f"an engine of class {type(core).__qualname__}"
