@@ -215,6 +215,8 @@ def test_the_fast_backend_names_those_that_serve_a_match_unit(run: Replay) -> No
         ("jamba-1.5-mini", {"num_hidden_layers": 8}, 30, {"prefix_match_unit": 16}),
         ("jamba-1.5-mini", {"num_hidden_layers": 8}, 30, {"prefix_cache_retention_interval": None}),
         ("granite-4-h-small", MAMBA2 | {"mamba_d_state": 16}, 40, {}),
+        ("granite-4-h-small", MAMBA2 | {"mamba_d_state": 8}, 57, {"prefix_cache_retention_interval": None}),
+        ("granite-4-h-small", MAMBA2 | {"mamba_d_state": 8}, 57, {"prefix_cache_retention_interval": 96}),
         ("gemma-4-31b", {"num_hidden_layers": 6, "sliding_window": 32}, 300, {}),
         ("llama-4-scout", FEW | {"attention_chunk_size": 64}, 200, {}),
         ("mistral-7b-v0.1", {"num_hidden_layers": 2, "sliding_window": 64}, 60, {}),

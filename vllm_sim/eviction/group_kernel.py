@@ -158,7 +158,10 @@ def _serve(
             is_first = False
             for group in range(groups):
                 needed = -(-(done + tokens) // (shape.units[group] * unit))
-                kept = needed - 1 - keeps_inside(shape, done, done + tokens, prompt)
+                end = done + tokens
+                kept = needed - 1
+                if (shape.retention or end == prompt) and keeps_inside(shape, done, end):
+                    kept -= 1
                 if shape.kind[group] == STATE and lengths[group] < kept:
                     table[group, lengths[group] : kept] = -1
                     lengths[group] = kept

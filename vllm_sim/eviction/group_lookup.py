@@ -36,8 +36,9 @@ class Shape(NamedTuple):
     state_tokens: int
     """Of a block of states, at whose ends chunks of a prompt end; 0: there are none."""
     inner_tokens: int
-    """Above 0: the last chunk of a prompt keeps the state at the prompt's last boundary too, where it begins at a
-    boundary and so many tokens, or a multiple, are between the two (Mamba 2)."""
+    """Above 0: a chunk of a prompt may keep the state at the last boundary inside it too, where it begins at a boundary
+    and so many tokens, or a multiple, are between the two (Mamba 2). The last chunk does; the others where states are
+    kept at more places than the ends of prompts."""
     is_simple: bool
     """A full group and one other kind: they are looked up once."""
 
@@ -154,7 +155,7 @@ def next_tokens(shape: Any, start: int, prompt: int, junction: int, most: int) -
     if start % size:
         first = min(first, (start // size + 1) * size)
     last = (prompt - 1) // size * size
-    if last > start and not keeps_inside(shape, start, end, prompt):
+    if last > start and not (end == prompt and keeps_inside(shape, start, end)):
         first = min(first, last)
     shared = start + (junction - start) // size * size
     if shared > start and junction < end:
@@ -163,12 +164,12 @@ def next_tokens(shape: Any, start: int, prompt: int, junction: int, most: int) -
 
 
 @numba.njit(cache=True)
-def keeps_inside(shape: Any, start: int, end: int, prompt: int) -> bool:
-    """Whether a step that computes the tokens from start to end keeps the state at a boundary between them."""
+def keeps_inside(shape: Any, start: int, end: int) -> bool:
+    """Whether a step that computes the tokens from start to end may keep the state at a boundary between them."""
     size = shape.state_tokens
-    if not shape.inner_tokens or end != prompt or start % size:
+    if not shape.inner_tokens or start % size:
         return False
-    last = (prompt - 1) // size * size
+    last = (end - 1) // size * size
     return start + size <= last and (last - start) % shape.inner_tokens == 0
 
 
