@@ -77,11 +77,11 @@ mixed_matrix.jsonl:
 
 mixed_engine.jsonl: a row a mix, load, capacity and policy; a capacity is as many blocks as in mixed.jsonl. load:
 sessions a second / the mix's own (stationary.py); seconds, warmup_s: requests that are due from warmup_s to seconds are
-measured (`requests`; warmup_requests before them, trace_requests in all); device; capacity_gib, capacity_seconds; the engine's fields of summary.jsonl; gain_over_lru;
-ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean difference of the same requests;
-running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s: of the hit tokens, on the device;
-by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru, ttft_ms_p50, p90, p99}. `belady`:
-policy_future, future_rounds, future_settled (timed.py).
+measured (`requests`; warmup_requests before them, trace_requests in all); device; capacity_gib, capacity_seconds; the
+engine's fields of summary.jsonl; gain_over_lru; ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean
+difference of the same requests; running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s:
+of the hit tokens, on the device; by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru,
+ttft_ms_p50, p90, p99}. `belady`: policy_future, future_rounds, future_settled (timed.py).
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
