@@ -73,6 +73,7 @@ def engine_row(study: Study, point: Point) -> Row:
     else:
         ran = _Ran(*run(loaded, config))
     is_measured = _due_ms(loaded) >= timing.warmup_s * 1000
+    assert ran.outcome.schedule is not None
     row: Row = {
         "experiment": point.experiment,
         "mix": point.mix,
