@@ -37,7 +37,7 @@ def engine_row(study: Study, point: EnginePoint) -> Row:
     else:
         is_timed = np.ones(outcome.prompt_tokens.size, np.bool_)
     times = time_intervals(outcome, outcome.labels.session.codes, is_timed)
-    del times["output_tokens_per_s_ci95"]  # of tokens drawn, in a time that was not
+    times.pop("output_tokens_per_s_ci95", None)  # of tokens drawn, in a time that was not
     return values | point.pattern._asdict() | row | times
 
 

@@ -75,13 +75,13 @@ mixed_matrix.jsonl:
                since it had been evicted, by the request that evicted the first block of it; share_of_prompt: {by: the
                same / prompt tokens of the owner}
 
-mixed_engine.jsonl: a row a mix, load, capacity and policy. load: sessions a second / the mix's own (stationary.py);
-seconds, warmup_s: requests that are due from warmup_s to seconds are measured (`requests`; warmup_requests before them,
-trace_requests in all); device; capacity_gib, capacity_seconds; the engine's fields of summary.jsonl; gain_over_lru;
-ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean difference of the same requests;
-running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s: of the hit tokens, on the device;
-by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru, ttft_ms_p50, p90, p99}. `belady`:
-policy_future, future_rounds, future_settled (timed.py).
+mixed_engine.jsonl: a row a mix, load, capacity and policy; a capacity is as many blocks as in mixed.jsonl. load:
+sessions a second / the mix's own (stationary.py); seconds, warmup_s: requests that are due from warmup_s to seconds are
+measured (`requests`; warmup_requests before them, trace_requests in all); device; capacity_gib, capacity_seconds; the
+engine's fields of summary.jsonl; gain_over_lru; ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean
+difference of the same requests; running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s:
+of the hit tokens, on the device; by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru,
+ttft_ms_p50, p90, p99}. `belady`: policy_future, future_rounds, future_settled (timed.py).
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
@@ -137,16 +137,17 @@ def _grid(
     else:
         names = kept(grid.get("mixes", LIST, [*study.mixes]), quick, "mixes", always=["all"])
         sizes = kept(grid.get("block_sizes", LIST, [MAIN_BLOCK]), quick, "block_sizes")
-    capacities = kept(grid.need("capacities", LIST), quick, "capacities")
+    all_capacities = grid.need("capacities", LIST)
+    capacities = kept(all_capacities, quick, "capacities")
     policies = grid.need("policies", LIST)
     policies = kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
     details = grid.get("details", LIST, [""])
     if traffics := grid.get("traffics", whole(1), 0):
         details = [str(seed) for seed in range(min(traffics, QUICK_TRAFFICS) if quick else traffics)]
     if experiment == "seeds":
-        summed = kept(grid.need("summed", LIST), quick, "capacities")
+        summed = grid.need("summed", LIST)
         grid.close()
-        yield from _seeds(study, sizes, capacities, summed, policies, seeds)
+        yield from _seeds(study, sizes, all_capacities, summed, policies, seeds)
         return
     grid.close()
     for mix, block_size in product(names, sizes):

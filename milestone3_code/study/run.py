@@ -87,8 +87,9 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN, results: Pat
         quick=row["quick"],
         hash_traces=(trace,) if row["experiment"] == "hash_trace" else (),
     )
+    of_row = (row["experiment"], row["mix"], row.get("mix_seed", 0))
     for point in points(plan, study):
-        if (point.experiment, point.mix) == (row["experiment"], row["mix"]) and key(study, point) == row["key"]:
+        if (point.experiment, point.mix, point.mix_seed) == of_row and key(study, point) == row["key"]:
             return rows_of(study, point)[0]
     return None
 

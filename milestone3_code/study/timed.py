@@ -56,7 +56,8 @@ def engine_row(study: Study, point: Point) -> Row:
     timing = point.timing
     assert timing is not None
     view = View(study.stationary(point), study.model, point.block_size)
-    loaded, capacity = load(view.path, study.model), capacity_of(point.capacity, view)
+    loaded = load(view.path, study.model)
+    capacity = capacity_of(point.capacity, study.view(point))  # of the whole mix, so as large as without a scheduler
     config = RunConfig(
         model=study.model,
         capacity_blocks=capacity,
@@ -72,6 +73,7 @@ def engine_row(study: Study, point: Point) -> Row:
     else:
         ran = _Ran(*run(loaded, config))
     is_measured = _due_ms(loaded) >= timing.warmup_s * 1000
+    assert ran.outcome.schedule is not None
     row: Row = {
         "experiment": point.experiment,
         "mix": point.mix,

@@ -80,7 +80,7 @@ device = "laptop"
 loads = [1.0, 2.0]
 seconds = 120
 warmup_s = 40
-capacities = ["30%"]
+capacities = ["20%"]
 policies = ["lru", "hybrid", "belady"]
 
 [[grid]]
@@ -105,8 +105,8 @@ policies = ["belady"]
 
 [[grid]]
 experiment = "seeds"
-capacities = ["10%", "30%"]
-summed = ["10%", "30%"]
+capacities = ["5%", "10%", "20%", "30%", "50%"]
+summed = ["5%", "10%", "20%", "50%"]
 policies = ["lru", "arc", "hybrid", "belady"]
 
 [[grid]]
