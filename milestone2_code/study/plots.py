@@ -88,8 +88,8 @@ def _over_capacity(rows: list[Row], figures: Path) -> list[Path]:
     for workload in WORKLOADS:
         chosen = [row for row in pick(rows, "capacity", workload=workload) if row["capacity_share"]]
         shares = [100 * row["capacity_share"] for row in chosen]
-        label = {"label": f"{LOOKS[workload].label}, LRU"}
-        axes.plot(shares, [row["token_hit_rate"] for row in chosen], **style(workload) | label)
+        own = style(workload) | {"label": f"{LOOKS[workload].label}, LRU"}
+        axes.plot(shares, [row["token_hit_rate"] for row in chosen], **own)
         low, high = zip(*(row["token_hit_rate_ci95"] for row in chosen), strict=True)
         axes.fill_between(shares, low, high, color=LOOKS[workload].color, alpha=0.2, linewidth=0)
     for policy, label in (("belady", "multi-turn, optimum"), (ORACLE, "multi-turn, LRU and ends of sessions")):
