@@ -56,6 +56,7 @@ upgrade:
 
 # All studies from nothing; finished rows are kept, so a run that was killed goes on. QUICK=1: small ones in data/quick.
 QUICK_FLAG := $(if $(QUICK),--quick)
+REPORT_MIXES := report_even report_agents report_chat report_scan report_shift
 STUDY_DATA := $(if $(QUICK),data/quick,data/sharegpt)
 STUDY_OUT := $(if $(QUICK),data/quick/,)
 STUDY_TO := --results $(STUDY_OUT)results --out $(STUDY_OUT)figures
@@ -68,7 +69,8 @@ study: setup
 	    --data $(STUDY_DATA) --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@echo "4/13 study one: plots"; $(VENV)/bin/python milestone2_code/visualize_task2.py $(STUDY_TO)
 	@$(VENV)/bin/python milestone2_code/visualize_task2_advance.py $(STUDY_TO)
-	@echo "5/13 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py $(if $(QUICK),report_agents)
+	@echo "5/13 study two: mixes"; $(VENV)/bin/python milestone3_code/build_mixes.py \
+	    $(if $(QUICK),report_agents --seeds 2,$(REPORT_MIXES) --seeds 10)
 	@echo "6/13 study two: replays"; $(VENV)/bin/python milestone3_code/compare_policies.py \
 	    --out $(STUDY_OUT)results $(QUICK_FLAG)
 	@echo "7/13 study two: plots"; $(VENV)/bin/python milestone3_code/visualize_task3.py $(STUDY_TO)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from milestone3_code.routing.plan import EXPERIMENTS as ROUTING
 from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.config import config_of
 from vllm_sim.replay.rows import Row
@@ -21,7 +22,8 @@ MAKERS = {
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
     "first_": "python milestone3_code/compare_tiers.py",
-    "report_": "python milestone3_code/build_mixes.py",
+    "report_": "python milestone3_code/build_mixes.py --seeds 10",
+    "engine_": "python milestone3_code/compare_policies.py",
     "mixed": "vllm-sim workload build milestone3_code/mixed.toml --out data/mixed.jsonl",
 }
 """What makes a trace, by a word in its name."""
@@ -119,14 +121,14 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
         from milestone3_code.study import tiers
 
         return tiers.row_again(row, trace, model)
-    if "mix_seed" in row:
+    if row["experiment"] in ROUTING:
         from milestone3_code.routing import run as routing
 
         return routing.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     if "mix" in row:
         from milestone3_code.study import run as mixed
 
-        return mixed.row_again(row, trace, model) or {"key": "of no point of today's plan"}
+        return mixed.row_again(row, trace, model, results=results) or {"key": "of no point of today's plan"}
     from milestone2_code.study.run import row_again
     from milestone2_code.study.study import Study
 

@@ -89,11 +89,11 @@ def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
 
 
 def _spread(row: Row, field: str, form: str = ".3f") -> str:
-    """A number and its interval; nothing where the row has none."""
+    """A number, and its interval where the row has one; nothing where the row has no such number."""
     if field not in row:
         return ""
-    low, high = row[f"{field}_ci95"]
-    return f"{row[field]:{form}} ({low:{form}} to {high:{form}})"
+    low, high = row.get(f"{field}_ci95", (None, None))
+    return f"{row[field]:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
 
 def section(results: Path) -> str:
@@ -126,7 +126,7 @@ def findings(results: Path) -> str:
     by_share = ", ".join(f"{100 * mixed.gap(gaps, 'hybrid', share)['gap_closed']:.0f} % at {share}" for share in shown)
     count = f"{len({row['mix'] for row in gaps} - {mixed.ALL})} mixes"
     shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
-    runs = [row for row in mixes if row["experiment"] == "guarantee"]
+    runs = mixed.distinct(mixes)
     worst = 100 * min(row["gain_over_lru"] for row in runs)
     loss = mixed.lost_most(gaps)
     mix_gain = 100 * loss.row["gain_over_lru"]

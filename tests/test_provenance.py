@@ -199,25 +199,29 @@ from milestone3_code.study.rows import rows_of
 from milestone3_code.study.study import Point, Study
 folder, experiment, policy, detail = Path(sys.argv[1]), *sys.argv[2:]
 study = Study(configs=folder / "mixes", data=folder / "data", model={model!r}, results=folder, mixes=("tiny",))
-rows_of(study, Point(experiment, "tiny", capacity="" if experiment == "gap" else "10%", policy=policy, detail=detail))
+policies = ("lru", "arc", "belady") if experiment == "seeds" else ()
+rows_of(study, Point(experiment, "tiny", capacity="10%", policy=policy, detail=detail, policies=policies))
 print(json.dumps([name for name in sys.modules if name.partition(".")[0] == "vllm_sim"]))
 """
 
 
 @pytest.mark.parametrize(
     ("experiment", "policy", "detail"),
-    [("loss", "belady", ""), ("gap", "arc", "10% 30%"), ("bytes", "hybrid", ""), ("windows", "lru", "burst")],
+    [("loss", "belady", ""), ("seeds", "lru", "10% 30%"), ("bytes", "hybrid", ""), ("windows", "lru", "burst")],
 )
 def test_every_module_that_a_point_of_study_two_loads_counts(
     tmp_path: Path, experiment: str, policy: str, detail: str
 ) -> None:
     from milestone3_code.study.run import makers
+    from milestone3_code.study.study import Point
     from tests.milestone3.making import make_study
 
     make_study(tmp_path)
     script = STUDY.format(model=str(MODEL))
     names = json.loads(python(script, str(tmp_path), experiment, policy, detail, path=[ROOT]).splitlines()[-1])
-    assert set(names) <= reached(*makers(experiment, policy))
+    assert set(names) <= reached(
+        *makers(Point(experiment, "tiny", policy=policy, policies=("arc", "belady") if experiment == "seeds" else ()))
+    )
 
 
 MINE = """from helper import SIGN

@@ -33,7 +33,7 @@ def cache_row(study: Study, point: Point) -> Row:
         "arrival_seed": point.pattern.seed,
     }
     found = ordered(chats, point.block_size, point.pattern)
-    if point.experiment in ("reuse", "survival"):
+    if point.experiment == "reuse":
         return values | reuse_row(chats, found, point.block_size)
     outcome = _served(study, point)
     row = summarise(config, chats.path.name, chats.trace.sha256, outcome).to_row()

@@ -160,23 +160,24 @@ def _policies(rows: list[Row], figures: Path) -> list[Path]:
 
 def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     chosen = pick(rows, "arrival", workload="multi")
-    seeds: dict[tuple[float, float], list[float]] = {}
+    seeds: dict[tuple[float, float], list[Row]] = {}
     for row in chosen:
-        seeds.setdefault((row["think_s"], row["sessions_per_s"]), []).append(row["token_hit_rate"])
+        seeds.setdefault((row["think_s"], row["sessions_per_s"]), []).append(row)
     figure, (hits, gaps) = new_panels(2, height=2.7)
     for think_s, (color, marker, line) in THINKING.items():
         rates = sorted(rate for think, rate in seeds if think == think_s)
         if not rates:
             continue
         look = {"color": color, "marker": marker, "linestyle": line, "capsize": 4, "markersize": 5}
-        values = [seeds[think_s, rate] for rate in rates]
-        means = [sum(found) / len(found) for found in values]
-        ends = [(min(found), max(found)) for found in values]
-        hits.errorbar(rates, means, errors(means, ends), label=f"{think_s:g} s", **look)
-        found = [pick(rows, "survival", think_s=think_s, sessions_per_s=rate)[0] for rate in rates]
-        tokens = [row["reuse_gap_tokens"]["0.90"] for row in found]
-        ends = [tuple(row["reuse_gap_tokens_ci95"]["0.90"]) for row in found]
-        gaps.errorbar(rates, tokens, errors(tokens, ends), **look)
+        own = [seeds[think_s, rate] for rate in rates]
+        kinds = (
+            (hits, [[row["token_hit_rate"] for row in of] for of in own]),
+            (gaps, [[row["reuse_gap_tokens"]["0.90"] for row in of] for of in own]),
+        )
+        for axes, values in kinds:
+            means = [sum(found) / len(found) for found in values]
+            ends = [(min(found), max(found)) for found in values]
+            axes.errorbar(rates, means, errors(means, ends), label=f"{think_s:g} s", **look)
     for axes in (hits, gaps):
         axes.set_xscale("log", base=2)
         ticks = sorted({rate for _, rate in seeds})

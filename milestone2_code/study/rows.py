@@ -7,6 +7,7 @@ from vllm_sim.replay.rows import Row
 AnyPoint = Point | EnginePoint
 MAKERS = {
     "cache": "milestone2_code.study.cache_rows:cache_row",
+    "steady": "milestone2_code.study.steady:steady_row",
     "engine": "milestone2_code.study.timed:engine_row",
 }
 FULL_CONVERSATIONS = 2000
@@ -15,7 +16,9 @@ FULL_CONVERSATIONS = 2000
 
 def maker_of(point: AnyPoint) -> str:
     """The entry of what makes the row of a cell."""
-    return MAKERS["engine" if isinstance(point, EnginePoint) else "cache"]
+    if isinstance(point, EnginePoint):
+        return MAKERS["engine"]
+    return MAKERS["steady" if point.experiment == "arrival" else "cache"]
 
 
 def rows_of(study: Study, point: AnyPoint) -> list[Row]:

@@ -114,7 +114,8 @@ def arrival_times_ms(records: list[Record], pattern: Pattern) -> tuple[NDArray[n
 
 
 @lru_cache(maxsize=3)
-def _requests(chats: Chats, block_size: int) -> Requests:
+def requests_of(chats: Chats, block_size: int) -> Requests:
+    """The chats' blocks in the order of the trace."""
     return cache_requests(chats.trace, chats.records, block_size)
 
 
@@ -123,7 +124,7 @@ def ordered(chats: Chats, block_size: int, pattern: Pattern) -> Ordered:
     """The chats' blocks in the order of arrival."""
     times, _ = arrival_times_ms(chats.records, pattern)
     order = np.argsort(times, kind="stable")
-    requests = reorder(_requests(chats, block_size), order)
+    requests = reorder(requests_of(chats, block_size), order)
     records = [chats.records[row] for row in order]
     numbers: dict[str | int | None, int] = {}
     sessions = np.array([numbers.setdefault(record.session_id, len(numbers)) for record in records], dtype=np.int64)

@@ -1,36 +1,21 @@
 """What the rows of study three come to: means over the seeds of a mix, each with its interval.
 
-The interval is Student's, of the mean over seeds: mean +- t * s / sqrt(n). Of a trace of hash ids there is one row, and
-its own interval counts.
+The interval is that of study/spread.py. Of a trace of hash ids there is one row, and its own interval counts.
 """
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_CAPACITY, MAIN_REPLICAS
 from milestone3_code.study.drawing import values
+from milestone3_code.study.spread import Spread, over
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick, read_made_rows
 
 MAKER = "milestone3_code/compare_routers.py"
 ROUTED, PLAIN, BETTER = "kv_events", "round_robin", "hybrid"
 """The better router and the worse one, and the better policy, of which the study speaks."""
-_T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t, two-sided 95 %, by degrees of freedom."""
-
-
-class Spread(NamedTuple):
-    """A mean and its 95 % interval; of one row without one of its own they are the same."""
-
-    mean: float
-    low: float
-    high: float
-
-    def percent(self, digits: int = 1) -> str:
-        """In per cent, or points."""
-        return f"{100 * self.mean:.{digits}f} ({100 * self.low:.{digits}f} to {100 * self.high:.{digits}f})"
 
 
 class Pays(NamedTuple):
@@ -77,17 +62,6 @@ def spread(rows: Sequence[Row], field: str) -> Spread:
         low, high = rows[0].get(f"{field}_ci95", (value, value))
         return Spread(value, low, high)
     return over([row[field] for row in rows])
-
-
-def over(found: Sequence[float]) -> Spread:
-    """The mean of several values."""
-    count = len(found)
-    mean = sum(found) / count
-    if count == 1:
-        return Spread(mean, mean, mean)
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in found) / (count - 1))
-    half = _T.get(count - 1, 1.96) * deviation / math.sqrt(count)
-    return Spread(mean, mean - half, mean + half)
 
 
 def cell(rows: Sequence[Row], mix: str, capacity: str, replicas: int, router: str, policy: str) -> list[Row]:

@@ -5,8 +5,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
-from itertools import product
 from pathlib import Path
+
+from joblib import Parallel, delayed
 
 from vllm_sim.workloads.build import build
 from vllm_sim.workloads.config import read_workload
@@ -60,11 +61,19 @@ def build_mixes(configs: Sequence[Path], out: Path, force: bool, say: Callable[[
     Raises:
         ValueError: a configuration or a source cannot be used.
     """
-    for config, place in product(configs, range(seeds)):
-        trace = out / f"{seeded(config.stem, place)}.jsonl"
+    wanted = [
+        (config, place, out / f"{seeded(config.stem, place)}.jsonl") for config in configs for place in range(seeds)
+    ]
+    missing = [job for job in wanted if force or not job[2].is_file()]
+    for _, _, trace in wanted:
         if trace.is_file() and not force:
             say(f"{trace}: is there")
-            continue
-        out.mkdir(parents=True, exist_ok=True)
-        built = build(config, trace, read_workload(config).seed + SEED_STEP * place)
-        say(f"{trace}: {sum(source.requests for source in built):,} requests of {len(built)} workloads")
+    out.mkdir(parents=True, exist_ok=True)
+    jobs = 1 if len(missing) == 1 else -1
+    for text in Parallel(n_jobs=jobs, return_as="generator")(delayed(_build_one)(*job) for job in missing):
+        say(text)
+
+
+def _build_one(config: Path, place: int, trace: Path) -> str:
+    built = build(config, trace, read_workload(config).seed + SEED_STEP * place)
+    return f"{trace}: {sum(source.requests for source in built):,} requests of {len(built)} workloads"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milestone3_code.study.study import Point, Study
-from milestone3_code.study.view import View, capacity_of, group_numbers, hit_tokens, requests_of, run_of
+from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of, run_of
 from vllm_sim.eviction.chains import Array
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Outcome, labels_of
@@ -16,10 +16,14 @@ from vllm_sim.replay.rows import Row, head
 from vllm_sim.replay.run import Linked, outcome_of
 from vllm_sim.replay.summary import rates
 from vllm_sim.sweep.bootstrap import ratio_intervals
-from vllm_sim.sweep.runs import load
+from vllm_sim.sweep.results import RATES
+from vllm_sim.sweep.runs import load, traffic
+from vllm_sim.sweep.units import units_of
 
 Mask = npt.NDArray[np.bool_]
 Values = dict[str, npt.NDArray[Any]]
+KEPT = ("requests", "prompt_tokens", "hit_tokens", *RATES)
+"""Of a workload's rates."""
 
 
 def ratios(
@@ -80,19 +84,29 @@ def begin(study: Study, point: Point, view: View, capacity: int | None) -> Row:
     return what | head(view.path.name, trace.sha256, config_of(study, point, view, capacity))
 
 
+def units(study: Study, view: View, capacity: int | None) -> Row:
+    """A capacity as memory of the model's cache, and as the time in which the traffic brings so many tokens."""
+    if capacity is None:
+        return {"capacity_gib": None, "capacity_seconds": None}
+    found = units_of(capacity, view.block_size, None, study.model, traffic(view.path, view.model))
+    sizes = {"capacity_gib": found.gib, "capacity_seconds": found.seconds}
+    return {name: None if size is None else round(size, 3) for name, size in sizes.items()}
+
+
 def mix_row(study: Study, point: Point) -> Row:
     """`mix` and `alone`."""
     whole = study.view(point)
     view = whole._replace(workload=point.workload)
     capacity = capacity_of(point.capacity, whole)
     whole_run = outcome(study, point, view, capacity)
-    row = begin(study, point, view, capacity) | counts(whole_run)
+    row = begin(study, point, view, capacity) | units(study, whole, capacity) | counts(whole_run)
     hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
     row |= shares(view, parts, by_workload=point.workload is None)
     for name, mask in requests_of(view).tagged("workload").items():
         if point.workload is None:
-            row["by_workload"][name] = msgspec.to_builtins(rates(whole_run, mask)) | row["by_workload"][name]
+            found = rates(whole_run, mask)
+            row["by_workload"][name] = {field: getattr(found, field) for field in KEPT} | row["by_workload"][name]
     return row
 
 
@@ -134,25 +148,7 @@ def loss_row(study: Study, point: Point) -> Row:
         "lost_to_policy": opt - lru,
         "gained_by_hybrid": hybrid - lru,
     }
-    return begin(study, point, view, capacity) | shares(view, parts, by_workload=True)
-
-
-def gap_row(study: Study, point: Point) -> Row:
-    """Sum of gains over LRU / sum of gaps to the optimum, over capacities, and over mixes for `all`."""
-    gains, gaps, sessions = [], [], []
-    for mix in study.mixes if point.mix == "all" else [point.mix]:
-        view = study.view(point._replace(mix=mix))
-        capacities = [capacity_of(text, view) for text in point.detail.split()]
-        lru = sum(hit_tokens(view, "lru", capacity) for capacity in capacities)
-        gains.append(sum(hit_tokens(view, point.policy, capacity) for capacity in capacities) - lru)
-        gaps.append(sum(hit_tokens(view, "belady", capacity) for capacity in capacities) - lru)
-        sessions += [(mix, number) for number in requests_of(view).sessions]
-    gain, gap = np.concatenate(gains), np.concatenate(gaps)
-    row = begin(study, point, view, None) | {"capacities": point.detail.split()}
-    if point.mix == "all":
-        row |= {"trace": "all", "trace_sha256": study.sha256("all")}
-    sums = {"gain_tokens": int(gain.sum()), "gap_tokens": int(gap.sum())}
-    return row | sums | ratios({"gap_closed": gain}, gap, group_numbers(sessions))[""]
+    return begin(study, point, view, capacity) | shares(view, parts)
 
 
 def lost_row(study: Study, point: Point) -> Row:

@@ -3,8 +3,10 @@
 Files under results/, JSON lines, in the plan's order:
 
     mixed.jsonl         experiments of the fast backend on the mixes `report_*`
-    mixed_matrix.jsonl  evictions by owner and evictor (engine), and what they cost (fast)
-    mixed_engine.jsonl  experiment `engine`: times in virtual time, roofline model of an H100
+    mixed_seeds.jsonl   experiment `seeds`: sums of each draw of a mix
+    mixed_gap.jsonl     experiment `gap`: what they come to over the draws; the main result, made of mixed_seeds.jsonl
+    mixed_matrix.jsonl  experiment `lost`: what evictions cost, by owner and evictor
+    mixed_engine.jsonl  experiment `engine`: the main grid under vLLM's scheduler in virtual time
     mixed_hash.jsonl    experiment `hash_trace`: traces of hash ids given by path; only written with --hash-trace
 
 Every row has what ran, as in summary.jsonl (trace, trace_sha256, backend, policy, policy_params, capacity_blocks,
@@ -15,24 +17,36 @@ capacity_tokens, block_size, raw_blocks, seed), and
     workload            the workload that runs alone; null: the whole mix
     capacity            as the TOML file says it: "2%" ... "100%" of the working set at this block size, "largest" (what
                         the largest request needs, the least everywhere), "unlimited"; of the mix unless said otherwise
-    data                source "built", the mix's config_sha256, and of ShareGPT source, sha256, whole; source "drawn by
-                        seed" for `random`
+    data                source "built", the mix's config_sha256 (its beginning), and sharegpt: source, SHA-256 (its
+                        beginning), and whether it is a part; source "drawn by seed" for `random`
     quick               true: a quick run, no result
 
-`NAME_ci95` is the 95 % interval of NAME, by resampling sessions (of few-shot: batches). Rates are token hit rates
-unless named. Gains compare the same requests in two runs, each draw taking the same sessions from both.
+Rates are token hit rates unless named. Gains compare the same requests in two runs. `NAME_ci95` is a 95 % interval of
+NAME: in mixed_gap.jsonl over the draws of a mix (spread.py). All else runs the first draw (mix_seed 0), and an interval
+resamples its sessions (of few-shot: batches), each time the same ones from both runs: it says how much a number depends
+on which sessions there are, and not how other sessions would have used the cache.
+
+    seeds      mix_seed; capacities, and blocks, capacity_gib, capacity_seconds of each; working_set_blocks, requests,
+               prompt_tokens, prompt_tflops (operations of all prompts); hit_tokens, saved_tflops: {policy: [of each
+               capacity]}; by_workload: {name: prompt_tokens, hit_tokens} (blocks of 16 alone).
+    gap        A row a policy, block size, mix or `all`, and capacity; capacity null: summed over `capacities`. seeds:
+               number of draws. gap_closed: (hits - LRU's) / (the optimum's - LRU's), the mean over draws, and
+               gap_closed_by_seed; gain_tokens, gap_tokens: sums of all draws; token_hit_rate, gain_over_lru: means.
+               compute_hit_rate, compute_gap_closed: the same of the prompts' operations, where early tokens are
+               cheaper (prefill.py); saved_ms_a_request: their time on `device`. hybrid_lead: gap_closed of `hybrid`
+               less this policy's, draw by draw; hybrid_ahead_seeds: draws in which it is ahead; hybrid_sign_p: sign
+               test. Of one mix and capacity also capacity_gib (of the model's cache) and capacity_seconds (of traffic:
+               sweep/units.py), means over draws, and by_workload: {name: token_hit_rate, gain_over_lru} (blocks of 16).
 
     mix        All policies. The counts and rates of summary.jsonl without those of turns, tenants, sessions and slots;
-               token_hit_rate_ci95; gain_over_lru, gain_over_lru_ci95; by_workload: {name: rates, token_hit_rate_ci95,
-               gain_over_lru, gain_over_lru_ci95}. Also `lru` at "unlimited".
+               token_hit_rate_ci95; gain_over_lru, gain_over_lru_ci95; by_workload: {name: requests, prompt_tokens,
+               hit_tokens, token_hit_rate, gain_over_lru, both with _ci95}; capacity_gib, capacity_seconds. Also
+               `lru` at "unlimited".
     alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
                lost in the mix.
     loss       A row a mix, block size and capacity (policy `belady`): unlimited_hit_rate, belady_hit_rate,
                lru_hit_rate, hybrid_hit_rate; lost_to_capacity (unlimited - belady), lost_to_policy (belady - lru),
-               gained_by_hybrid (hybrid - lru), each with _ci95; by_workload: {name: the same}.
-    gap        A row a policy, block size and mix, and one for mix `all`, over the capacities from 5 to 50 %:
-               gain_tokens and gap_tokens (sums of hit tokens over LRU, and of the optimum over LRU), gap_closed
-               (their ratio) and gap_closed_ci95; capacities (list). capacity, capacity_blocks are null.
+               gained_by_hybrid (hybrid - lru), each with _ci95.
     isolation  tenants: "none" (no salt), "tenant" (a salt for each tenant of the mix), "2" ... "16" (sessions dealt to
                so many tenants), "session" (a salt for each); salts: number of different ones; token_hit_rate, cost
                (rate without salt - this rate), cost_ci95; by_workload: {name: the same}. Capacity in blocks as without.
@@ -57,15 +71,17 @@ unless named. Gains compare the same requests in two runs, each draw taking the 
 
 mixed_matrix.jsonl:
 
-    matrix     backend engine, next to each row of mixed_engine.jsonl (same `point`): blocks by "workload", "tenant" and
-               "session" (see replay/evictions.py): {by: {owner: {evictor: evicted blocks}}}
     lost       backend fast: lost_tokens: {by: {owner: {evictor: prompt tokens}}}, what the owner's requests missed
                since it had been evicted, by the request that evicted the first block of it; share_of_prompt: {by: the
                same / prompt tokens of the owner}
 
-mixed_engine.jsonl: `point` (name in the TOML file), the engine's fields of summary.jsonl, token_hit_rate_ci95,
-ttft_ms_*, tpot_ms_*, e2e_ms_* (p50, p90, p99) and output_tokens_per_s with _ci95; by_workload: {name: the same}.
-`belady` takes the order of rows for the future (policy_future), which is not quite the order of the schedule.
+mixed_engine.jsonl: a row a mix, load, capacity and policy; a capacity is as many blocks as in mixed.jsonl. load:
+sessions a second / the mix's own (stationary.py); seconds, warmup_s: requests that are due from warmup_s to seconds are
+measured (`requests`; warmup_requests before them, trace_requests in all); device; capacity_gib, capacity_seconds; the
+engine's fields of summary.jsonl; gain_over_lru; ttft_ms_p50 and so on (intervals of ttft alone); ttft_over_lru_ms: mean
+difference of the same requests; running_requests: at a time, the mean from warmup_s to seconds; saved_tflops, saved_s:
+of the hit tokens, on the device; by_workload: {name: requests, prompt_tokens, token_hit_rate, gain_over_lru,
+ttft_ms_p50, p90, p99}. `belady`: policy_future, future_rounds, future_settled (timed.py).
 
 mixed_hash.jsonl: raw blocks, all policies; part: "whole", "first" (half of the time: tuned on), "second" (reported);
 the fields of `mix` without by_workload (requests resampled where there are no sessions).
@@ -77,15 +93,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.study.study import MAIN_BLOCK, Point, Study
+from milestone3_code.study.study import MAIN_BLOCK, Point, Study, Timing
 from milestone3_code.study.view import Params
 from vllm_sim.eviction.policies.hybrid import Hybrid
 from vllm_sim.eviction.registry import POLICIES
+from vllm_sim.replay.latency import DEVICES
 from vllm_sim.trace.files import iter_records
-from vllm_sim.workloads.tables import SWITCH, TABLE, TEXT, ConfigError, Rule, TomlTable, number, read_toml, whole
+from vllm_sim.workloads.tables import TABLE, TEXT, ConfigError, Rule, TomlTable, choice, number, read_toml, whole
 
 SCALES = (("half", 0.5), ("double", 2.0))
-QUICK_SEEDS = 10
+QUICK_TRAFFICS = 10
 LIST = Rule(lambda value: isinstance(value, list) and bool(value), "a list that is not empty")
 TABLES = Rule(lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value), "tables [[...]]")
 
@@ -105,14 +122,14 @@ def points(plan: Path, study: Study) -> Iterator[Point]:
     top = read_toml(plan)
     quick = top.need_table("quick") if study.quick else None
     variants = list(_variants(top.need_table("hybrid")))
-    for values in top.get("engine", TABLES, []):
-        yield from _engine(TomlTable(values, plan, "engine"), quick)
+    seeds = top.need("seeds", whole(1)) if quick is None else quick.need("seeds", whole(1))
+    yield from _engine(study, top.need_table("engine"), quick)
     for values in top.need("grid", TABLES):
-        yield from _grid(study, TomlTable(values, plan, "grid"), quick, variants)
+        yield from _grid(study, TomlTable(values, plan, "grid"), quick, variants, seeds)
 
 
 def _grid(
-    study: Study, grid: TomlTable, quick: TomlTable | None, variants: list[tuple[str, Params]]
+    study: Study, grid: TomlTable, quick: TomlTable | None, variants: list[tuple[str, Params]], seeds: int
 ) -> Iterator[Point]:
     experiment = grid.need("experiment", TEXT)
     if experiment == "hash_trace":
@@ -120,15 +137,19 @@ def _grid(
     else:
         names = kept(grid.get("mixes", LIST, [*study.mixes]), quick, "mixes", always=["all"])
         sizes = kept(grid.get("block_sizes", LIST, [MAIN_BLOCK]), quick, "block_sizes")
-    capacities = kept(grid.need("capacities", LIST), quick, "capacities")
+    all_capacities = grid.need("capacities", LIST)
+    capacities = kept(all_capacities, quick, "capacities")
     policies = grid.need("policies", LIST)
     policies = kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
     details = grid.get("details", LIST, [""])
-    if seeds := grid.get("seeds", whole(1), 0):
-        details = [str(seed) for seed in range(min(seeds, QUICK_SEEDS) if quick else seeds)]
+    if traffics := grid.get("traffics", whole(1), 0):
+        details = [str(seed) for seed in range(min(traffics, QUICK_TRAFFICS) if quick else traffics)]
+    if experiment == "seeds":
+        summed = grid.need("summed", LIST)
+        grid.close()
+        yield from _seeds(study, sizes, all_capacities, summed, policies, seeds)
+        return
     grid.close()
-    if experiment == "gap":
-        capacities, details = [""], [" ".join(capacities)]
     for mix, block_size in product(names, sizes):
         size = hash_block_size(study.trace(mix)) if experiment == "hash_trace" else block_size
         for workload in _workloads(study, experiment, mix):
@@ -142,19 +163,28 @@ def _grid(
                     yield point
 
 
-def _engine(table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
-    point = Point(
-        "engine",
-        table.need("mix", TEXT),
-        capacity=table.need("capacity", TEXT),
-        detail=table.need("name", TEXT),
-        speedup=float(table.get("speedup", number(0, 1e6, above=True), 1.0)),
-        concurrency=table.get("concurrency", whole(1)),
-    )
-    policies, in_quick = table.need("policies", LIST), table.get("quick", SWITCH, False)
+def _seeds(
+    study: Study, sizes: list[int], capacities: list[str], summed: list[str], policies: list[str], seeds: int
+) -> Iterator[Point]:
+    """The draws of each mix, and then what they come to: at each capacity, and summed over some."""
+    for mix, seed, size in product(study.mixes, range(seeds), sizes):
+        detail = " ".join(capacities)
+        yield Point("seeds", mix, size, detail=detail, mix_seed=seed, policies=tuple(policies))
+    over = [*((capacity, capacity) for capacity in capacities), ("", " ".join(summed))]
+    for mix, size, (capacity, detail), policy in product([*study.mixes, "all"], sizes, over, policies):
+        yield Point("gap", mix, size, capacity, policy, detail=detail)
+
+
+def _engine(study: Study, table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
+    seconds, warmup_s = (table.need(name, number(0, 1e6)) for name in ("seconds", "warmup_s"))
+    loads = kept(table.need("loads", LIST), quick, "loads")
+    capacities = kept(table.need("capacities", LIST), quick, "capacities")
+    policies = kept(table.need("policies", LIST), quick, "policies")
+    device, seeds = table.need("device", choice(*DEVICES)), table.need("seeds", whole(1))
     table.close()
-    if quick is None or in_quick:
-        yield from (point._replace(policy=policy) for policy in kept(policies, quick, "policies"))
+    for mix, seed, load, capacity, policy in product(study.mixes, range(seeds), loads, capacities, policies):
+        timing = Timing(float(load), float(seconds), float(warmup_s), device)
+        yield Point("engine", mix, capacity=capacity, policy=policy, mix_seed=seed, timing=timing)
 
 
 def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:

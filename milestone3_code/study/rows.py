@@ -8,7 +8,8 @@ EXPERIMENTS = {
     "mix": "milestone3_code.study.cache_rows:mix_row",
     "alone": "milestone3_code.study.cache_rows:mix_row",
     "loss": "milestone3_code.study.cache_rows:loss_row",
-    "gap": "milestone3_code.study.cache_rows:gap_row",
+    "seeds": "milestone3_code.study.seeds:seed_row",
+    "gap": "milestone3_code.study.seeds:gap_row",
     "lost": "milestone3_code.study.cache_rows:lost_row",
     "isolation": "milestone3_code.study.effects:isolation_row",
     "guarantee": "milestone3_code.study.effects:guarantee_row",
@@ -18,14 +19,13 @@ EXPERIMENTS = {
     "bytes": "milestone3_code.study.effects:bytes_row",
     "hash_trace": "milestone3_code.study.cache_rows:hash_row",
     "random": "milestone3_code.study.random_traffic:random_row",
-    "engine": "milestone3_code.study.timed:engine_rows",
+    "engine": "milestone3_code.study.timed:engine_row",
 }
-"""What makes the row of a point, or its rows where it has several files; imported when it is used."""
+"""What makes the row of a point; imported when it is used."""
 
 
 def rows_of(study: Study, point: Point) -> list[Row]:
-    """The rows of a point, one for each of its files."""
-    made: Row | list[Row] = load_entry(EXPERIMENTS[point.experiment])(study, point)
-    rows = made if isinstance(made, list) else [made]
+    """The row of a point."""
+    row: Row = load_entry(EXPERIMENTS[point.experiment])(study, point)
     data = {"source": "drawn by seed"} if point.experiment == "random" else study.source(point.mix)
-    return [row | {"data": data, "quick": study.quick} for row in rows]
+    return [row | {"data": data, "quick": study.quick}]

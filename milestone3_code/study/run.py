@@ -8,15 +8,15 @@ from pathlib import Path
 
 from milestone3_code.study.plan import mixes, points
 from milestone3_code.study.rows import EXPERIMENTS, rows_of
-from milestone3_code.study.study import Point, Study
+from milestone3_code.study.study import SEEDS, Point, Study
 from vllm_sim.eviction.registry import POLICIES, find_policy
-from vllm_sim.provenance import Maker, fingerprint
+from vllm_sim.provenance import Maker, file_sha256, fingerprint
 from vllm_sim.replay.backends import BACKENDS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 
 PLAN = Path(__file__).parents[1] / "study.toml"
-OTHER_POLICIES = {"loss": {"belady", "hybrid"}, "gap": {"belady"}, "random": set(POLICIES)}
+OTHER_POLICIES = {"loss": {"belady", "hybrid"}, "random": set(POLICIES)}
 """Policies that rows are compared with, besides a point's own and LRU."""
 
 
@@ -42,26 +42,33 @@ def run_study(
         ValueError: a mix was not built, or the plan cannot be used.
     """
     chosen = list(points(plan, study))
-    for mix in dict.fromkeys(point.mix for point in chosen):
-        if mix != "all" and not study.trace(mix).is_file():
-            raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
+    for mix, seed in dict.fromkeys((point.mix, point.mix_seed) for point in chosen):
+        if mix != "all" and not study.trace(mix, seed).is_file():
+            more = max(point.mix_seed for point in chosen) + 1
+            raise ValueError(f"no {study.trace(mix, seed)}; first run milestone3_code/build_mixes.py --seeds {more}")
     # vLLM chooses its platform when a process imports it first.
     os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
-    runs = [
-        PlannedRun(
-            key=key(study, point),
-            code=fingerprint(*makers(point.experiment, point.policy)),
-            files=tuple(study.results / name for name in point.files()),
-            values=point,
-            group=_shared(point),
-        )
-        for point in chosen
-    ]
-    rows = partial(rows_of, study)
-    run_grid(runs, rows, study.model, say, jobs, progress=progress, only=lambda point: _part(point) in parts)
+    if "engine" in parts:
+        for point in chosen:
+            if point.timing is not None:  # before several processes write one file
+                study.stationary(point)
+    steps = [[point for point in chosen if (point.experiment == "gap") == is_gap] for is_gap in (False, True)]
+    for step in steps[: 1 + ("cache" in parts)]:  # the gaps are made of rows that the first step gives
+        runs = [
+            PlannedRun(
+                key=key(study, point),
+                code=fingerprint(*makers(point)),
+                files=tuple(study.results / name for name in point.files()),
+                values=point,
+                group=_shared(point),
+            )
+            for point in step
+        ]
+        rows = partial(rows_of, study)
+        run_grid(runs, rows, study.model, say, jobs, progress=progress, only=lambda point: _part(point) in parts)
 
 
-def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | None:
+def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN, results: Path | None = None) -> Row | None:
     """A stored row computed again; None if the plan has no such point.
 
     Args:
@@ -69,33 +76,36 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | Non
         trace: its trace, with the other mixes next to it.
         model: the model's folder.
         plan: the TOML file, with the mixes' configurations in the folder mixes next to it.
+        results: folder of the rows, which a row over several draws is made from.
     """
     study = Study(
         configs=plan.parent / "mixes",
         data=trace.parent,
         model=model,
-        results=trace.parent,
+        results=results or trace.parent,
         mixes=mixes(plan, row["quick"]),
         quick=row["quick"],
         hash_traces=(trace,) if row["experiment"] == "hash_trace" else (),
     )
+    of_row = (row["experiment"], row["mix"], row.get("mix_seed", 0))
     for point in points(plan, study):
-        if point.mix == row["mix"] and key(study, point) == row["key"]:
-            return next(again for again in rows_of(study, point) if again["experiment"] == row["experiment"])
+        if (point.experiment, point.mix, point.mix_seed) == of_row and key(study, point) == row["key"]:
+            return rows_of(study, point)[0]
     return None
 
 
 def key(study: Study, point: Point) -> str:
     """Names a point over its trace and a model, of which the folder's name counts."""
-    text = f"{study.sha256(point.mix)} {Path(study.model).name} {study.quick} {point!r}"
+    of = file_sha256(study.results / SEEDS) if point.experiment == "gap" else study.sha256(point.mix, point.mix_seed)
+    text = f"{of} {Path(study.model).name} {study.quick} {point!r}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def makers(experiment: str, policy: str) -> list[Maker]:
+def makers(point: Point) -> list[Maker]:
     """What rows come from; of the policies those that they need."""
-    used = {policy, "lru"} | OTHER_POLICIES.get(experiment, set())
-    backend = [BACKENDS["engine"]] if experiment == "engine" else []
-    return [rows_of, EXPERIMENTS[experiment], *backend, *map(find_policy, sorted(used))]
+    used = {point.policy, "lru", *point.policies} | OTHER_POLICIES.get(point.experiment, set())
+    backend = [BACKENDS["engine"]] if point.experiment == "engine" else []
+    return [rows_of, EXPERIMENTS[point.experiment], *backend, *map(find_policy, sorted(used))]
 
 
 def _part(point: Point) -> str:
@@ -103,7 +113,9 @@ def _part(point: Point) -> str:
 
 
 def _shared(point: Point) -> tuple[object, ...]:
-    """The engine's points first, each by itself; of others those with the same blocks."""
-    if point.experiment == "engine":
-        return (0, point.mix, point.detail, point.policy)
-    return (1, point.mix, point.block_size, point.workload or "")
+    """The engine's points first, those of a cell together; of others those with the same blocks."""
+    if point.timing is not None:
+        return (0, point.mix, point.mix_seed, point.timing, point.capacity)
+    if point.experiment == "gap":
+        return (2,)
+    return (1, point.mix, point.mix_seed, point.block_size, point.workload or "")

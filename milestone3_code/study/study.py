@@ -8,12 +8,29 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from milestone3_code.study.build import seeded
+from milestone3_code.study.stationary import Traffic, stationary_trace
 from milestone3_code.study.view import Params, View
 from vllm_sim.provenance import file_sha256
 
 CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
 SEEDS, GAPS = "mixed_seeds.jsonl", "mixed_gap.jsonl"
 MAIN_BLOCK = 16
+GAP_BASE = ("lru", "belady")
+"""The policies that a gap lies between."""
+_FILES = {"engine": ENGINE, "lost": MATRIX, "hash_trace": HASH, "seeds": SEEDS, "gap": GAPS}
+
+
+class Timing(NamedTuple):
+    """How the engine's requests come, and what is measured."""
+
+    load: float
+    """Times the mix's rates of sessions."""
+    seconds: float
+    """The time in which requests arrive."""
+    warmup_s: float
+    """Requests that are due from then on are measured."""
+    device: str
 
 
 class Point(NamedTuple):
@@ -23,20 +40,22 @@ class Point(NamedTuple):
     mix: str
     block_size: int = MAIN_BLOCK
     capacity: str = ""
-    """As the TOML file says it; none for `gap`."""
+    """As the TOML file says it; none for `seeds`, and for a `gap` over several."""
     policy: str = "lru"
     params: Params = ()
     workload: str | None = None
     detail: str = ""
-    """What else the experiment varies; for `gap` its capacities, for `engine` the point's name."""
-    speedup: float = 1.0
-    """Of arrivals, for `engine`."""
-    concurrency: int | None = None
-    """For `engine`: requests at a time instead of arrivals."""
+    """What else the experiment varies; for `seeds` and `gap` the capacities."""
+    mix_seed: int = 0
+    """Which draw of the mix; 0: the configuration's own seed."""
+    policies: tuple[str, ...] = ()
+    """For `seeds`."""
+    timing: Timing | None = None
+    """For `engine`."""
 
     def files(self) -> tuple[str, ...]:
         """Those that get a row of it."""
-        return {"engine": (ENGINE, MATRIX), "lost": (MATRIX,), "hash_trace": (HASH,)}.get(self.experiment, (CELLS,))
+        return (_FILES.get(self.experiment, CELLS),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,25 +75,35 @@ class Study:
     quick: bool = False
     hash_traces: tuple[Path, ...] = ()
 
-    def trace(self, mix: str) -> Path:
-        """The trace of a mix, or the hash-id trace of this name."""
-        return next((path for path in self.hash_traces if path.name == mix), self.data / f"report_{mix}.jsonl")
+    def trace(self, mix: str, seed: int = 0) -> Path:
+        """The trace of a mix under one of its seeds, or the hash-id trace of this name."""
+        given = next((path for path in self.hash_traces if path.name == mix), None)
+        return given or self.data / f"report_{seeded(mix, seed)}.jsonl"
 
     def view(self, point: Point) -> View:
-        """The whole mix (of `all`: the first one) at the point's block size."""
-        mix = self.mixes[0] if point.mix == "all" else point.mix
-        return View(self.trace(mix), self.model, point.block_size)
+        """The whole mix at the point's block size."""
+        return View(self.trace(point.mix, point.mix_seed), self.model, point.block_size)
 
-    def sha256(self, mix: str) -> str:
+    def sha256(self, mix: str, seed: int = 0) -> str:
         """Of a trace's bytes; for `all` of the traces' hashes."""
         if mix != "all":
-            return _sha256(self.trace(mix))
+            return _sha256(self.trace(mix, seed))
         return hashlib.sha256(" ".join(map(self.sha256, self.mixes)).encode()).hexdigest()
+
+    def stationary(self, point: Point) -> Path:
+        """The trace of a point of the engine, written if it is not there."""
+        assert point.timing is not None
+        seconds = max(source["end_s"] for source in self._sources(point.mix).values())
+        traffic = Traffic(point.timing.load, point.timing.seconds, seconds)
+        mix = self.trace(point.mix, point.mix_seed)
+        return stationary_trace(mix, self.sha256(point.mix, point.mix_seed), self.model, traffic)
+
+    def _sources(self, mix: str) -> dict[str, Any]:
+        return tomllib.loads((self.configs / f"report_{mix}.toml").read_text(encoding="utf-8"))["sources"]
 
     def workloads(self, mix: str) -> list[str]:
         """Of a mix, by its configuration."""
-        sources = tomllib.loads((self.configs / f"report_{mix}.toml").read_text(encoding="utf-8"))["sources"]
-        return [table.get("workload", name) for name, table in sources.items()]
+        return [table.get("workload", name) for name, table in self._sources(mix).items()]
 
     def source(self, mix: str) -> dict[str, Any]:
         """Where a mix's data comes from."""
@@ -84,12 +113,17 @@ class Study:
         config = "".join(_sha256(self.configs / f"report_{name}.toml") for name in names)
         found: dict[str, Any] = {
             "source": "built",
-            "config_sha256": config if len(names) == 1 else _text_sha256(config),
+            "config_sha256": (config if len(names) == 1 else _text_sha256(config))[:DIGITS],
         }
         if self.sharegpt is not None and self.sharegpt.is_file():
             about = json.loads(self.sharegpt.read_text(encoding="utf-8"))
-            found["sharegpt"] = {name: about.get(name) for name in ("source", "sha256", "whole")}
+            part = "" if about.get("whole") else ", a part"
+            found["sharegpt"] = f"{about.get('source')} {str(about.get('sha256'))[:DIGITS]}{part}"
         return found
+
+
+DIGITS = 16
+"""Of a hash, in the field data."""
 
 
 def _sha256(path: Path) -> str:
@@ -97,7 +131,7 @@ def _sha256(path: Path) -> str:
     return _hashed(path, status.st_mtime_ns, status.st_size)
 
 
-@lru_cache
+@lru_cache(maxsize=1024)
 def _hashed(path: Path, mtime_ns: int, size: int) -> str:
     return file_sha256(path)
 

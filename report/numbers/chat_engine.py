@@ -73,7 +73,7 @@ def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
     for row in engine.rows:
         if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
             pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
-            fast = rows.one("arrival", workload="multi", **pattern)
+            fast = rows.one("as_engine", workload="multi", **pattern)
             return {
                 "rate": f"{row['sessions_per_s']:g}",
                 "engine": percent(row["token_hit_rate"]),

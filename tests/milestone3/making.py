@@ -3,10 +3,10 @@
 import random
 from pathlib import Path
 
+from milestone3_code.study.build import build_mixes
 from milestone3_code.study.study import Study
 from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
-from vllm_sim.workloads.build import build
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "exported_models" / "Llama-3.2-1B-Instruct")
@@ -43,9 +43,12 @@ arrivals = { kind = "poisson", requests_per_s = 0.3 }
 
 PLAN = """
 mixes = ["tiny"]
+seeds = 2
 
 [quick]
 mixes = ["tiny"]
+seeds = 2
+loads = [1.0]
 block_sizes = [16]
 capacities = ["10%", "30%"]
 policies = ["lru", "hybrid", "belady"]
@@ -65,6 +68,15 @@ constants = ["{constant}"]
 
 [hybrid.without]
 one = {{ {constant} = {value} }}
+
+[engine]
+seeds = 1
+device = "laptop"
+loads = [1.0, 2.0]
+seconds = 120
+warmup_s = 40
+capacities = ["20%"]
+policies = ["lru", "hybrid", "belady"]
 
 [[grid]]
 experiment = "mix"
@@ -87,9 +99,9 @@ capacities = ["10%", "30%"]
 policies = ["belady"]
 
 [[grid]]
-experiment = "gap"
-mixes = ["tiny", "all"]
-capacities = ["10%", "30%"]
+experiment = "seeds"
+capacities = ["5%", "10%", "20%", "30%", "50%"]
+summed = ["5%", "10%", "20%", "50%"]
 policies = ["lru", "arc", "hybrid", "belady"]
 
 [[grid]]
@@ -136,20 +148,13 @@ experiment = "random"
 mixes = ["all"]
 capacities = ["10%", "50%"]
 policies = ["hybrid"]
-seeds = 2
+traffics = 2
 
 [[grid]]
 experiment = "hash_trace"
 capacities = ["20", "60"]
 policies = ["lru", "hybrid", "belady"]
 details = ["whole", "first", "second"]
-
-[[engine]]
-name = "tiny"
-mix = "tiny"
-capacity = "30%"
-concurrency = 4
-policies = ["lru", "hybrid", "belady"]
 """
 CONSTANT, VALUE = "ghosts", 2.0
 
@@ -161,7 +166,7 @@ def make_study(folder: Path) -> tuple[Path, Study]:
     write_records(configs / "chats.jsonl", _chats())
     for name in ("report_tiny", "tune_tiny"):
         (configs / f"{name}.toml").write_text(MIX)
-        build(configs / f"{name}.toml", data / f"{name}.jsonl")
+        build_mixes([configs / f"{name}.toml"], data, False, str, 2)
     write_records(folder / "hashes.jsonl", _hashes())
     plan = folder / "study.toml"
     plan.write_text(PLAN.format(constant=CONSTANT, value=VALUE))

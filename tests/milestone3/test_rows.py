@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ import pytest
 
 from milestone3_code.study.random_traffic import STREAMS, _Source, make_traffic
 from milestone3_code.study.run import row_again, run_study
-from milestone3_code.study.study import CELLS, HASH, MATRIX, Study
+from milestone3_code.study.spread import over, sign_test
+from milestone3_code.study.stationary import Traffic, write_stationary
+from milestone3_code.study.study import CELLS, GAPS, HASH, MATRIX, SEEDS, Study
 from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of
 from tests.milestone3.making import ROOT, make_study
 from vllm_sim.eviction.chains import link
@@ -23,6 +26,7 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.sweep.results import NEEDED, pick, read_rows
 from vllm_sim.sweep.runner import PlannedRun, run_grid
+from vllm_sim.trace.files import iter_records
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +42,11 @@ def rows(made) -> list[dict]:
     return read_rows(made[1].results / CELLS)
 
 
+@pytest.fixture(scope="module")
+def gaps(made) -> list[dict]:
+    return read_rows(made[1].results / GAPS)
+
+
 def test_a_row_of_the_mix_is_the_replay_with_the_same_settings(made, rows, tmp_path):
     study = made[1]
     for row in pick(rows, "mix", policy="hybrid"):
@@ -46,7 +55,8 @@ def test_a_row_of_the_mix_is_the_replay_with_the_same_settings(made, rows, tmp_p
         for name in ("trace_sha256", "hit_tokens", "token_hit_rate", "block_hit_rate", "evicted_blocks"):
             assert row[name] == summary[name]
         chat = summary["by_workload"]["chat"]
-        assert {name: row["by_workload"]["chat"][name] for name in chat} == chat
+        for name in ("requests", "prompt_tokens", "hit_tokens", "token_hit_rate"):
+            assert row["by_workload"]["chat"][name] == chat[name]
 
 
 def test_unlimited_is_lru_and_what_is_lost_to_policy_and_capacity(rows):
@@ -66,12 +76,57 @@ def test_a_workload_alone_has_no_less_than_in_the_mix_under_the_optimum(rows):
         assert row["token_hit_rate"] >= mix["by_workload"][row["workload"]]["token_hit_rate"]
 
 
-def test_the_optimum_closes_the_gap_and_lru_nothing_of_it(rows):
-    for mix in ("tiny", "all"):
-        closed = {row["policy"]: row["gap_closed"] for row in pick(rows, "gap", mix=mix)}
-        assert (closed["belady"], closed["lru"]) == (1.0, 0.0)
-    gains = [row["gain_over_lru"] * row["prompt_tokens"] for row in pick(rows, "mix", policy="arc")]
-    assert pick(rows, "gap", policy="arc", mix="tiny")[0]["gain_tokens"] == pytest.approx(sum(gains), abs=2)
+def test_the_optimum_closes_the_gap_and_lru_nothing_of_it(gaps):
+    for mix, capacity in product(("tiny", "all"), ("10%", "30%", None)):
+        found = pick(gaps, "gap", mix=mix, capacity=capacity)
+        closed = {row["policy"]: (row["gap_closed"], row["compute_gap_closed"]) for row in found}
+        assert (closed["belady"], closed["lru"]) == ((1.0, 1.0), (0.0, 0.0))
+
+
+def test_a_gap_is_the_mean_over_draws_of_runs_of_each_draw(made, gaps):
+    study = made[1]
+    rates, closed = [], []
+    for seed in range(2):
+        view = View(study.trace("tiny", seed), study.model, 16)
+        prompt = requests_of(view).requests.prompt_tokens.sum()
+        hits = {
+            policy: hit_tokens(view, policy, capacity_of("30%", view)).sum() for policy in ("lru", "hybrid", "belady")
+        }
+        rates.append(hits["hybrid"] / prompt)
+        closed.append((hits["hybrid"] - hits["lru"]) / (hits["belady"] - hits["lru"]))
+    (row,) = pick(gaps, "gap", mix="tiny", capacity="30%", policy="hybrid")
+    assert closed[0] != closed[1]
+    assert row["gap_closed_by_seed"] == pytest.approx(closed, abs=1e-4)
+    assert row["token_hit_rate"] == pytest.approx(np.mean(rates), abs=1e-6)
+    assert row["gap_closed_ci95"] == pytest.approx(list(over(closed)[1:]), abs=1e-6)
+    whole = sum(part["gain_over_lru"] for part in row["by_workload"].values())
+    assert (whole > 0) == (row["gain_over_lru"] > 0)
+
+
+def test_the_mean_of_ten_and_its_interval_are_students_and_the_sign_test_is_exact():
+    found = over([float(value) for value in range(10)])
+    assert found == pytest.approx((4.5, 4.5 - 2.1658, 4.5 + 2.1658), abs=1e-3)
+    assert sign_test([1.0] * 10) == pytest.approx(2 / 1024, abs=1e-6)
+    assert sign_test([1.0] * 9 + [-1.0]) == pytest.approx(22 / 1024, abs=1e-6)
+    assert sign_test([0.0, 1.0, -1.0]) == 1.0
+
+
+def test_a_load_is_more_sessions_and_no_shorter_pauses(made, tmp_path):
+    study = made[1]
+    mix = [record for _, record in iter_records(study.trace("tiny"))]
+    pauses = {record.id: record.think_time_ms for record in mix}
+    counts = {}
+    for load in (1.0, 2.0):
+        write_stationary(study.trace("tiny"), study.model, Traffic(load, 100.0, 300.0), tmp_path / "out.jsonl")
+        found = [record for _, record in iter_records(tmp_path / "out.jsonl")]
+        counts[load] = len({record.session_id or record.id for record in found})
+        times = [record.timestamp for record in found]
+        assert times == sorted(times)
+        assert max(times) < 100_000
+        assert all(record.think_time_ms == pauses[record.id] for record in found)
+    assert 1.5 < counts[2.0] / counts[1.0] < 2.7
+    with pytest.raises(ValueError, match="allowed: up to 3"):
+        write_stationary(study.trace("tiny"), study.model, Traffic(4.0, 100.0, 300.0), tmp_path / "out.jsonl")
 
 
 def test_what_is_lost_to_others_is_what_was_missed_after_an_eviction(made, rows):
@@ -134,11 +189,12 @@ def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
     plan, study = made
-    paths = [study.results / name for name in (CELLS, MATRIX, HASH)]
+    paths = [study.results / name for name in (CELLS, MATRIX, HASH, SEEDS, GAPS)]
     whole = [path.read_text() for path in paths]
     lines = whole[0].splitlines(keepends=True)
     paths[0].write_text("".join(lines[:20]) + lines[20][:30])
-    paths[1].write_text("")
+    for path in (paths[1], paths[3]):
+        path.write_text("")
     said: list[str] = []
     run_study(plan, study, said.append, ("cache",), jobs=2)
     assert [path.read_text() for path in paths] == whole
@@ -166,11 +222,11 @@ def test_every_row_says_where_its_data_comes_from(made, rows):
         assert row["quick"] is False
 
 
-def test_a_stored_row_is_computed_again_from_its_key(made, rows):
+def test_a_stored_row_is_computed_again_from_its_key(made, rows, gaps):
     plan, study = made
-    for row in rows[::9]:
-        again = row_again(row, study.trace("tiny"), study.model, plan)
-        if row["mix"] != "all":
+    for row in [*rows[::9], *gaps[::9]]:
+        again = row_again(row, study.trace("tiny"), study.model, plan, study.results)
+        if row["experiment"] != "random":
             assert again == {name: value for name, value in row.items() if name not in ("key", "code")}
     assert row_again(rows[0] | {"key": "none"}, study.trace("tiny"), study.model, plan) is None
 

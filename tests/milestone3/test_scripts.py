@@ -44,7 +44,7 @@ def test_a_missing_input_names_the_step_before(tmp_path: Path) -> None:
 def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_path: Path) -> None:
     plan, study = make_study(tmp_path)
     data, results, figures = tmp_path / "mixes_built", tmp_path / "rows", tmp_path / "figures"
-    done = run("build_mixes.py", "--no-download", "--configs", study.configs, "--out", data)
+    done = run("build_mixes.py", "--no-download", "--configs", study.configs, "--out", data, "--seeds", 2)
     assert done.returncode == 0, done.stderr
     assert (data / "report_tiny.jsonl").read_bytes() == study.trace("tiny").read_bytes()
     given = ("--plan", plan, "--data", data, "--model", MODEL, "--jobs", 1)
@@ -63,20 +63,27 @@ def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_
 
 
 @pytest.mark.slow
-def test_the_engine_gives_rows_of_times_and_of_who_evicted_whom(tmp_path: Path) -> None:
+def test_the_engine_serves_a_mix_at_loads_and_its_optimum_is_one(tmp_path: Path) -> None:
     plan, study = make_study(tmp_path)
     given = ("--plan", plan, "--data", study.data, "--model", MODEL, "--jobs", 1, "--out", study.results)
     done = run("compare_policies.py", *given, "--part", "engine")
     assert done.returncode == 0, done.stderr
-    times, matrices = (read_rows(study.results / name) for name in ("mixed_engine.jsonl", "mixed_matrix.jsonl"))
-    assert [row["policy"] for row in times] == ["lru", "hybrid", "belady"]
-    for row, matrix in zip(times, matrices, strict=True):
-        assert row["key"] == matrix["key"]
-        for table in matrix["blocks"].values():
-            assert sum(sum(line.values()) for line in table.values()) == matrix["evicted_blocks"] > 0
-        for part in (row, *row["by_workload"].values()):
+    rows = read_rows(study.results / "mixed_engine.jsonl")
+    assert [(row["load"], row["policy"]) for row in rows] == [
+        (load, policy) for load in (1.0, 2.0) for policy in ("lru", "hybrid", "belady")
+    ]
+    for load in (1.0, 2.0):
+        lru, hybrid, best = (row for row in rows if row["load"] == load)
+        assert len({(row["requests"], row["prompt_tokens"]) for row in (lru, hybrid, best)}) == 1
+        assert lru["requests"] == lru["trace_requests"] - lru["warmup_requests"] > 0
+        assert lru["gain_over_lru"] == lru["ttft_over_lru_ms"] == 0.0
+        assert best["token_hit_rate"] > max(lru["token_hit_rate"], hybrid["token_hit_rate"])
+        assert best["gain_over_lru"] == pytest.approx(best["token_hit_rate"] - lru["token_hit_rate"], abs=2e-6)
+        assert best["future_settled"]
+        for part in (best, *best["by_workload"].values()):
             low, high = part["ttft_ms_p90_ci95"]
             assert 0 < low <= part["ttft_ms_p90"] <= high
+    assert rows[3]["running_requests"] > rows[0]["running_requests"]
 
 
 def test_a_text_that_is_missing_is_got_by_the_command_of_its_source(tmp_path: Path) -> None:
