@@ -26,8 +26,10 @@ serve: setup
 test: setup
 	$(PYTEST) $(PARALLEL) -m "not slow and not bench"
 
-# Ray is there for the test of sweeps on a cluster alone.
+# Ray is there for the test of sweeps on a cluster alone, Chromium for those of the page.
 test-all: setup
+	@command -v chromium > /dev/null || (apt-get update && apt-get install -y chromium) > /dev/null 2>&1 \
+	    || echo "no Chromium, and none could be installed: tests of the page are skipped"
 	@$(VENV)/bin/python -m pip install -q ray==2.60.0
 	$(PYTEST) $(PARALLEL) -m "not bench" --hypothesis-profile=all
 

@@ -32,12 +32,14 @@ def draw_main(results: Path, figures: Path) -> list[Path]:
 def _gap(rows: list[Row], figures: Path) -> list[Path]:
     found = [row for row in pick(rows, "gap", block_size=MAIN_BLOCK) if row["capacity"] in GAP_SHARES]
     mixes = [ALL, *(mix for mix in values(found, "mix") if mix != ALL)]
+    capacities = [capacity for capacity in GAP_SHARES if capacity in values(found, "capacity")]
+    compared = [policy for policy in COMPARED if policy in values(found, "policy")]
     figure, plots = new_panels(len(mixes), height=1.95, sharey=True)
     for mix, axes in zip(mixes, plots, strict=True):
         own = [row for row in found if row["mix"] == mix]
-        gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in GAP_SHARES]
-        shown = [capacity for capacity, gap in zip(GAP_SHARES, gaps, strict=True) if gap >= LEAST_GAP]
-        for place, policy in enumerate(COMPARED):
+        gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in capacities]
+        shown = [capacity for capacity, gap in zip(capacities, gaps, strict=True) if gap >= LEAST_GAP]
+        for place, policy in enumerate(compared):
             cells = [one(own, "gap", policy=policy, capacity=capacity) for capacity in shown]
             heights = [row["gap_closed"] for row in cells]
             ends = [row["gap_closed_ci95"] for row in cells]
@@ -45,12 +47,12 @@ def _gap(rows: list[Row], figures: Path) -> list[Path]:
                 [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)],
                 [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)],
             ]
-            at = side_by_side(len(cells), place, len(COMPARED), 0.55)
+            at = side_by_side(len(cells), place, len(compared), 0.55)
             color, marker, _ = look(policy)
             style = {"color": color, "marker": marker, "markersize": 5, "linestyle": "", "capsize": 2, "label": policy}
             axes.errorbar(at, heights, reach, elinewidth=0.9, **style)
         axes.axhline(0, color="black", linewidth=0.8)
-        names = [f"{capacity}\n{100 * gap:.1f}" for capacity, gap in zip(GAP_SHARES, gaps, strict=True)]
+        names = [f"{capacity}\n{100 * gap:.1f}" for capacity, gap in zip(capacities, gaps, strict=True)]
         axes.set_xticks(range(len(names)), names)
         axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_title("all mixes" if mix == ALL else mix)
@@ -94,12 +96,13 @@ def _workloads(rows: list[Row], figures: Path) -> list[Path]:
         for row in shares(pick(rows, "gap", block_size=MAIN_BLOCK, policy="hybrid"))
         if row["mix"] != ALL and row["capacity"] in GAP_SHARES
     ]
+    capacities = values(found, "capacity")
     first = {row["mix"]: row["by_workload"] for row in found}
     lines = [(mix, name) for mix, parts in first.items() for name in parts]
     table = [
         [
             100 * one(found, "gap", mix=mix, capacity=capacity)["by_workload"][name]["gain_over_lru"]
-            for capacity in GAP_SHARES
+            for capacity in capacities
         ]
         for mix, name in lines
     ]
@@ -116,7 +119,7 @@ def _workloads(rows: list[Row], figures: Path) -> list[Path]:
     for i in range(1, len(lines)):
         if lines[i][0] != lines[i - 1][0]:
             axes.axhline(i - 0.5, color="black", linewidth=0.6)
-    axes.set_xticks(range(len(GAP_SHARES)), GAP_SHARES)
+    axes.set_xticks(range(len(capacities)), capacities)
     axes.set_yticks(range(len(lines)), [f"{mix}: {name}" for mix, name in lines])
     axes.tick_params(length=0)
     axes.set_xlabel("capacity (of the working set)")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from statistics import mean
 
-from milestone3_code.study.drawing import legend, load, plain, shares, values, write
+from milestone3_code.study.drawing import chosen, legend, load, plain, shares, values, write
 from milestone3_code.study.names import spoken
 from milestone3_code.study.study import HASH, MAIN_BLOCK
 from vllm_sim.plots.style import in_percent, line_style, new_figure, new_panels
@@ -54,9 +54,10 @@ def _ablation(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _windows(rows: list[Row], figures: Path) -> list[Path]:
-    found = pick(rows, "windows", block_size=MAIN_BLOCK, capacity=WINDOW_CAPACITY)
+    found = pick(rows, "windows", block_size=MAIN_BLOCK)
     if not found:
         return []
+    found = pick(found, "windows", capacity=chosen(found, "capacity", WINDOW_CAPACITY))
     kinds = values(found, "kind")
     figure, plots = new_panels(len(kinds), height=2.3, sharey=True)
     for kind, axes in zip(kinds, plots, strict=True):

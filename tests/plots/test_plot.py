@@ -36,7 +36,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures that are drawn, by name; they are not written, which takes most of the time."""
     drawn: dict[str, Any] = {}
 
-    def keep(figure: Any, folder: Path, name: str, caption: Sequence[str]) -> list[Path]:
+    def keep(figure: Any, folder: Path, name: str, title: str, note: Sequence[str]) -> list[Path]:
         drawn[name] = figure
         plt.close(figure)
         return [folder / f"{name}.png"]

@@ -6,7 +6,7 @@ Plotly's basic bundle is larger and draws without the labels by which a screen r
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,36 @@ from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import RATES, conditions
 from vllm_sim.trace.files import open_output
 
+MEASURES = {
+    "gap_closed": ("share of the gap between LRU and the optimum that is closed", "%"),
+    "gain_over_lru": ("gain over LRU", "points"),
+    **{name: (words, "%") for name, words in RATES.items()},
+    "ttft_ms_p50": ("time to first token, median", "ms"),
+    "ttft_ms_p90": ("time to first token, 90th percentile", "ms"),
+    "ttft_ms_p99": ("time to first token, 99th percentile", "ms"),
+    "tpot_ms_p50": ("time per output token, median", "ms"),
+    "e2e_ms_p50": ("time of a request, median", "ms"),
+    "output_tokens_per_s": ("output tokens a second", ""),
+}
+"""What can be shown, in words and its unit; the page computes the first two where LRU and the optimum ran."""
+SEEDS = ("seed", "mix_seed", "arrival_seed")
+"""Fields over which the page shows mean and range."""
+_FACETS = (
+    "router",
+    "replicas",
+    "delay_ms",
+    "load",
+    "tags",
+    "tenants",
+    "variant",
+    "kind",
+    "gpu",
+    "cpu",
+    "gbps",
+    "bound",
+)
+"""Fields of studies, besides the conditions of a run, of which the page shows one value at a time."""
+_DIGITS = 6
 CURVE_POINTS = 400
 """Of LRU's whole curve; a step between them is at most a pixel or two away."""
 
@@ -42,32 +72,34 @@ def write_page(files: Mapping[Path, Sequence[Row]], out: Path) -> int:
     """Writes the page; returns the number of rows in it.
 
     Args:
-        files: rows of each file of results; rows without hit rates are passed over.
+        files: rows of each file of results; rows with nothing that the page shows are passed over.
         out: the page.
 
     Raises:
-        ValueError: no row has hit rates.
+        ValueError: no row has a hit rate.
     """
-    groups: dict[Any, dict[str, str]] = {}
-    places: dict[Any, int] = {}
+    names: dict[str, int] = {}
+    seen: dict[str, str] = {}
     rows = []
     for path, found in files.items():
         for row in found:
-            if "curve" not in row and not all(rate in row for rate in RATES):
-                continue
-            counts = (row.get("raw_blocks", False), row.get("warmup_requests", 0), row.get("requests", 0))
-            key = (path.name, row["trace_sha256"], row["backend"], counts, tuple(conditions(row).items()))
-            if key not in groups:
-                places[key] = len(groups)
-                groups[key] = _group(path, row)
-            rows.append(_compact(row, places[key]))
+            values = _compact(row)
+            if values is not None:
+                if (
+                    "experiment" not in row
+                    and seen.setdefault(values["trace"], row["trace_sha256"]) != row["trace_sha256"]
+                ):
+                    values["trace"] += f" ({row['trace_sha256'][:6]})"
+                experiment = str(row.get("experiment") or "runs").replace("_", " ")
+                values["set"] = names.setdefault(f"{experiment} ({path.name})", len(names))
+                rows.append(values)
     if not rows:
         raise ValueError(f"no row has {', '.join(RATES)}; allowed: rows of sweep or replay")
     data = {
-        "groups": list(groups.values()),
+        "sets": list(names),
         "rows": rows,
-        "rates": RATES,
-        "looks": {policy: _look(policy) for policy in _labels(rows)},
+        "measures": MEASURES,
+        "looks": {policy: _look(policy) for policy in sorted({row["policy"] for row in rows})},
     }
     page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
@@ -83,33 +115,33 @@ def _libraries() -> str:
     return "\n".join(["/*", *licences, "*/", *scripts])
 
 
-def _group(path: Path, row: Row) -> dict[str, str]:
-    blocks = "raw blocks, outputs left out" if row.get("raw_blocks") else "vLLM's rules"
-    setting = "".join(f", {name.replace('_', ' ')} {value}" for name, value in conditions(row).items())
-    skipped = row.get("warmup_requests", 0)
-    left_out = f", the first {skipped:,} left out" if skipped else ""
-    name = f"{row['trace']}: {row['backend']}{setting}, {'raw blocks' if row.get('raw_blocks') else 'vLLM blocks'}"
-    caption = (
-        f"{row['trace']} (sha256 {row['trace_sha256'][:12]}), {row.get('requests', 0):,} requests{left_out}. "
-        f"Backend {row['backend']}{setting}, {blocks}. Rows of {path.name}."
-    )
-    return {"name": f"{name} ({path.name})", "caption": caption}
-
-
-def _compact(row: Row, group: int) -> dict[str, Any]:
+def _compact(row: Row) -> dict[str, Any] | None:
+    """What the page needs of a row; None if it shows nothing of it."""
+    shown = {name: _value(row, name) for name in MEASURES if isinstance(row.get(name), int | float)}
+    matrix = row.get("share_of_prompt", {}).get("workload")
+    if not (shown.keys() & {*RATES, "gap_closed"} or "curve" in row or matrix):
+        return None
     params = row.get("policy_params") or {}
-    shown = ", ".join(f"{key}={value}" for key, value in params.items())
+    of_policy = ", ".join(f"{key}={value}" for key, value in params.items())
     values: dict[str, Any] = {
-        "group": group,
-        "policy": f"{row['policy']} ({shown})" if shown else row["policy"],
+        "policy": f"{row['policy']} ({of_policy})" if of_policy else row["policy"],
+        "trace": _trace(row),
         "capacity": row["capacity_blocks"],
         "tokens": row.get("capacity_tokens"),
         "at": _at(row),
         "block": row["block_size"],
-        "evicted": row.get("evicted_blocks", 0),
-        "rates": {rate: row.get(rate) for rate in RATES},
-        "workloads": {name: {rate: part[rate] for rate in RATES} for name, part in row.get("by_workload", {}).items()},
+        "facets": _facets(row),
+        "seed": [row.get(name) for name in SEEDS],
+        "values": shown,
+        "workloads": {
+            name: {key: _value(part, key) for key in MEASURES if isinstance(part.get(key), int | float)}
+            for name, part in row.get("by_workload", {}).items()
+        },
     }
+    if "seeds" in row:
+        values["seeds"] = row["seeds"]
+    if matrix:
+        values["matrix"] = {owner: {by: round(share, 4) for by, share in of.items()} for owner, of in matrix.items()}
     if "tier_stored_bytes" in row:
         values["tier"] = _tier(row)
     if "curve" in row:
@@ -118,6 +150,32 @@ def _compact(row: Row, group: int) -> dict[str, Any]:
         values["curve"] = {rate: [row["curve"][rate][i] for i in kept] for rate in RATES}
         values["curve"]["capacity"] = [row["curve"]["capacity_blocks"][i] for i in kept]
     return values
+
+
+def _trace(row: Row) -> str:
+    """A trace by its name; of a study its mix or workload, whose traces differ by seeds and arrivals alone."""
+    name = row.get("mix") or (row.get("workload") if "experiment" in row else None) or row["trace"]
+    return str(name).split(".json")[0].replace("_", " ")
+
+
+def _value(row: Mapping[str, Any], name: str) -> list[float]:
+    """A number, and its interval where the row has one."""
+    return [round(value, _DIGITS) for value in (row[name], *row.get(f"{name}_ci95", ()))]
+
+
+def _facets(row: Row) -> dict[str, str]:
+    """What sets the row apart from others of its file, in words."""
+    found = {name: value for name, value in conditions(row).items() if name not in (*SEEDS, "quick")}
+    found |= {name: row[name] for name in _FACETS if row.get(name) is not None}
+    if not row.get("mix"):
+        found.pop("workload", None)
+    found |= {"backend": row["backend"], "blocks": "raw" if row.get("raw_blocks") else "vLLM's rules"}
+    if row.get("warmup_requests") and "load" not in row:
+        found["left out"] = f"{row['warmup_requests']:,} requests"
+    return {
+        name.replace("_", " "): f"{value:g}" if isinstance(value, float) else str(value)
+        for name, value in found.items()
+    }
 
 
 def _tier(row: Row) -> dict[str, Any]:
@@ -131,16 +189,17 @@ def _tier(row: Row) -> dict[str, Any]:
 
 def _at(row: Row) -> str:
     """The capacity as something that block sizes have in common."""
+    given = str(row.get("capacity") or "")
+    if given.endswith("%") or given == "largest":
+        return given
+    if "gap_closed" in row:
+        return "all of them"
     if row["capacity_blocks"] is None:
         return "unlimited"
     if row.get("capacity_share") is not None:
-        return f"{row['capacity_share']:.3g} of the working set"
+        return f"{100 * row['capacity_share']:.3g}%"
     tokens = row.get("capacity_tokens")
     return f"{tokens:,} tokens" if isinstance(tokens, int) else str(tokens)
-
-
-def _labels(rows: Iterable[dict[str, Any]]) -> list[str]:
-    return sorted({row["policy"] for row in rows})
 
 
 def _look(label: str) -> dict[str, Any]:
