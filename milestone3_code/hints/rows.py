@@ -131,7 +131,7 @@ def cache_row(study: Study, point: Point) -> Row:
     gains, over_silence = ([a - b for a, b in zip(own, base, strict=True)] for base in (lru, silent))
     prompt = shown.requests.prompt_tokens
     names = ("prompt_tokens", "gain_tokens", "gain_over_silence_tokens")
-    whole = [prompt * len(capacities), sum(gains), sum(over_silence)]
+    whole: list[Array] = [prompt * len(capacities), np.sum(gains, axis=0), np.sum(over_silence, axis=0)]
 
     def parts(masks: dict[str, Mask]) -> dict[str, dict[str, int]]:
         return {
@@ -152,7 +152,7 @@ def cache_row(study: Study, point: Point) -> Row:
         "by_workload": parts(shown.tagged("workload")),
     }
     if 0 < point.hinting.share < 1:
-        speaks = ~np.isnan(hints_said(view, point.hinting)).all(axis=1)
+        speaks: Mask = np.any(np.isfinite(hints_said(view, point.hinting)), axis=1)
         row["by_client"] = parts({"speaking": speaks, "silent": ~speaks})
     return row
 

@@ -73,8 +73,8 @@ def _pays(rows: Sequence[Row]) -> str:
     ]
     for case in cases(rows):
         if case.said == CASES[1]:
-            gains = workload_gains(rows, case, "gain_over_silence_tokens")
-            least, most = (choose(gains, key=lambda one: one.gain.mean) for choose in (min, max))
+            of_workloads = workload_gains(rows, case, "gain_over_silence_tokens")
+            least, most = (choose(of_workloads, key=lambda one: one.gain.mean) for choose in (min, max))
             lines.append(
                 f"Under `{case.policy}` with right hints from all, what gains least is {least.workload} in "
                 f"`{least.mix}` ({least.gain.percent()}), what gains most {most.workload} in `{most.mix}` "
