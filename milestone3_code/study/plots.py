@@ -37,7 +37,8 @@ def _gap(rows: list[Row], figures: Path) -> list[Path]:
         own = [row for row in found if row["mix"] == mix]
         gaps = [one(own, "gap", policy="belady", capacity=capacity)["gain_over_lru"] for capacity in GAP_SHARES]
         shown = [capacity for capacity, gap in zip(GAP_SHARES, gaps, strict=True) if gap >= LEAST_GAP]
-        for place, policy in enumerate(COMPARED):
+        compared = [policy for policy in COMPARED if policy in values(own, "policy")]
+        for place, policy in enumerate(compared):
             cells = [one(own, "gap", policy=policy, capacity=capacity) for capacity in shown]
             heights = [row["gap_closed"] for row in cells]
             ends = [row["gap_closed_ci95"] for row in cells]
@@ -45,7 +46,7 @@ def _gap(rows: list[Row], figures: Path) -> list[Path]:
                 [max(0.0, height - low) for height, (low, _) in zip(heights, ends, strict=True)],
                 [max(0.0, high - height) for height, (_, high) in zip(heights, ends, strict=True)],
             ]
-            at = side_by_side(len(cells), place, len(COMPARED), 0.55)
+            at = side_by_side(len(cells), place, len(compared), 0.55)
             color, marker, _ = look(policy)
             style = {"color": color, "marker": marker, "markersize": 5, "linestyle": "", "capsize": 2, "label": policy}
             axes.errorbar(at, heights, reach, elinewidth=0.9, **style)
