@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from milestone3_code.study.names import RATES
 from milestone3_code.study.study import Point, Study
 from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of, run_of
 from vllm_sim.eviction.chains import Array
@@ -16,7 +17,6 @@ from vllm_sim.replay.rows import Row, head
 from vllm_sim.replay.run import Linked, outcome_of
 from vllm_sim.replay.summary import rates
 from vllm_sim.sweep.bootstrap import ratio_intervals
-from vllm_sim.sweep.results import RATES
 from vllm_sim.sweep.runs import load, traffic
 from vllm_sim.sweep.units import units_of
 

@@ -1,4 +1,6 @@
-"""How mixes and traces are called in a text."""
+"""How mixes and traces are called in a text, and which rates the rows have."""
+
+RATES = ("token_hit_rate", "block_hit_rate", "request_hit_rate")
 
 
 def spoken(mix: str) -> str:

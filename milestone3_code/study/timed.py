@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milestone3_code.study.cache_rows import units
+from milestone3_code.study.names import RATES
 from milestone3_code.study.prefill import prefill_of
 from milestone3_code.study.study import Point, Study
 from milestone3_code.study.view import View, capacity_of, requests_of, session_numbers
@@ -32,7 +33,6 @@ from vllm_sim.replay.run import Loaded, run
 from vllm_sim.replay.run import load as run_load
 from vllm_sim.replay.summary import latencies, rates
 from vllm_sim.sweep.bootstrap import hits, in_order, ratio_intervals, time_intervals
-from vllm_sim.sweep.results import RATES
 from vllm_sim.sweep.runs import load
 from vllm_sim.trace.files import iter_records, write_records
 
