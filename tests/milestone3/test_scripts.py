@@ -55,7 +55,7 @@ def test_the_scripts_make_mixes_rows_and_plots_and_tune_one_after_the_other(tmp_
         done = run(name, "--results", results, "--out", figures)
         assert done.returncode == 0, done.stderr
     names = {path.stem for path in figures.glob("*.png")}
-    assert {"mixed_alone", "mixed_capacity", "mixed_gap", "mixed_guarantee", "mixed_matrix", "mixed_windows"} <= names
+    assert {"mixed_alone", "mixed_gains", "mixed_gap", "mixed_guarantee", "mixed_matrix", "mixed_windows"} <= names
     assert {path.stem for path in figures.glob("*.pdf")} == names
     done = run("tune_hybrid.py", *given, "--hash-trace", tmp_path / "hashes.jsonl")
     assert done.returncode == 0, done.stderr
