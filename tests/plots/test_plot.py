@@ -37,6 +37,7 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     drawn: dict[str, Any] = {}
 
     def keep(figure: Any, folder: Path, name: str, title: str, note: Sequence[str]) -> list[Path]:
+        figure.suptitle(title)
         drawn[name] = figure
         plt.close(figure)
         return [folder / f"{name}.png"]
@@ -164,7 +165,7 @@ def test_block_sizes_that_do_not_divide_a_capacity_are_in_one_plot(
     drawn = {name: figure for name, figure in figures.items() if "block-size" in name}
     assert list(drawn) == ([] if asked is None else [f"x-small-block-size-{name}"])
     for figure in drawn.values():
-        assert figure.axes[0].get_title().endswith(f"capacity {title}")
+        assert figure.get_suptitle().endswith(f"capacity {title}")
         assert set(lines_of(figure)["lru"].get_xdata()) == {4, 8}
 
 
