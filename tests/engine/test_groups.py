@@ -162,6 +162,16 @@ def test_every_prompt_token_has_one_reason_under_eviction(
     assert summary.rejected_requests < len(rows) / 2
 
 
+def test_a_state_whose_key_is_replaced_is_not_called_evicted(run: Replay) -> None:
+    """Under a match unit Mamba 2 keeps the state inside a prompt's last chunk at the prompt's end alone."""
+    options = {"prefix_match_unit": 16}
+    rows = family(200, 120)
+    summary, found = run("granite-4-h-small", MAMBA2 | {"mamba_d_state": 8}, rows, engine_args=options)
+    assert summary.evicted_blocks == summary.miss_evicted_tokens == 0
+    assert found[3]["hit_tokens"] == 192
+    assert found[1]["miss_window_tokens"] > 0
+
+
 def test_a_request_longer_than_the_groups_can_hold_is_rejected_by_itself(run: Replay) -> None:
     long = {"prompt_token_ids": [*range(3000)], "response_token_ids": [5, 6]}
     short = {"prompt_token_ids": [*range(100)], "response_token_ids": [5, 6]}

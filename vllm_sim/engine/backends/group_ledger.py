@@ -145,6 +145,8 @@ class GroupLedger(Admissions):
             found = pop(key, block_id)
             if found is not None and self._lost is not None:
                 self._lost.append((block_id, key))
+            elif found is not None and self._cached.get_one_block(key) is None:
+                self._forget(key)
             return found
 
         compat.ALLOCATE.put(manager, allocate_slots)
@@ -153,6 +155,12 @@ class GroupLedger(Admissions):
         compat.FREE.put(pool, free_blocks)
         compat.INSERT.put(keys, insert_key)
         compat.POP.put(keys, pop_key)
+
+    def _forget(self, key: Any) -> None:
+        """A block got another key in its place, so that nothing is kept under this one, and nothing was evicted."""
+        noted = self._had.get_one_block(key)
+        if noted is not None:
+            self._had.pop(key, noted.block_id)
 
     def _look(self, request: Any, hit_tokens: int) -> Admission:
         unit = self.unit_tokens
