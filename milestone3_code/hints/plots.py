@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.hints.numbers import BAR, MAKER, POLICIES, Case, cached, cases, client_gain, closed, of_case, words
+from milestone3_code.hints.numbers import BAR, MAKER, POLICIES, Case, cases, client_gain, closed, of_case, words
 from milestone3_code.hints.rows import FILE
 from milestone3_code.routing.numbers import Spread
-from milestone3_code.study.drawing import caption, panels, side_by_side, values
-from vllm_sim.plots.style import CEILING, look, save
+from milestone3_code.study.drawing import side_by_side, write
+from vllm_sim.plots.style import CEILING, look, new_panels
 from vllm_sim.sweep.results import read_made_rows
 
 CLIENTS = ("speaking", "silent")
@@ -18,8 +18,7 @@ def draw_hints(results: Path, figures: Path) -> list[Path]:
     """Writes the plot; returns its files."""
     rows = read_made_rows(results / FILE, MAKER)
     plain = cases(rows)
-    figure, (left, right) = panels("What a client's hint is worth, and to whom", 2)
-    figure.set_size_inches(9.6, 4.6)
+    figure, (left, right) = new_panels(2, height=3.6)
     said = list(dict.fromkeys(words(of_case(rows, case)[0]) for case in plain))
     _bars(left, said, {case: (words(of_case(rows, case)[0]), closed(rows, case)) for case in plain})
     left.axvline(100 * BAR, **CEILING)
@@ -34,14 +33,8 @@ def draw_hints(results: Path, figures: Path) -> list[Path]:
         _bars(right, list(CLIENTS), {case: (client, gain) for case, name, gain in gains if name == client})
     right.set_xlabel("token hit rate gained over silence (points)")
     handles, labels = left.get_legend_handles_labels()
-    right.legend(handles, labels, frameon=False, fontsize=8)
-    found = cached(rows)
-    more = (
-        f"{len(values(found, 'mix'))} mixes, {len(values(found, 'mix_seed'))} seeds, "
-        f"capacities {', '.join(found[0]['capacities'])} of the working set; bars: 95 % over seeds.\n"
-        f"Dotted: {BAR:.0%}. Right: some of the clients say something; each policy against itself in silence."
-    )
-    return save(figure, figures, "hints_worth", caption(found, more))
+    right.legend(handles, labels, frameon=False)
+    return write(figure, figures, "hints_worth", rows)
 
 
 def _bars(axes: Any, groups: Sequence[str], shown: dict[Case, tuple[str, Spread]]) -> None:
@@ -55,5 +48,5 @@ def _bars(axes: Any, groups: Sequence[str], shown: dict[Case, tuple[str, Spread]
         error = {"elinewidth": 0.8, "capsize": 1.5, "ecolor": "#444444"}
         axes.barh([at[groups.index(group)] for group, _ in own], means, xerr=ends, error_kw=error, **style)
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(groups)), groups, fontsize=8)
+    axes.set_yticks(range(len(groups)), groups)
     axes.set_ylim(len(groups) - 0.5, -0.5)
