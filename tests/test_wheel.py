@@ -182,7 +182,7 @@ def follow(light: Light) -> None:
     assert json.loads(light.done("replay", "tokens.jsonl", "--out", "run", "--backend", "fast", "--json"))["hit_tokens"]
     light.done("plot", "rows.jsonl", "--out", "plots", "--html", "page.html")
     assert list((light.folder / "plots").glob("*.png"))
-    assert "hashes.jsonl" in (light.folder / "page.html").read_text()
+    assert '"trace":"hashes"' in (light.folder / "page.html").read_text()
 
 
 def test_the_first_result_takes_under_15_seconds_of_a_cpu(light: Light) -> None:
