@@ -50,7 +50,9 @@ def write_trace(path: Path, rows: Sequence[dict]) -> Path:
 
 
 def environment(trace: Path | str) -> dict[str, str]:
-    return os.environ | {"VLLM_SIM_TRACE_PATH": str(trace)}
+    """Without what a command that ran in this process has said of vLLM's log."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_LOGGING_")}
+    return kept | {"VLLM_SIM_TRACE_PATH": str(trace)}
 
 
 def arguments(port: int, *more: str) -> list[str]:
