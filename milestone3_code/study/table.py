@@ -183,8 +183,6 @@ def _real(rows: Sequence[Row]) -> str:
 
 def _engine(rows: Sequence[Row]) -> str:
     """What is left under vLLM's scheduler, where requests overlap."""
-    if "load" not in rows[0]:
-        return "No rows of the engine's grid yet."
     hybrid = [row for row in rows if row["policy"] == "hybrid"]
     best, worst = (end(hybrid, key=lambda row: row["gain_over_lru"]) for end in (max, min))
     sure = sum(row["gain_over_lru_ci95"][0] > 0 for row in hybrid)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from milestone2_code.study.plan import WORKLOADS
-from report.numbers.rows import Rows, matches
+from report.numbers.rows import Rows
 from report.numbers.texts import number, percent, rate, share_name, timed
 from vllm_sim.replay.rows import Row
 
@@ -74,9 +74,7 @@ def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
         if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
             pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
             wanted = {"experiment": "as_engine", "workload": "multi", **pattern}
-            fast = next((one for one in rows.rows if matches(one, wanted)), None)
-            if fast is None:
-                return None
+            fast = rows.one(**wanted)
             return {
                 "rate": f"{row['sessions_per_s']:g}",
                 "engine": percent(row["token_hit_rate"]),

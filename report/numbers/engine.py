@@ -12,16 +12,14 @@ from vllm_sim.replay.rows import Row
 Numbers = dict[str, Any]
 
 
-def engine_numbers(results: Path) -> Numbers | None:
-    """Gains and times of the whole engine, by load, capacity and policy; None of rows that are no grid.
+def engine_numbers(results: Path) -> Numbers:
+    """Gains and times of the whole engine, by load, capacity and policy.
 
     Raises:
         ValueError: a row is missing or is no result.
     """
     rows = Rows(results / "mixed_engine.jsonl", MAKER)
     chosen = rows.pick("engine")
-    if "load" not in chosen[0]:
-        return None
     hybrid = [row for row in chosen if row["policy"] == "hybrid"]
     best, worst = (end(hybrid, key=lambda row: row["gain_over_lru"]) for end in (max, min))
     sure = [row for row in hybrid if row["gain_over_lru_ci95"][0] > 0]

@@ -99,10 +99,6 @@ def test_changed_rows_of_studies_two_and_three_change_the_text(results, committe
         assert expected in after
 
 
-GAPS = pytest.mark.skipif(not (ROOT / "results" / "mixed_gap.jsonl").is_file(), reason="no rows yet: make study")
-
-
-@GAPS
 def test_the_main_result_and_its_aim_are_those_of_its_rows(results, committed):
     is_hybrid = {"experiment": "gap", "mix": "all", "policy": "hybrid", "block_size": 16, "capacity": None}
     for closed, expected in ((0.23456, "and it is not met"), (0.54321, "and it is met")):
@@ -113,7 +109,6 @@ def test_the_main_result_and_its_aim_are_those_of_its_rows(results, committed):
         assert f"{100 * closed:.1f}" not in committed
 
 
-@GAPS
 def test_a_changed_row_of_the_grid_changes_the_table(results):
     change(results / "mixed_engine.jsonl", lambda row: row["policy"] == "lru", ttft_ms_p50=7654.3)
     assert "7,654.3 /" in text_of(results)
