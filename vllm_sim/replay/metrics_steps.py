@@ -8,7 +8,7 @@ averages of a window lie on the plane of its steps.
 
 What metrics cannot show: a prompt that was computed in several steps counts in the last one; steps with many decoding
 requests weigh more; a window without a decoding request has no time. So load the server with several rates in turn: the
-windows must differ for the four terms to be told apart. The counters of all engines behind one address are added.
+windows must differ for the four terms to be told apart. The counters of all engines at one address are added.
 """
 
 import time
