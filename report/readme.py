@@ -129,6 +129,7 @@ def findings(results: Path) -> str:
     shares = f"capacities of {mixed.GAP_SHARES[0]} to {mixed.GAP_SHARES[-1]}"
     runs = mixed.distinct(mixes)
     worst = 100 * min(row["gain_over_lru"] for row in runs)
+    in_engine = mixed.engine_shares(read_rows(results / mixed.ENGINE))[1.0]
     loss = mixed.lost_most(gaps)
     mix_gain = 100 * loss.row["gain_over_lru"]
     rate, blocks = "token_hit_rate", f"blocks of {mixed.MAIN_BLOCK}"
@@ -146,9 +147,10 @@ def findings(results: Path) -> str:
         _line(
             "How much of the gap between LRU and the optimum does a policy close?",
             [
-                f"{closed}; `hybrid` by capacity: {by_share}",
+                f"{closed}; `hybrid` by capacity: {by_share}; under vLLM's scheduler, where requests overlap, "
+                f"{mixed.in_words(in_engine)}",
                 f"{count} of chat, agents, documents, few-shot and one-off calls, {whole['seeds']} seeds each, "
-                f"{shares}, {blocks}",
+                f"{shares}, {blocks}; the scheduler: one seed, the mixes' own load",
             ],
         ),
         _line(

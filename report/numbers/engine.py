@@ -4,6 +4,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from milestone3_code.study.table import engine_shares
 from report.numbers.mixed import MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, signed, spaced, timed
@@ -25,7 +26,8 @@ def engine_numbers(results: Path) -> Numbers:
     sure = [row for row in hybrid if row["gain_over_lru_ci95"][0] > 0]
     lost = [row for row in hybrid if row["gain_over_lru_ci95"][1] < 0]
     optimum = [row for row in chosen if row["policy"] == "belady"]
-    first = chosen[0]
+    first, shares = chosen[0], engine_shares(chosen)
+    main = min(shares)
     return {
         "cells": number(len(hybrid)),
         "sure": number(len(sure)),
@@ -34,8 +36,10 @@ def engine_numbers(results: Path) -> Numbers:
         "best_where": _where(best),
         "worst": points(worst["gain_over_lru"], 1),
         "worst_where": _where(worst),
-        "closed": [f"{percent(_closed(chosen, load))} at load {load:g}" for load in values(chosen, "load")],
-        "closed_main": percent(_closed(chosen, values(chosen, "load")[0])),
+        "closed": [f"{percent(one['hybrid'])} at load {load:g}" for load, one in shares.items()],
+        "closed_main": percent(shares[main]["hybrid"]),
+        "main_leader": _leader(shares[main]),
+        "leaders": [f"{_leader(one)} at load {load:g}" for load, one in shares.items() if _leader(one)],
         "head": ["mix", "load", "running", *(spaced(capacity) for capacity in RANGE), *TIMED_HEAD],
         "table": [_line(rows, mix, load) for mix in values(chosen, "mix") for load in values(chosen, "load")],
         "timed": spaced(TIMED),
@@ -75,14 +79,10 @@ def _line(rows: Rows, mix: str, load: float) -> list[str]:
     return [mix, f"{load:g}", number(lru["running_requests"], 1), *cells, times]
 
 
-def _closed(chosen: list[Row], load: float, policy: str = "hybrid") -> float:
-    """Sum of gains over sum of gaps, in hit tokens, over mixes and capacities at a load."""
-    hits = {
-        name: sum(row["hit_tokens"] for row in chosen if (row["policy"], row["load"]) == (name, load))
-        for name in ("lru", "belady", policy)
-    }
-    gap = hits["belady"] - hits["lru"]
-    return (hits[policy] - hits["lru"]) / gap if gap else 0.0
+def _leader(shares: dict[str, float]) -> str:
+    """The policy that closes most, if that is another one than the hybrid."""
+    policy, share = next(iter(shares.items()))
+    return "" if policy == "hybrid" else f"{policy} {percent(share)}"
 
 
 def _ttft(hybrid: list[Row]) -> Numbers:

@@ -74,7 +74,7 @@ def test_text_around_the_tables_stays(tmp_path: Path) -> None:
     assert page.read_text() == kept.replace("old", "new")
 
 
-FINDINGS = ("chat.jsonl", "mixed.jsonl", "mixed_gap.jsonl", "routing.jsonl")
+FINDINGS = ("chat.jsonl", "mixed.jsonl", "mixed_engine.jsonl", "mixed_gap.jsonl", "routing.jsonl")
 
 
 def test_a_changed_row_changes_the_findings(tmp_path: Path) -> None:
