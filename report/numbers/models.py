@@ -17,8 +17,7 @@ def model_numbers(results: Path) -> dict[str, Any]:
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         rates = [main_rates(own, mix) for mix in traffic]
         table.append([f"`{model}`", number(alignment), *(rate(share) for part in rates for share in part)])
-        found = ", ".join(str(option).replace("`", "") for option in what_to_set(own))
-        advice += [f"{model}: {found}"] if found else []
+        advice += [f"{str(option).replace('`', '')} for {model}" for option in what_to_set(own)[:1]]
         over_full += [groups - full for groups, full, _ in rates]
         less += [model for groups, full, _ in rates if groups < full]
     return {

@@ -67,12 +67,14 @@ def matches(row: Row, wanted: dict[str, Any]) -> bool:
 def refusal(row: Row) -> str | None:
     """Why a row is no result; None if it is one.
 
-    Study one needs as many conversations as its own rows say; mixes and traces given by path are whole as they are.
+    Study one needs as many conversations as its own rows say; mixes, traces given by path and what is measured in a
+    window of time are whole as they are.
     """
     if row.get("quick", True):
         return "the row of a quick run"
     source = (row.get("data") or {}).get("source")
-    if source not in WHOLE and row.get("sessions", FULL_CONVERSATIONS) < FULL_CONVERSATIONS:
+    is_whole = source in WHOLE or "warmup_s" in row
+    if not is_whole and row.get("sessions", FULL_CONVERSATIONS) < FULL_CONVERSATIONS:
         return f"the row has {row['sessions']:,} conversations; allowed: {FULL_CONVERSATIONS:,} or more"
     return None
 

@@ -28,6 +28,7 @@ def tiers_numbers(results: Path) -> Numbers:
     gpu = engine[0]["gpu"]
     same = plain[-1]["cpu"] if len(values(engine, "cpu")) < 3 else values(engine, "cpu")[1]
     at_device = [row for row in engine if row["cpu"] == same and row["gbps"] == "device"]
+    pays = [_pays(plain, mix) for mix in values(plain, "mix")]
     two = [row for row in fast if row["cpu"] != NONE and row["gpu"] == gpu and row["policy"] == "lru"]
     return {
         "gpu": spaced(gpu),
@@ -43,7 +44,8 @@ def tiers_numbers(results: Path) -> Numbers:
         "policy_range": _policy_range([row for row in at_device if _threshold(row) == 1]),
         "times": [_time(row, plain) for row in plain],
         "slow_hurts": any(row["ttft_ms_p50"] > _alone(plain, row["mix"])["ttft_ms_p50"] for row in plain),
-        "pays": [_pays(plain, mix) for mix in values(plain, "mix")],
+        "pays": pays,
+        "pays_somewhere": any("from" in text for one in pays for text in one["where"]),
         "thresholds": [
             [row["mix"], number(_threshold(row)), *_traffic(row)]
             for row in at_device
