@@ -31,7 +31,7 @@ def draw_hints(results: Path, figures: Path) -> list[Path]:
     ]
     for client in CLIENTS:
         _bars(right, list(CLIENTS), {case: (client, gain) for case, name, gain in gains if name == client})
-    right.set_xlabel("token hit rate gained over silence (points)")
+    right.set_xlabel("gained over silence (points)")
     handles, labels = left.get_legend_handles_labels()
     right.legend(handles, labels, frameon=False)
     return write(figure, figures, "hints_worth", rows)
