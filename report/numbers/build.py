@@ -28,7 +28,7 @@ from report.numbers.routing import routing_numbers
 from report.numbers.tiers import tiers_numbers
 
 SOURCE = Path("report/report.typ")
-DATE = datetime(2026, 11, 24, tzinfo=UTC)
+DATE = datetime(2026, 12, 1, tzinfo=UTC)
 """Of the document, not of the rows."""
 CHAPTERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "chat": ("chat.jsonl", chat_numbers),
