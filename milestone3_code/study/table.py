@@ -220,7 +220,7 @@ def _engine(rows: Sequence[Row]) -> str:
         "Under vLLM's scheduler in virtual time, where requests overlap, `hybrid` is above LRU with its whole interval "
         f"in {sure} of {len(hybrid)} runs and below it in {lost}; best and worst are {' and '.join(places)} points. "
         f"The mean time to first token is shorter, with its whole interval, in {shorter}. Of the gap to "
-        f"`belady` there, in sum over mixes and capacities, policies close {closed}."
+        f"`belady` there, summed over mixes and capacities, policies close {closed}."
     )
 
 
