@@ -11,6 +11,7 @@ from tests.making import settings, small_trace
 from tests.plots.chromium import PROGRAM, Page, open_page
 from vllm_sim.plots import page as page_module
 from vllm_sim.plots.page import write_page
+from vllm_sim.plots.style import LOOKS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.grid import Grid, make_runs, sweep
 
@@ -266,3 +267,9 @@ def test_page_fits_its_width_and_its_letters_can_be_read(page: Page, width: int)
     boxes = "[...document.querySelectorAll('select, .chart text')].filter(t => t.getClientRects().length)"
     assert page.run(f"{boxes}.map(t => t.getBoundingClientRect()).every({inside})")
     page.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_every_policy_and_class_of_ones_own_can_be_drawn() -> None:
+    """`ttl` had a marker that the page did not have, and the page of the studies ended in a KeyError."""
+    for policy in (*LOOKS, *map(str, range(20))):
+        assert set(page_module._look(policy)) == {"color", "path", "dash"}

@@ -55,6 +55,7 @@ _PATHS = {  # in a square from -1 to 1, as Vega has its shapes
     "o": "M0.8 0A0.8 0.8 0 1 1 -0.8 0A0.8 0.8 0 1 1 0.8 0Z",
     "s": "M-0.8 -0.8H0.8V0.8H-0.8Z",
     "D": "M0 -1L1 0L0 1L-1 0Z",
+    "d": "M0 -1.1L0.6 0L0 1.1L-0.6 0Z",
     "^": "M0 -1L1 0.8H-1Z",
     "v": "M0 1L1 -0.8H-1Z",
     "<": "M-1 0L0.8 -1V1Z",
