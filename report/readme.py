@@ -32,11 +32,14 @@ def table(rows: Sequence[Row]) -> str:
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_multi_vs_single_turn.py without --quick")
     unlimited = [_row(rows, "capacity", name, capacity_share=None) for name in ("single", "multi")]
+    small = [_row(rows, "capacity", name, capacity_share=0.1) for name in ("single", "multi")]
     lines = [
         "| | single-turn | multi-turn |",
         "|---|---|---|",
-        _line("requests", [f"{row['requests']:,}" for row in unlimited]),
-        _line("working set, blocks of 16", [f"{row['working_set_blocks']:,}" for row in unlimited]),
+        _line("conversations", [f"{row['conversations']:,}" for row in unlimited]),
+        _line("requests that count", [f"{row['requests']:,}" for row in unlimited]),
+        _line("10% of the working set, GiB of `Llama-3.2-1B`", [f"{row['capacity_gib']:.1f}" for row in small]),
+        _line("the same in seconds of traffic", [f"{row['capacity_seconds']:,.0f}" for row in small]),
     ]
     for name in ("token", "block", "request"):
         rate = f"{name}_hit_rate"
@@ -45,8 +48,6 @@ def table(rows: Sequence[Row]) -> str:
         (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share}, "token_hit_rate")
         for share in (0.5, 0.2, 0.1)
     ]
-    busy = "of it, while sessions still begin"
-    rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
     for words, policy in (
         ("the same under `hybrid`", "hybrid"),
         ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ORACLE),
@@ -141,7 +142,7 @@ def findings(results: Path) -> str:
             [
                 f"token hit rate {_spread(multi, rate)}, first exchanges alone {_spread(single, rate)}; at 10% of the "
                 f"working set LRU keeps {_spread(lru, rate)}, the optimum {_spread(best, rate)}",
-                f"{multi['sessions']:,} ShareGPT conversations, {blocks}",
+                f"{multi['conversations']:,} ShareGPT conversations, {blocks}",
             ],
         ),
         _line(

@@ -37,7 +37,6 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
 def _blocks(rows: list[Row], figures: Path) -> list[Path]:
     panels = {
         "shared_prefix_tokens": "tokens found cached, by request",
-        "lifetime_s": "seconds from first to last use, by hit block",
         "uses_of_hit_blocks": "hits, by hit block",
     }
     figure = _distributions(rows, panels, "up to there (%)")

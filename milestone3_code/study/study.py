@@ -40,14 +40,14 @@ class Point(NamedTuple):
     mix: str
     block_size: int = MAIN_BLOCK
     capacity: str = ""
-    """As the TOML file says it; none for `seeds`, and for a `gap` over several."""
+    """As the TOML file says it; none for `seeds` and `random`, and for a `gap` over several."""
     policy: str = "lru"
     params: Params = ()
     workload: str | None = None
     detail: str = ""
-    """What else the experiment varies; for `seeds` and `gap` the capacities."""
+    """What else the experiment varies; for `seeds`, `gap` and `random` the capacities."""
     mix_seed: int = 0
-    """Which draw of the mix; 0: the configuration's own seed."""
+    """Which draw of the mix, or random traffic; 0 of a mix: the configuration's own seed."""
     policies: tuple[str, ...] = ()
     """For `seeds`."""
     timing: Timing | None = None
@@ -122,7 +122,7 @@ class Study:
         return found
 
 
-DIGITS = 16
+DIGITS = 8
 """Of a hash, in the field data."""
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.study.table import AIM, ALL, LEAST_GAP
-from report.numbers.mixed import BLOCK, MAKER, RANGE
+from report.numbers.mixed import BLOCK, GIB_8B, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import MINUS, between, number, percent, points, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -15,8 +15,6 @@ WORST = -0.02
 NEAR_ZERO = 0.0005
 SURE = 0.05
 """A p of the sign test below which the text says that one policy is ahead."""
-GIB_8B = 4
-"""How many times the bytes of a token Llama-3.1-8B has: 128 KiB against 32."""
 
 
 def gap_numbers(results: Path) -> Numbers:
