@@ -24,7 +24,6 @@ MAKERS = {
     "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
-    "first_": "python milestone3_code/compare_tiers.py",
     "hints_": "python milestone3_code/compare_hints.py",
     "report_": "python milestone3_code/build_mixes.py --seeds 10",
     "engine_": "python milestone3_code/compare_policies.py",

@@ -189,5 +189,5 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     gaps.yaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
     gaps.yaxis.set_minor_formatter(NullFormatter())
     gaps.set_ylabel("tokens between uses (90th percentile)")
-    hits.legend(title="median think time", loc="lower left")
+    hits.legend(title="median think time", loc="upper right")
     return write(figure, figures, "chat_arrivals", rows)

@@ -179,15 +179,30 @@ def _seeds(
 
 
 def _engine(study: Study, table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
-    seconds, warmup_s = (table.need(name, number(0, 1e6)) for name in ("seconds", "warmup_s"))
     loads = kept(table.need("loads", LIST), quick, "loads")
     capacities = kept(table.need("capacities", LIST), quick, "capacities")
     policies = kept(table.need("policies", LIST), quick, "policies")
-    device, seeds = table.need("device", choice(*DEVICES)), table.need("seeds", whole(1))
+    timings, seeds = [timing_of(table, quick, load) for load in loads], table.need("seeds", whole(1))
     table.close()
-    for mix, seed, load, capacity, policy in product(study.mixes, range(seeds), loads, capacities, policies):
-        timing = Timing(float(load), float(seconds), float(warmup_s), device)
+    for mix, seed, timing, capacity, policy in product(study.mixes, range(seeds), timings, capacities, policies):
         yield Point("engine", mix, capacity=capacity, policy=policy, mix_seed=seed, timing=timing)
+
+
+def timing_of(table: TomlTable, quick: TomlTable | None, load: float | None = None) -> Timing:
+    """How requests of the engine come, by a table; a quick run may have other times.
+
+    Args:
+        table: with seconds, warmup_s, device, and load where none is given.
+        quick: the table of a quick run; None: the run is not quick.
+        load: times the mix's rates of sessions.
+    """
+    load = table.need("load", number(0, 1e6, above=True)) if load is None else load
+    times = {name: table.need(name, number(0, 1e6)) for name in ("seconds", "warmup_s")}
+    if quick is not None:
+        times = {name: quick.get(name, number(0, 1e6), value) for name, value in times.items()}
+    return Timing(
+        float(load), float(times["seconds"]), float(times["warmup_s"]), table.need("device", choice(*DEVICES))
+    )
 
 
 def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:

@@ -51,7 +51,7 @@ def run_study(
     if "engine" in parts:
         for point in chosen:
             if point.timing is not None:  # before several processes write one file
-                study.stationary(point)
+                study.stationary(point.mix, point.mix_seed, point.timing)
     steps = [[point for point in chosen if (point.experiment == "gap") == is_gap] for is_gap in (False, True)]
     for step in steps[: 1 + ("cache" in parts)]:  # the gaps are made of rows that the first step gives
         runs = [

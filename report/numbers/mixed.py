@@ -122,6 +122,7 @@ def _matrix(rows: Rows) -> Numbers:
     worst = max(taken, key=lambda name: taken[name])
     return {
         "by_others": percent(by_others / max(1, total)),
+        "mostly_others": 2 * by_others > total,
         "worst": worst,
         "worst_share": percent(taken[worst] / max(1, total)),
     }
