@@ -18,9 +18,6 @@ PATTERNS = tuple(
     if rate * think_s <= 300  # more are tens of thousands of sessions until conversations of all ages are there
 )
 QUICK_PATTERN = Pattern(sessions_per_s=0.25)
-ENGINE_PATTERN = Pattern(sessions_per_s=4.0, think_s=10.0)
-"""Enough at a time that the device has batches: at the main rate a 1B model answers faster than sessions come."""
-QUICK_ENGINE_PATTERN = Pattern(sessions_per_s=1.0, think_s=10.0)
 QUICK_POLICIES = ("lru", "arc", "hybrid", "belady")
 """Each is compiled once on a machine, which takes longer than a quick run's rows."""
 POLICY_SHARES = (0.05, 0.1, 0.2, 0.35, 0.5)
@@ -34,7 +31,6 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
         quick: fewer of everything.
     """
     shares, pattern = ((0.1, None), QUICK_PATTERN) if quick else (SHARES, Pattern())
-    engine = QUICK_ENGINE_PATTERN if quick else ENGINE_PATTERN
     for workload in WORKLOADS:
         for share in shares:
             yield Point("capacity", workload, share=share, pattern=pattern)
@@ -45,7 +41,6 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
         if workload == "multi":  # the order of single requests is the same in all patterns
             for one in (QUICK_PATTERN, QUICK_PATTERN._replace(think_s=10.0)) if quick else PATTERNS:
                 yield Point("arrival", workload, share=0.1, pattern=one)
-            yield Point("as_engine", workload, share=0.1, pattern=engine)
         for block_size in (16, 128) if quick else BLOCK_SIZES:
             for share in shares:
                 yield Point("block_size", workload, block_size, share, pattern=pattern)
@@ -54,20 +49,20 @@ def points(policies: Sequence[str], quick: bool) -> Iterator[Point]:
         yield Point("reuse", workload, system_prompt=True, pattern=pattern)
     for workload in WORKLOADS:
         for backend in ("fast", "blockpool"):
-            yield Point("agree", workload, share=0.1, backend=backend, pattern=engine)
+            yield Point("agree", workload, share=0.1, backend=backend, pattern=pattern)
 
 
 ENGINE = (
-    EnginePoint("multi", 0.1, 64, ENGINE_PATTERN),
-    EnginePoint("multi", None, 64, ENGINE_PATTERN),
-    EnginePoint("multi", 0.1, None, ENGINE_PATTERN),
-    EnginePoint("multi", None, None, ENGINE_PATTERN),
-    EnginePoint("single", 0.1, 64, ENGINE_PATTERN),
-    EnginePoint("single", None, 64, ENGINE_PATTERN),
-    EnginePoint("single", 0.1, None, ENGINE_PATTERN),
-    EnginePoint("single", None, None, ENGINE_PATTERN),
-    EnginePoint("single", 0.1, 1, ENGINE_PATTERN),
+    EnginePoint("multi", 0.1, 64),
+    EnginePoint("multi", None, 64),
+    EnginePoint("multi", 0.1, None),
+    EnginePoint("multi", None, None),
+    EnginePoint("single", 0.1, 64),
+    EnginePoint("single", None, 64),
+    EnginePoint("single", 0.1, None),
+    EnginePoint("single", None, None),
+    EnginePoint("single", 0.1, 1),
 )
 """The longest first. Without arrivals the engine always has so many requests, and its tokens a second are its speed;
 with arrivals they are how many sessions are configured."""
-QUICK_ENGINE = tuple(point._replace(pattern=QUICK_ENGINE_PATTERN) for point in (ENGINE[0], ENGINE[-1]))
+QUICK_ENGINE = tuple(point._replace(pattern=QUICK_PATTERN) for point in (ENGINE[0], ENGINE[-1]))

@@ -37,7 +37,7 @@ class EnginePoint(NamedTuple):
     share: float | None
     concurrency: int | None
     """None: requests arrive by the pattern."""
-    pattern: Pattern
+    pattern: Pattern = Pattern()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
