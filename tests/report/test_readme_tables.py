@@ -33,7 +33,7 @@ def rows() -> list[dict[str, Any]]:
 def test_every_rate_has_its_interval() -> None:
     lines = table(rows()).splitlines()[6:]
     assert len(lines) == 12
-    assert all(line.count("0.500 (0.400 to 0.600)") == 2 for line in lines)
+    assert all(line.count("50.0 (40.0 to 60.0)") == 2 for line in lines)
 
 
 def test_rows_of_a_quick_run_make_no_table() -> None:
