@@ -30,7 +30,7 @@ class Loss(NamedTuple):
 
 
 def section(results: Path) -> str:
-    """Shares of the gap, each mix at MAIN_SHARE, the worst cells, real traces and the engine, in Markdown.
+    """Real traces, shares of the gap, each mix at MAIN_SHARE, the worst cells and the engine, in Markdown.
 
     Raises:
         ValueError: a row comes from a quick run, or one that is needed is not there.
@@ -40,7 +40,7 @@ def section(results: Path) -> str:
         raise ValueError("rows of a quick run are no results; run compare_policies.py without --quick")
     parts = [_gaps(gaps), _aim(gaps), _mixes(gaps), _worst(rows), _random(rows), _loser(gaps)]
     if (results / HASH).is_file():
-        parts.append(_real(read_rows(results / HASH)))
+        parts.insert(0, _real(read_rows(results / HASH)))
     return "\n\n".join([*parts, _engine(read_rows(results / ENGINE))])
 
 
@@ -174,7 +174,7 @@ def _loser(rows: Sequence[Row]) -> str:
 
 
 def _real(rows: Sequence[Row]) -> str:
-    """The hybrid on the half of traces of services that no script tunes on."""
+    """The hybrid on the half of real traces that no script tunes on."""
     heads = ["second half of", "blocks", "LRU, %", "optimum, %", "hybrid - LRU, points", "gap closed, %"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     second = [row for row in rows if row["part"] == "second"]
