@@ -17,7 +17,7 @@ from milestone3_code.routing.numbers import (
     still_fresh,
 )
 from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_REPLICAS
-from milestone3_code.study.names import spoken
+from milestone3_code.study.names import arrivals, spoken
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, points, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -212,7 +212,7 @@ def _engine(results: Path) -> Numbers | None:
         "table": table,
         "ttft": ttft,
         "device": found[0]["device"].upper(),
-        "arrival": found[0]["arrival"],
+        "arrivals": arrivals(found[0]),
         "capacity": spaced(found[0]["capacity"]),
     }
 
