@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
 from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row, request_fields
+from vllm_sim.trace.columns import LABELS, column, label_values
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -131,18 +132,7 @@ class Outcome:
 
 def labels_of(records: Sequence[Record]) -> Labels:
     """The labels of a trace's requests."""
-    return Labels(
-        *(
-            _label([getattr(record, name) for record in records])
-            for name in ("workload", "turn", "tenant", "session_id")
-        )
-    )
-
-
-def _label(names: Sequence[Any]) -> Label:
-    numbers: dict[Any, int] = {}
-    codes = [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names]
-    return Label(list(numbers), np.array(codes, np.int64))
+    return Labels(*(Label(label_values(records, name), column(records, name)) for name in LABELS))
 
 
 def request_results(outcome: Outcome) -> Iterator[RequestResult]:
