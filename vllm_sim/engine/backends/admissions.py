@@ -1,6 +1,5 @@
 """What every ledger keeps: the admission of each request, and who evicted whose blocks. It watches nothing."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vllm_sim.engine.backends.lifetimes import Lifetimes
@@ -32,15 +31,33 @@ class Admission:
 
 
 class Admissions:
-    """The admissions of the requests that are served, and the evictions of a run."""
+    """The admissions of the requests that are served, and the evictions of a run.
 
-    def __init__(self) -> None:
-        self.lifetimes: Lifetimes = Lifetimes()
+    Args:
+        blocks: of the pool; their numbers are below.
+    """
+
+    def __init__(self, blocks: int) -> None:
+        self.lifetimes: Lifetimes = Lifetimes(blocks)
         self.admissions: dict[str, Admission] = {}
         """By request, until `forget`."""
-        self.evictions: dict[tuple[str, str], int] = {}
+        self._evictions: dict[tuple[str, str], int] = {}
+        self._evicted_blocks = 0
+
+    @property
+    def evictions(self) -> dict[tuple[str, str], int]:
         """(request that cached the block last, request whose allocation evicted it): blocks."""
-        self.evicted_blocks = 0
+        self._apply()
+        return self._evictions
+
+    @property
+    def evicted_blocks(self) -> int:
+        """Blocks that were evicted."""
+        self._apply()
+        return self._evicted_blocks
+
+    def _apply(self) -> None:
+        """Counts what is noted and not counted yet."""
 
     def set_time(self, now_ms: float) -> None:
         """What follows happens at this virtual time."""
@@ -62,14 +79,11 @@ class Admissions:
         """What a request that has ended found; it is not kept."""
         return self.admissions.pop(name)
 
-    def count_evictions(self, owners: Iterable[str], evictor: str) -> None:
-        """Counts blocks that a request has evicted, by the request that cached each last."""
-        evictions, count = self.evictions, 0
-        for owner in owners:
-            pair = owner, evictor
-            evictions[pair] = evictions.get(pair, 0) + 1
-            count += 1
-        self.evicted_blocks += count
+    def count_evictions(self, owner: str, evictor: str, blocks: int) -> None:
+        """Counts blocks that a request has evicted, and the request that cached them last."""
+        pair = owner, evictor
+        self._evictions[pair] = self._evictions.get(pair, 0) + blocks
+        self._evicted_blocks += blocks
 
     def count_admission(self, request: str, hit_tokens: int, is_return: bool) -> None:
         """Counts a request that starts, or returns from a preemption."""

@@ -40,8 +40,8 @@ class GroupLedger(Admissions):
     """
 
     def __init__(self, manager: KVCacheManager, block_size: int):
-        super().__init__()
         pool = manager.block_pool
+        super().__init__(pool.num_gpu_blocks)
         self.unit_tokens = unit_of(manager, block_size)
         self.orphan_blocks = None
         """Not counted: a window's blocks are kept without those before them."""
@@ -242,7 +242,8 @@ class GroupLedger(Admissions):
         for block, key in lost:
             owners[block] = self._owner[key]
             self._evictor[key] = self._serving
-        self.count_evictions(owners.values(), self._serving)
+        for owner in owners.values():
+            self.count_evictions(owner, self._serving, 1)
 
 
 def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedger:
