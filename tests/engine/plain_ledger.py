@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine.backends.admissions import Admission
+from vllm_sim.engine.backends.block_log import ABOUT, CACHED, CLOCKS, HEAD, HIT, RELEASED, TAKEN
 from vllm_sim.engine.backends.ledger import Ledger
-from vllm_sim.engine.backends.lifetimes import CLOCKS, KINDS, Lifetimes
+from vllm_sim.engine.backends.lifetimes import KINDS, Lifetimes
 
 
 class PlainLifetimes(Lifetimes):
@@ -16,24 +19,35 @@ class PlainLifetimes(Lifetimes):
 
     def __init__(self, blocks: int):
         super().__init__(blocks)
-        self.cached_at: dict[int, tuple[int, ...]] = {}
-        self.released_at: dict[int, tuple[int, ...]] = {}
-        self.spans: dict[str, list[tuple[int, ...]]] = {kind: [] for kind in KINDS}
+        self.cached: dict[int, list[int]] = {}
+        self.released: dict[int, list[int]] = {}
+        self.spans: dict[str, list[list[int]]] = {kind: [] for kind in KINDS}
 
-    def cached(self, blocks: Sequence[int]) -> None:
-        self.cached_at |= dict.fromkeys(blocks, self.now())
+    def add_up(self, log: np.ndarray) -> None:
+        place, numbers = 0, log.tolist()
+        while place < len(numbers):
+            event, count, *now = numbers[place:][:ABOUT]
+            blocks = numbers[place + HEAD :][:count]
+            place += HEAD + count
+            for block in blocks:
+                self.add(event, block, now)
 
-    def released(self, blocks: Sequence[int]) -> None:
-        self.released_at |= dict.fromkeys(blocks, self.now())
+    def add(self, event: int, block: int, now: list[int]) -> None:
+        if event == CACHED:
+            self.cached[block] = now
+        elif event == RELEASED:
+            self.released[block] = now
+        else:
+            released = self.released.pop(block, None)
+            if event == HIT and released:
+                self.note("reuse_gap", released, now)
+            cached = self.cached.pop(block, None) if event == TAKEN else None
+            if cached and released:
+                self.note("lifetime", cached, now)
+                self.note("idle", released, now)
 
-    def hit(self, blocks: Sequence[int], is_return: bool) -> None:
-        moments = [self.released_at.pop(block) for block in blocks if block in self.released_at]
-        self.note("reuse_gap", [] if is_return else moments)
-
-    def taken(self, blocks: Sequence[int]) -> None:
-        both = [(self.cached_at.pop(block, None), self.released_at.pop(block, None)) for block in blocks]
-        self.note("lifetime", [cached for cached, released in both if cached and released])
-        self.note("idle", [released for cached, released in both if cached and released])
+    def note(self, kind: str, since: list[int], now: list[int]) -> None:
+        self.spans[kind].append([end - begin for begin, end in zip(since, now, strict=True)])
 
     def rows(self) -> list[dict[str, Any]]:
         rows = []
@@ -50,12 +64,6 @@ class PlainLifetimes(Lifetimes):
                     "below": {str(size): below[size] for size in sorted(below)},
                 })  # fmt: skip
         return rows
-
-    def now(self) -> tuple[int, ...]:
-        return self.computed_tokens, self.requests, int(self.now_ms)
-
-    def note(self, kind: str, moments: Sequence[tuple[int, ...]]) -> None:
-        self.spans[kind] += [tuple(map(int.__sub__, self.now(), moment)) for moment in moments]
 
 
 @dataclass
@@ -76,7 +84,7 @@ class PlainLedger(Ledger):
         self.generated: dict[int, bool] = {}
         self.most_orphans = 0
         super().__init__(manager)
-        self.lifetimes = PlainLifetimes(0)
+        self._lifetimes = PlainLifetimes(0)
 
     @property
     def working_set_blocks(self) -> int:
@@ -100,9 +108,12 @@ class PlainLedger(Ledger):
         generated = sum(self.generated[block] for block in hit_blocks)
         return Admission(hit, generated, len(hashes) - evicted, evicted - hit, by)
 
+    def _read(self, log: np.ndarray) -> None:
+        self._lifetimes.add_up(log)
+
     def take(self, name: str, new: Sequence[Any]) -> None:
         self.count_allocated(name, len(new))
-        self.lifetimes.taken([block.block_id for block in new])
+        self.note(TAKEN, [block.block_id for block in new])
         for block in new:
             if block.block_id in self.held:
                 known = self.known[self.held.pop(block.block_id)]
@@ -122,4 +133,4 @@ class PlainLedger(Ledger):
             self.generated[block] = place >= request.num_prompt_tokens // self.block_size
         if full > start:
             self._cached[name] = full
-            self.lifetimes.cached([block.block_id for block in self._blocks[name][start:full]])
+            self.note(CACHED, [block.block_id for block in self._blocks[name][start:full]])

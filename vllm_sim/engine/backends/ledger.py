@@ -7,7 +7,6 @@ no other time in a run without resets; so a cached block that is allocated has b
 served. num_cached_block says how many blocks of a request have a hash. KV events would tell the same and cost more.
 """
 
-from array import array
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -18,11 +17,10 @@ from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
 from vllm_sim.engine.backends import ledger_kernel as kernel
 from vllm_sim.engine.backends.admissions import Admission, Admissions
+from vllm_sim.engine.backends.block_log import CACHED, TAKEN
 
 _FIRST_HASHES = 1024
 """Room that there is at first."""
-_BATCH = 100_000
-"""Numbers that the log has at most, but for its last entry."""
 
 _NONE = range(0)
 
@@ -30,8 +28,8 @@ _NONE = range(0)
 class Ledger(Admissions):
     """Blocks by hash: seen, cached, evicted by which request; and the admissions by request. Hashes have numbers here.
 
-    Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time: 56 bytes
-    in the arrays and 8 to 16 in the table of hashes, and up to twice as much, since both grow by doubling.
+    Every distinct block that was ever cached is kept, since what was evicted once may be missed at any time: 64 bytes,
+    and up to twice as much, since the tables double when they are full.
 
     Args:
         manager: one that has served nobody yet, of one group of full attention; its methods and its pool's are watched.
@@ -41,9 +39,8 @@ class Ledger(Admissions):
         pool, (single,) = manager.block_pool, manager.coordinator.single_type_managers
         super().__init__(pool.num_gpu_blocks)
         self.block_size = pool.hash_block_size
+        self._log_hashes: list[bytes] = []
         # See ledger_kernel.py:
-        self._log = array("q")
-        self._log_hashes: list[Any] = []
         self._hashes = np.zeros((_FIRST_HASHES, kernel.WORDS), np.int64)
         self._by_hash = np.zeros((_FIRST_HASHES, kernel.COLUMNS), np.int32)
         self._slots = np.full(2 * _FIRST_HASHES, -1, np.int32)
@@ -64,13 +61,13 @@ class Ledger(Admissions):
     @property
     def working_set_blocks(self) -> int:
         """Distinct blocks that were ever cached."""
-        self._apply()
+        self.read_log()
         return int(self._counts[kernel.HASHES])
 
     @property
     def orphan_blocks(self) -> int:
         """The most at any time."""
-        self._apply()
+        self.read_log()
         return int(self._counts[kernel.MOST_ORPHANS])
 
     @property
@@ -95,7 +92,7 @@ class Ledger(Admissions):
                 return None
             if starts:
                 self._admit(request, new_computed_blocks.get_block_ids()[0] if num_new_computed_tokens else ())
-            self.count_computed(num_new_tokens)
+            self.computed_tokens += num_new_tokens
             if new := blocks.blocks[0]:
                 self.take(request.request_id, new)
             self.cache(request)
@@ -108,7 +105,7 @@ class Ledger(Admissions):
         def free_blocks(ordered_blocks: Iterable[Any]) -> None:
             blocks = list(ordered_blocks)
             free(blocks)
-            self.lifetimes.released([block.block_id for block in blocks if not block.ref_cnt])
+            self.release([block.block_id for block in blocks if not block.ref_cnt])
 
         compat.ALLOCATE.put(manager, allocate_slots)
         compat.CACHE.put(manager, cache_blocks)
@@ -132,7 +129,7 @@ class Ledger(Admissions):
         local, hit = len(hit_blocks), len(hit_blocks) + loaded_blocks
         hittable = hittable_blocks(request.num_prompt_tokens, self.block_size)
         hashes = request.block_hashes[local : max(hit, hittable)]
-        self._apply()
+        self.read_log()
         generated, known, evictor = kernel.look(
             np.array(hit_blocks, np.int64),
             _words(hashes),
@@ -154,17 +151,12 @@ class Ledger(Admissions):
             self._numbers[name] = len(self._names)
             self._names.append(name)
         self._cached[name] = len(hit_blocks)
-        is_return = request.num_preemptions > 0
-        self.count_admission(name, len(hit_blocks) * self.block_size, is_return)
-        if hit_blocks:
-            self.lifetimes.hit(hit_blocks, is_return)
+        self.count_admission(name, len(hit_blocks) * self.block_size, hit_blocks, request.num_preemptions > 0)
 
     def take(self, name: str, new: Sequence[Any]) -> None:
         """Blocks were allocated to a request, and what was cached in them is evicted."""
         self.count_allocated(name, len(new))
-        blocks = [block.block_id for block in new]
-        self.lifetimes.taken(blocks)
-        self._log.fromlist([kernel.TAKE, self._numbers[name], len(blocks), *blocks])
+        self.note(TAKEN, [block.block_id for block in new], (self._numbers[name], -1, 0, 0, 0))
 
     def cache(self, request: Any) -> None:
         """Notes the blocks of a request that have got their hash since the last call."""
@@ -177,21 +169,16 @@ class Ledger(Admissions):
         blocks = [block.block_id for block in table[start:full]]
         before = table[start - 1].block_id if start else -1
         prompt, loaded = request.num_prompt_tokens // self.block_size, self._loaded.get(name, _NONE)
-        places = prompt - start, loaded.start - start, loaded.stop - start
-        self._log.fromlist([kernel.CACHE, self._numbers[name], before, *places, len(blocks), *blocks])
         self._log_hashes += request.block_hashes[start:full]
-        self.lifetimes.cached(blocks)
-        if len(self._log) > _BATCH:
-            self._apply()
+        about = self._numbers[name], before, prompt - start, loaded.start - start, loaded.stop - start
+        self.note(CACHED, blocks, about)
 
-    def _apply(self) -> None:
-        """Reads the log, and empties it."""
-        if not self._log:
-            return
+    def _read(self, log: np.ndarray) -> None:
+        super()._read(log)
         hashes = len(self._log_hashes)
         self._make_room(int(self._counts[kernel.HASHES]) + hashes)
-        runs = kernel.apply(
-            np.frombuffer(self._log, np.int64),
+        runs = kernel.read(
+            log,
             _words(self._log_hashes),
             hashes,
             self._slots,
@@ -200,7 +187,7 @@ class Ledger(Admissions):
             self._by_block,
             self._counts,
         )
-        self._log, self._log_hashes = array("q"), []
+        self._log_hashes = []
         names = self._names
         for owner, evictor, blocks in runs.tolist():
             self.count_evictions(names[owner], names[evictor], blocks)

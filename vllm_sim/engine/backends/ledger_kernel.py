@@ -1,16 +1,8 @@
 """What the ledger keeps of blocks, compiled: which are known by their hashes, who cached and who evicted them.
 
-A hash has a number, in the order in which hashes were first cached. The ledger notes what happens in a log of whole
-numbers, and `apply` reads it when somebody wants to know: a call from Python for each block would cost more than vLLM's
-own work on it. Two kinds of entries, each followed by its blocks:
-
-    TAKE, request, blocks                            allocated to a request: what was cached in them is evicted
-    CACHE, request, before, prompt, begin, end, blocks     got their hashes, one after the other in a prompt, after the
-                                                     block `before` or none (-1). From the place `prompt` on tokens are
-                                                     generated, but from `begin` to `end` what the hash had before
-
-The hashes of all CACHE entries stand apart, in their order. The table of hashes has open addressing: a hash is as good
-as random, and its first bits say where the search begins.
+A hash has a number, in the order in which hashes were first cached. What happens to blocks comes as a log
+(block_log.py). The hashes of its CACHED entries stand apart, in their order. The table of hashes has open addressing: a
+hash is as good as random, and its first bits say where the search begins.
 """
 
 from typing import Any
@@ -18,7 +10,17 @@ from typing import Any
 import numba
 import numpy as np
 
-TAKE, CACHE = range(2)
+from vllm_sim.engine.backends.block_log import (
+    BEFORE,
+    BLOCKS,
+    CACHED,
+    HEAD,
+    LOADED,
+    LOADED_END,
+    PROMPT,
+    REQUEST,
+    TAKEN,
+)
 
 WORDS = 4
 """Of 8 bytes: hashes have at most so many."""
@@ -33,15 +35,13 @@ HASHES, ORPHANS, MOST_ORPHANS = range(3)
 
 
 @numba.njit(cache=True)
-def apply(
-    log: Any, words: Any, hashes: int, slots: Any, names: Any, by_hash: Any, by_block: Any, counts: Any
-) -> Any:
-    """Applies a log.
+def read(log: Any, words: Any, hashes: int, slots: Any, names: Any, by_hash: Any, by_block: Any, counts: Any) -> Any:
+    """Reads a log.
 
     Args:
         log: see above.
-        words: of the log's hashes; [hashes * words of each].
-        hashes: how many the log has.
+        words: of its hashes; [hashes * words of each].
+        hashes: how many it has.
         slots: the table: a hash's number or -1; at least half of them -1.
         names: hashes by number; [numbers, WORDS].
         by_hash: see the names of its columns; [numbers, COLUMNS]. There is room for all hashes of the log.
@@ -53,13 +53,13 @@ def apply(
         [runs, (request that cached the blocks last, request that evicted them, blocks)].
     """
     size = words.size // max(hashes, 1)
-    runs, last, word, place = np.empty((log.size, 3), np.int64), -1, 0, 0
-    while place < log.size:
-        request = log[place + 1]
-        if log[place] == TAKE:
-            begin = place + 3
-            place = begin + log[place + 2]
-            for block in log[begin:place]:
+    runs, last, word, entry = np.empty((log.size, 3), np.int64), -1, 0, 0
+    while entry < log.size:
+        event, request, begin = log[entry], log[entry + REQUEST], entry + HEAD
+        end = begin + log[entry + BLOCKS]
+        if event == TAKEN:
+            for place in range(begin, end):
+                block = log[place]
                 number = by_block[block, HELD]
                 if number < 0:
                     continue
@@ -69,32 +69,42 @@ def apply(
                     runs[last, 0], runs[last, 1], runs[last, 2] = owner, request, 0
                 runs[last, 2] += 1
                 _evict(block, number, request, by_hash, by_block, counts)
-            continue
-        before, prompt, loaded, loaded_end = log[place + 2], log[place + 3], log[place + 4], log[place + 5]
-        begin = place + 7
-        place = begin + log[place + 6]
-        parent = by_block[before, HELD] if before >= 0 else -1
-        for i in range(place - begin):
-            block = log[begin + i]
-            slot = _slot(words[word : word + size], slots, names)
-            word += size
-            number = slots[slot]
-            if number < 0:
-                number = slots[slot] = counts[HASHES]
-                names[number, :size] = words[word - size : word]
-                by_hash[number, EVICTOR], by_hash[number, PARENT] = -1, parent
-                counts[HASHES] += 1
-            by_hash[number, OWNER] = request
-            by_hash[number, COPIES] += 1
-            if by_hash[number, COPIES] == 1:
-                counts[ORPHANS] -= by_hash[number, CHILDREN]
-                if parent >= 0:  # it is cached: the request has it
-                    by_hash[parent, CHILDREN] += 1
-            by_block[block, HELD] = number
-            is_generated = by_hash[number, WAS_GENERATED] if loaded <= i < loaded_end else int(i >= prompt)
-            by_block[block, GENERATED] = is_generated
-            parent = number
+        elif event == CACHED:
+            parent = by_block[log[entry + BEFORE], HELD] if log[entry + BEFORE] >= 0 else -1
+            for i in range(end - begin):
+                slot = _slot(words, word, size, slots, names)
+                if slots[slot] < 0:
+                    _add(words, word, size, parent, slot, slots, names, by_hash, counts)
+                number = slots[slot]
+                word += size
+                by_hash[number, OWNER] = request
+                by_hash[number, COPIES] += 1
+                if by_hash[number, COPIES] == 1:
+                    counts[ORPHANS] -= by_hash[number, CHILDREN]
+                    if parent >= 0:  # it is cached: the request has it
+                        by_hash[parent, CHILDREN] += 1
+                block = log[begin + i]
+                by_block[block, HELD] = number
+                if log[entry + LOADED] <= i < log[entry + LOADED_END]:
+                    by_block[block, GENERATED] = by_hash[number, WAS_GENERATED]
+                else:
+                    by_block[block, GENERATED] = i >= log[entry + PROMPT]
+                parent = number
+        entry = end
     return runs[: last + 1]
+
+
+@numba.njit(cache=True)
+def _add(
+    words: Any, word: int, size: int, parent: int, slot: int, slots: Any, names: Any, by_hash: Any, counts: Any
+) -> None:
+    """Gives a hash the next number."""
+    number = counts[HASHES]
+    counts[HASHES] += 1
+    slots[slot] = number
+    for i in range(size):
+        names[number, i] = words[word + i]
+    by_hash[number, EVICTOR], by_hash[number, PARENT] = -1, parent
 
 
 @numba.njit(cache=True)
@@ -122,10 +132,10 @@ def look(
 
     Args:
         hit: its blocks that are cached; [blocks].
-        words: of the hashes after them, as in `apply`.
+        words: of the hashes after them, as in `read`.
         hashes: how many those are.
         loaded: so many of them, the first, come from elsewhere.
-        slots, names, by_hash, by_block: see `apply`.
+        slots, names, by_hash, by_block: see `read`.
 
     Returns:
         Blocks that held generated tokens, of those hit and those loaded; how many hashes after these were ever cached,
@@ -135,7 +145,7 @@ def look(
     for block in hit:
         generated += by_block[block, GENERATED]
     for place in range(hashes):
-        number = slots[_slot(words[place * size : (place + 1) * size], slots, names)]
+        number = slots[_slot(words, place * size, size, slots, names)]
         if place < loaded:
             generated += by_hash[number, WAS_GENERATED] if number >= 0 else 0
             continue
@@ -150,19 +160,20 @@ def look(
 @numba.njit(cache=True)
 def fill(slots: Any, names: Any, hashes: int) -> None:
     """Enters the first numbers into an empty table."""
+    words = names.reshape(-1)
     for number in range(hashes):
-        slots[_slot(names[number], slots, names)] = number
+        slots[_slot(words, number * WORDS, WORDS, slots, names)] = number
 
 
 @numba.njit(cache=True)
-def _slot(name: Any, slots: Any, names: Any) -> int:
-    """Where a hash stands in the table, or would."""
-    slot = name[0] & (slots.size - 1)
+def _slot(words: Any, word: int, size: int, slots: Any, names: Any) -> int:
+    """Where a hash stands in the table, or would; its words begin at one of `words`."""
+    slot = words[word] & (slots.size - 1)
     while slots[slot] >= 0:
-        number, word = slots[slot], 0
-        while word < name.size and names[number, word] == name[word]:
-            word += 1
-        if word == name.size:
+        number, i = slots[slot], 0
+        while i < size and names[number, i] == words[word + i]:
+            i += 1
+        if i == size:
             break
         slot = (slot + 1) & (slots.size - 1)
     return slot
