@@ -249,7 +249,7 @@ def observe(
         ledger = driver.ledger
         found["ledger"] = [ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks]
         found["evictions"] = list(ledger.evictions.items())
-        found["lifetimes"] = ledger.lifetimes.rows()
+        found["lifetimes"] = ledger.lifetime_rows()
     return found
 
 

@@ -122,7 +122,7 @@ def run_engine(
         totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)
         files = {
             "evictions.jsonl": eviction_rows(ledger.evictions, records),
-            "blocks.jsonl": [{"schema": SCHEMA} | row for row in ledger.lifetimes.rows()],
+            "blocks.jsonl": [{"schema": SCHEMA} | row for row in ledger.lifetime_rows()],
         }
         outcome = replace(outcome, totals=totals, files=files)
     ran = msgspec.structs.replace(
