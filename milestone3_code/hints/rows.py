@@ -1,6 +1,5 @@
 """The rows of the study of hints; see plan.py for what they mean."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -14,6 +13,7 @@ from milestone3_code.hints.plan import Plan, Point, read_plan
 from milestone3_code.study.stationary import warmup_share
 from milestone3_code.study.study import Study
 from milestone3_code.study.view import View, capacity_of, requests_of
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.chains import Array, Floats
 from vllm_sim.eviction.names import OFFLINE
 from vllm_sim.eviction.registry import find_policy
@@ -56,7 +56,7 @@ def run_study(
     for point in plan.points:  # here, as processes that write one file at a time would meet
         if point.backend == "engine" and part_of(point) in parts:
             write_spoken(study, point)
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(plan.points[0].trace))  # vLLM chooses its platform at import
+    os.environ[TRACE_VARIABLE] = str(study.trace(plan.points[0].trace))  # vLLM chooses its platform at import
     runs = [
         PlannedRun(
             key=key(study, point),
@@ -78,9 +78,8 @@ def part_of(point: Point) -> str:
 
 
 def key(study: Study, point: Point) -> str:
-    """Names a point over its trace and a model, of which the folder's name counts."""
-    text = f"{study.sha256(point.trace)} {Path(study.model).name} {study.quick} {point!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names a point over its trace."""
+    return study.key(study.sha256(point.trace), point)
 
 
 def makers(point: Point) -> list[Maker]:

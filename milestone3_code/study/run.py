@@ -9,6 +9,7 @@ from pathlib import Path
 from milestone3_code.study.plan import mixes, points
 from milestone3_code.study.rows import EXPERIMENTS, rows_of
 from milestone3_code.study.study import SEEDS, Point, Study
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, file_sha256, fingerprint
 from vllm_sim.replay.backends import BACKENDS
@@ -47,7 +48,7 @@ def run_study(
             more = max(point.mix_seed for point in chosen if point.mix != "all") + 1
             raise ValueError(f"no {study.trace(mix, seed)}; first run milestone3_code/build_mixes.py --seeds {more}")
     # vLLM chooses its platform when a process imports it first.
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
+    os.environ[TRACE_VARIABLE] = str(study.trace(study.mixes[0]))
     if "engine" in parts:
         for point in chosen:
             if point.timing is not None:  # before several processes write one file

@@ -84,6 +84,11 @@ class Study:
         """The whole mix at the point's block size."""
         return View(self.trace(point.mix, point.mix_seed), self.model, point.block_size)
 
+    def key(self, sha256: str, point: object) -> str:
+        """Names a point over a trace, by its hash, and a model, of which the folder's name counts."""
+        text = f"{sha256} {Path(self.model).name} {self.quick} {point!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def sha256(self, mix: str, seed: int = 0) -> str:
         """Of a trace's bytes; for `all` of the traces' hashes."""
         if mix != "all":

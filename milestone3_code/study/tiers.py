@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 from milestone3_code.study.plan import LIST, TABLES, hash_block_size, timing_of
 from milestone3_code.study.stationary import warmup_share
 from milestone3_code.study.study import MAIN_BLOCK, Study, Timing
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.layers import kv_bytes_a_token
 from vllm_sim.replay.config import RunConfig, config_of
 from vllm_sim.replay.rows import Row
@@ -163,7 +164,7 @@ def run_tiers(
         ValueError: a mix was not built, or the plan cannot be used.
     """
     points = list(tier_points(plan, study))
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(points[0].run.trace)  # vLLM chooses its platform when it is imported
+    os.environ[TRACE_VARIABLE] = str(points[0].run.trace)  # vLLM chooses its platform when it is imported
     runs = [
         PlannedRun(
             key=row_key(point.run),
