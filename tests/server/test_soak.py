@@ -2,7 +2,7 @@
 
 `make test-all` sends 20,000; by hand SOAK_REQUESTS says how many, and `-s` shows memory and rate as they go:
 
-    SOAK_REQUESTS=1000000 .venv/bin/python -m pytest -s -m slow tests/server/test_soak.py
+    SOAK_REQUESTS=1000000 python -m pytest -s -m slow tests/server/test_soak.py
 
 The client writes ready requests into plain connections: httpx takes as long for one as the server does.
 """
