@@ -79,8 +79,8 @@ def load_of(parts: Iterable[tuple[int, int, bool]], reaches: Sequence[Reach] = (
         parts: Of each request the tokens computed, those of context before, and whether one is sampled.
         reaches: Those of the model's layers that do not see everything.
     """
+    parts = list(parts)
     requests = tokens = sampled = pairs = positions = decodes = 0
-    near_pairs, near_positions = [0] * len(reaches), [0] * len(reaches)
     for new, context, last in parts:
         requests += 1
         tokens += new
@@ -88,10 +88,13 @@ def load_of(parts: Iterable[tuple[int, int, bool]], reaches: Sequence[Reach] = (
         pairs += new * context + new * (new + 1) // 2
         positions += context + 2 * new
         decodes += new == 1 and context > 0 and last
-        for place, reach in enumerate(reaches):
-            near_pairs[place] += reach.pairs(new, context)
-            near_positions[place] += reach.seen(context) + 2 * new
-    near = tuple(map(Near, near_pairs, near_positions))
+    near = tuple(
+        Near(
+            sum(reach.pairs(new, context) for new, context, _ in parts),
+            sum(reach.seen(context) + 2 * new for new, context, _ in parts),
+        )
+        for reach in reaches
+    )
     return StepLoad(requests, tokens, sampled, pairs, positions, decodes, near)
 
 
