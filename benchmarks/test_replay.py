@@ -144,6 +144,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
 
     from benchmarks.constant import ConstantExecutor
     from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, Setup, make_core
+    from vllm_sim.models.work import dense_work
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
@@ -153,7 +154,7 @@ def test_long_prompts_are_served_at_nine_tenths_of_a_bare_loops_speed(long_trace
     arguments = EngineArgs(model=str(MODEL), async_scheduling=False, num_gpu_blocks_override=blocks + 1, **sizes)
     bare = EngineCore(arguments.create_engine_config(), ConstantExecutor, log_stats=False)
     tokens = load_tokenised(long_trace, str(MODEL))
-    roofline = make_latency("roofline", model_config(str(MODEL)), "h100")
+    roofline = make_latency("roofline", dense_work(model_config(str(MODEL))), "h100")
     assert roofline is not None
 
     def run_rows(attribution: bool, timed: bool) -> tuple[float, float]:
@@ -218,12 +219,13 @@ def chat_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_steps(path: Path, sizes: dict[str, int], concurrency: int | None, attribution: bool, plain: bool) -> Any:
     """A driver over a trace; sparse steps take the hashes that are kept, plain ones hash as they did before."""
     from vllm_sim.engine.backends.driver import Driver, RequestSettings, Setup, make_core, use_stored_hashes
+    from vllm_sim.models.work import dense_work
     from vllm_sim.replay.engine_backend import model_config
     from vllm_sim.replay.latency import make_latency
     from vllm_sim.trace.tokens import load_tokenised
 
     tokens = load_tokenised(path, str(MODEL))
-    roofline = make_latency("roofline", model_config(str(MODEL)), "h100")
+    roofline = make_latency("roofline", dense_work(model_config(str(MODEL))), "h100")
     assert roofline is not None
     core = make_core(path, str(MODEL), Setup(model_positions=131072, **sizes))
     if not plain:

@@ -31,6 +31,15 @@ def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> N
     assert names == expected | {"x-gap.png", "x-gap.pdf"}
 
 
+def test_a_name_that_looks_like_mathematics_is_drawn_as_it_is(rows: list[Row], tmp_path: Path) -> None:
+    name = r"$\frac{$ [/b] \x1b[31m"
+    parts = "by_workload"
+    renamed = [row | {"trace": name, parts: {name: next(iter(row[parts].values()))}} for row in rows if parts in row]
+    paths = draw_all(renamed, tmp_path, "x")
+    assert len(paths) > 10
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures that are drawn, by name; they are not written, which takes most of the time."""

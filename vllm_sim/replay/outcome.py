@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
+from vllm_sim.replay.latency import LatencyModel
 from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row, request_fields
 from vllm_sim.trace.columns import LABELS, column, label_values
 from vllm_sim.trace.record import Record
@@ -128,6 +129,8 @@ class Outcome:
     """More files of the run, by name."""
     steps: str | None = None
     """Engine: whether vLLM's scheduler was shown every step, and why."""
+    latency: LatencyModel | None = None
+    """Engine: how long its steps took; None: no time."""
 
 
 def labels_of(records: Sequence[Record]) -> Labels:
