@@ -131,7 +131,8 @@ def test_the_wheel_holds_the_library_alone(wheel: Path) -> None:
     sources = {str(path.relative_to(ROOT)) for path in (ROOT / "vllm_sim").rglob("*.py")}
     held = {name for name in names if name.startswith("vllm_sim/")}
     page = {name for name in held if name.startswith("vllm_sim/plots/vega/")}
-    assert held == sources | page | {"vllm_sim/py.typed", "vllm_sim/plots/page.html", "vllm_sim/models/known.toml"}
+    own = {f"vllm_sim/{name}" for name in ("py.typed", "plots/page.html", "plots/ladder.js", "models/known.toml")}
+    assert held == sources | page | own
     assert {Path(name).name.partition(".")[0] for name in page} == {"vega", "vega-lite", "vega-interpreter", "LICENSE"}
 
 

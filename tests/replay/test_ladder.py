@@ -134,7 +134,7 @@ def test_the_command_prints_writes_and_draws_the_same_in_each_run(tmp_path: Path
         assert found.returncode == 0, found.stderr
         assert "- routing" in found.stdout
         assert "= found cached" in found.stdout
-    for file in ("ladder.jsonl", "ladder_requests.jsonl", "ladder.png", "ladder.pdf"):
+    for file in ("ladder.jsonl", "ladder_requests.jsonl", "ladder.png", "ladder.pdf", "ladder.html"):
         assert (tmp_path / "first" / file).read_bytes() == (tmp_path / "second" / file).read_bytes()
     printed = vllm_sim("explain", trace, "--json", *words).stdout.splitlines()
     assert [json.loads(line) for line in printed] == [

@@ -14,11 +14,11 @@ def add_parser(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "explain",
         help="the ladder: what cost the hits of a run - the trace, vLLM's rules, capacity, routing, policy, schedule",
         description="Runs a trace on every level of the ladder and charges each prompt token that was computed to one "
-        "step. With --out: ladder.jsonl (sums), ladder_requests.jsonl, ladder.png and ladder.pdf.",
+        "step. With --out: ladder.jsonl (sums), ladder_requests.jsonl, ladder.png, ladder.pdf, ladder.html (a page).",
         epilog="example: vllm-sim explain trace.jsonl --capacity-blocks 4000 --replicas 4 --router session",
     )
     parser.add_argument("trace", type=Path, metavar="TRACE", help="trace in the native format")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for rows and the plot")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder for rows, the plot and the page")
     add_config_options(parser, backend="fast", is_grid=False)
     parser.add_argument("--json", action="store_true", help="print the rows as JSON lines")
     parser.set_defaults(run=run_explain)
@@ -37,10 +37,12 @@ def run_explain(options: argparse.Namespace) -> int:
     rows = file_rows(ladder)
     if options.out is not None:
         from vllm_sim.plots.ladder import draw_ladder
+        from vllm_sim.plots.page import write_page
 
         write_rows(options.out / "ladder.jsonl", rows)
         write_rows(options.out / "ladder_requests.jsonl", ladder_requests(ladder))
         draw_ladder(rows, options.out)
+        write_page({options.out / "ladder.jsonl": rows}, options.out / "ladder.html")
     if options.json:
         for row in rows:
             print(json.dumps(row, ensure_ascii=False))

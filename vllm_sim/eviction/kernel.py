@@ -36,7 +36,7 @@ def empty_slots(capacity: int) -> Slots:
     return Slots(np.zeros(capacity, np.bool_), np.arange(capacity), np.array([capacity]))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def serve(index: Any, policy: Any, chains: Any, slots: Any, rows: Any, out: Any) -> None:
     """Serves requests.
 

@@ -6,6 +6,17 @@ from pathlib import Path
 from vllm_sim.plots.style import ALONE_IN, new_figure, save
 from vllm_sim.replay.rows import Row
 
+STEP_WORDS = {
+    "nothing_to_share": "no earlier request has computed them: the trace's own limit",
+    "block_rules": "full blocks alone, never the last token",
+    "capacity": "one cache of all blocks under the optimum",
+    "routing": "a cache for each replica, each request where the router sent it",
+    "policy": "the run's policy in place of the optimum",
+    "tier": "two tiers in place of one cache",
+    "schedule": "the engine: batches, chunks, requests in flight together",
+    "preemption": "computed again after preemptions, less what was found on returns",
+}
+"""What each step is lost to."""
 _LOSS, _GAIN, _LEFT = "#D55E00", "#009E73", "#0072B2"
 
 

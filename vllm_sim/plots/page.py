@@ -1,8 +1,8 @@
 """The rows as one page that needs nothing else: no network, no other file.
 
-page.html next to this module is the page; its data, each policy's look (style.py), and the libraries that draw it are
-put in here. These are Vega and Vega-Lite (BSD-3-Clause, 0.8 MB of the page) in vega/, as vega/update.sh fetched them.
-Plotly's basic bundle is larger and draws without the labels by which a screen reader finds a point.
+page.html next to this module is the page; ladder.js, its data, each policy's look (style.py), and the libraries that
+draw it are put in here. These are Vega and Vega-Lite (BSD-3-Clause, 0.8 MB of the page) in vega/, as vega/update.sh
+fetched them. Plotly's basic bundle is larger and draws without the labels by which a screen reader finds a point.
 """
 
 import json
@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from vllm_sim.plots.grouping import conditions, label, seeds
+from vllm_sim.plots.ladder import STEP_WORDS
 from vllm_sim.plots.style import look
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import RATES
 from vllm_sim.trace.files import open_output
 
 MEASURES = {
+    "steps": ("the ladder: where the prompt tokens were lost", "%"),
     "gap_closed": ("share of the gap between LRU and the optimum that is closed", "%"),
     "gain_over_lru": ("gain over LRU", "points"),
     **{name: (words, "%") for name, words in RATES.items()},
@@ -63,7 +65,7 @@ def write_page(files: Mapping[Path, Sequence[Row]], out: Path) -> int:
         out: the page.
 
     Raises:
-        ValueError: no row has a hit rate.
+        ValueError: no row has a hit rate or a ladder.
     """
     names: dict[str, int] = {}
     seen: dict[str, str] = {}
@@ -81,17 +83,19 @@ def write_page(files: Mapping[Path, Sequence[Row]], out: Path) -> int:
                 values["set"] = names.setdefault(f"{experiment} ({path.name})", len(names))
                 rows.append(values)
     if not rows:
-        raise ValueError(f"no row has {', '.join(RATES)}; allowed: rows of sweep or replay")
+        raise ValueError(f"no row has {', '.join(RATES)}; allowed: rows of sweep, replay or explain")
     data = {
         "sets": list(names),
         "rows": rows,
         "measures": MEASURES,
+        "steps": STEP_WORDS,
         "looks": {policy: _look(policy) for policy in sorted({row["policy"] for row in rows})},
     }
-    page = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    page, ladder = (Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("page.html", "ladder.js"))
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     with open_output(out) as file:
-        file.write(page.replace(">LIBRARIES<", f">{_libraries()}<").replace(">DATA<", f">{text}<"))
+        scripts = page.replace(">LIBRARIES<", f">{_libraries()}<").replace(">LADDER<", f">{ladder}<")
+        file.write(scripts.replace(">DATA<", f">{text}<"))
     return len(rows)
 
 
@@ -106,7 +110,7 @@ def _compact(row: Row) -> dict[str, Any] | None:
     """What the page needs of a row; None if it shows nothing of it."""
     shown = {name: _value(row, name) for name in MEASURES if isinstance(row.get(name), int | float)}
     matrix = row.get("share_of_prompt", {}).get("workload")
-    if not (shown.keys() & {*RATES, "gap_closed"} or "curve" in row or matrix):
+    if not (shown.keys() & {*RATES, "gap_closed"} or "curve" in row or "steps" in row or matrix):
         return None
     values: dict[str, Any] = {
         "policy": label(row),
@@ -125,6 +129,8 @@ def _compact(row: Row) -> dict[str, Any] | None:
     }
     if "seeds" in row:
         values["seeds"] = row["seeds"]
+    if "steps" in row:
+        values["steps"] = _steps(row)
     if matrix:
         values["matrix"] = {owner: {by: round(share, 4) for by, share in of.items()} for owner, of in matrix.items()}
     if "tier_stored_bytes" in row:
@@ -135,6 +141,20 @@ def _compact(row: Row) -> dict[str, Any] | None:
         values["curve"] = {rate: [row["curve"][rate][i] for i in kept] for rate in RATES}
         values["curve"]["capacity"] = [row["curve"]["capacity_blocks"][i] for i in kept]
     return values
+
+
+def _steps(row: Row) -> dict[str, Any]:
+    """A ladder: what each step took, in tokens or, in rows of a study, in shares of the prompt tokens; and of which
+    requests."""
+    return {
+        "by": row.get("by", "all"),
+        "value": row.get("value", ""),
+        "requests": row["requests"],
+        "tokens": row["prompt_tokens"],
+        "of": row["prompt_tokens"] if "by" in row else 1,
+        "lost": row["steps"],
+        "negative": row.get("negative_requests"),
+    }
 
 
 def _trace(row: Row) -> str:
@@ -183,6 +203,8 @@ def _at(row: Row) -> str:
     if row.get("capacity_share") is not None:
         return f"{100 * row['capacity_share']:.3g}%"
     tokens = row.get("capacity_tokens")
+    if tokens is None:
+        return f"{row['capacity_blocks']:,} blocks"
     return f"{tokens:,} tokens" if isinstance(tokens, int) else str(tokens)
 
 
