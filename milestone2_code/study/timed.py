@@ -19,7 +19,7 @@ from vllm_sim.trace.files import write_records
 from vllm_sim.trace.record import Record
 
 DEVICE = "l4"
-"""One that a 1B model keeps busy, and whose memory is about the small capacity of the study."""
+"""One that a 1B model keeps busy; beside its weights it holds about a tenth of the conversations."""
 TIMED_AFTER = 4
 """Requests a place of a closed loop, after which latencies count."""
 

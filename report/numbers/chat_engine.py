@@ -75,7 +75,6 @@ def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
             pattern = {name: row[name] for name in ("sessions_per_s", "think_s")}
             fast = rows.one("capacity", workload="multi", capacity_share=SMALL, **pattern)
             return {
-                "rate": f"{row['sessions_per_s']:g}",
                 "engine": percent(row["token_hit_rate"]),
                 "fast": percent(fast["token_hit_rate"]),
                 "close": abs(row["token_hit_rate"] - fast["token_hit_rate"]) < CLOSE,
