@@ -60,8 +60,8 @@ class LastUses:
     """What a trace has used so far."""
 
     def __init__(self) -> None:
-        counts = np.array([0, 0, -1])
-        self._state = _State(np.zeros(2, np.int32), *(np.empty(0, kind) for kind in _KINDS), counts)
+        empty = [np.empty(0, np.int64 if name == "names" else np.int32) for name in _State._fields[1:-1]]
+        self._state = _State(*[np.zeros(2, np.int32), *empty, np.array([0, 0, -1])])
 
     def add(self, rows: Rows, is_chained: bool) -> NDArray[np.int32]:
         """Takes the next requests.
@@ -94,9 +94,6 @@ class LastUses:
         self._state = state._replace(slots=slots, **arrays)
         if slots is not state.slots:
             _place_again(self._state)
-
-
-_KINDS = (np.int32, np.int64, np.int32, np.int32, np.int32, np.int32)
 
 
 def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
