@@ -8,7 +8,9 @@ import pytest
 from tests.engine.conftest import MODEL
 from tests.engine.plain_ledger import PlainLedger
 from tests.engine.random_engines import Case, draw_case, observe, write_rows
-from vllm_sim.engine.backends import driver, ledger
+from vllm_sim.engine.backends import driver, ledger, ledger_kernel
+from vllm_sim.engine.backends.block_log import CACHED, TAKEN
+from vllm_sim.engine.backends.blockpool import make_manager
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 
@@ -46,3 +48,19 @@ def test_random_engines_have_the_same_attribution(
             for name in numbers:
                 sums[name] += row["admission"][name]
     assert min(sums.values()) > 100
+
+
+@pytest.mark.parametrize(("loaded", "generated"), [((0, 2), [0, 1]), ((0, 0), [0, 0]), ((0, 1), [0, 0])])
+def test_blocks_that_come_from_elsewhere_hold_what_they_held_before(
+    loaded: tuple[int, int], generated: list[int]
+) -> None:
+    found, hashes = ledger.Ledger(make_manager(4)), [bytes([i]) * 32 for i in (1, 2)]
+    found._names += ["first", "second"]
+    for request, blocks, about in ((0, [1, 2], (-1, 1, 0, 0)), (1, [3, 4], (-1, 2, *loaded))):
+        found._log_hashes += hashes
+        found.note(CACHED, blocks, (request, *about))
+        if not request:
+            found.note(TAKEN, [2, 1], (1, -1, 0, 0, 0))
+    assert found.evictions == {("first", "second"): 2}
+    assert found._by_block[[3, 4], ledger_kernel.GENERATED].tolist() == generated
+    assert found.hashes == set(hashes)
