@@ -20,7 +20,7 @@ TIMED_AFTER = 4
 
 
 def engine_row(study: Study, point: EnginePoint) -> Row:
-    """The row of a cell of the engine: times from the roofline model of an H100."""
+    """The row of a run of the engine: times from the roofline model of an H100."""
     config = RunConfig(
         model=study.model,
         capacity_blocks=capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False),

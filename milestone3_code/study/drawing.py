@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.ticker import NullLocator
 
-from milestone3_code.study.study import CELLS
+from milestone3_code.study.study import RUNS
 from vllm_sim.plots.style import save
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick_one, read_made_rows
@@ -17,7 +17,7 @@ one = partial(pick_one, maker=MAKER)
 HATCHES = {"lru": "", "hybrid": "//", "belady": ".."}
 
 
-def load(results: Path, name: str = CELLS) -> list[Row]:
+def load(results: Path, name: str = RUNS) -> list[Row]:
     """The rows of a file."""
     return read_made_rows(results / name, MAKER)
 

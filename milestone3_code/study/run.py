@@ -114,7 +114,7 @@ def _part(point: Point) -> str:
 
 
 def _shared(point: Point) -> tuple[object, ...]:
-    """The engine's points first, those of a cell together; of others those with the same blocks."""
+    """The engine's points first, those of a capacity together; of others those with the same blocks."""
     if point.timing is not None:
         return (0, point.mix, point.mix_seed, point.timing, point.capacity)
     if point.experiment == "gap":
