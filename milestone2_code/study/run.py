@@ -73,5 +73,5 @@ def makers(point: AnyPoint) -> list[Maker]:
 def _shared(point: AnyPoint) -> tuple[object, ...]:
     """What runs have in common that one process runs; the engine's one by one, the longest first."""
     if isinstance(point, EnginePoint):
-        return (0, ENGINE.index(point))
+        return (0, (*ENGINE, *QUICK_ENGINE).index(point))
     return (1, point.workload, point.system_prompt, point.block_size, point.pattern, point.backend)

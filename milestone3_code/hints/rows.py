@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from milestone3_code.hints.plan import Plan, Point, read_plan
+from milestone3_code.study.stationary import warmup_share
 from milestone3_code.study.study import Study
 from milestone3_code.study.view import View, capacity_of, requests_of
 from vllm_sim.engine.plugin import TRACE_VARIABLE
@@ -156,7 +157,7 @@ def cache_row(study: Study, point: Point) -> Row:
     return row
 
 
-def config_of(study: Study, point: Point, capacities: list[int | None]) -> RunConfig:
+def config_of(study: Study, point: Point, capacities: list[int | None], **more: Any) -> RunConfig:
     """As a replay would have it; of several capacities none is named."""
     return RunConfig(
         model=study.model,
@@ -164,7 +165,7 @@ def config_of(study: Study, point: Point, capacities: list[int | None]) -> RunCo
         capacity_blocks=capacities[0] if len(capacities) == 1 else None,
         block_size=point.block_size,
         policy=point.policy,
-        speedup=point.speedup,
+        **more,
     )
 
 
@@ -185,19 +186,23 @@ def hints_said(view: View, said: Hinting) -> Floats:
 
 
 def engine_row(study: Study, point: Point) -> Row:
-    """The first requests of a mix under vLLM's scheduler."""
+    """A mix under vLLM's scheduler."""
+    timing, (text,) = point.timing, point.capacities
+    assert timing is not None
     loaded = load(write_spoken(study, point), study.model)
-    view = View(loaded.path, study.model, point.block_size)
-    (text,) = point.capacities
-    summary = run(loaded, config_of(study, point, [capacity_of(text, view)])).summary.to_row()
-    return {name: value for name, value in summary.items() if name not in _LEFT_OUT}
+    warmup = warmup_share(loaded.path, study.model, timing.warmup_s)
+    capacity = capacity_of(text, View(study.trace(point.trace), study.model, point.block_size))  # of the whole mix
+    config = config_of(study, point, [capacity], device=timing.device, warmup=warmup)
+    summary = run(loaded, config).summary.to_row()
+    kept = {name: value for name, value in summary.items() if name not in _LEFT_OUT}
+    return kept | {"load": timing.load, "seconds": timing.seconds, "warmup_s": timing.warmup_s}
 
 
 def write_spoken(study: Study, point: Point) -> Path:
-    """The trace that the engine serves, next to its mix: written where it is not there, or older than the mix."""
-    mix = study.trace(point.trace)
-    path = study.data / f"hints_{point.requests}_{point.said}_{mix.name}"
-    if not path.is_file() or path.stat().st_mtime_ns < mix.stat().st_mtime_ns:
-        numbered = [pair for pair, _ in zip(iter_records(mix), range(point.requests), strict=False)]
-        write_records(path, iter(hinted(mix, numbered, point.hinting)[0]))
+    """The trace that the engine serves, next to its mix: written where it is not there, or older than what it is of."""
+    assert point.timing is not None
+    silent = study.stationary(point.mix, point.mix_seed, point.timing)
+    path = study.data / f"hints_{point.said}_{silent.name}"
+    if not path.is_file() or path.stat().st_mtime_ns < silent.stat().st_mtime_ns:
+        write_records(path, iter(hinted(silent, list(iter_records(silent)), point.hinting)[0]))
     return path

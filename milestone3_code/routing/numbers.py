@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milestone3_code.routing.plan import RUNS, ENGINE, MAIN_CAPACITY, MAIN_REPLICAS
+from milestone3_code.routing.plan import ENGINE, MAIN_CAPACITY, MAIN_REPLICAS, RUNS
 from milestone3_code.study.drawing import values
 from milestone3_code.study.spread import Spread, over
 from vllm_sim.replay.rows import Row

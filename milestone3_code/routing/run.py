@@ -39,6 +39,9 @@ def run_study(
         if not study.trace(trace).is_file():
             seeds = size_of(plan, study.quick).seeds
             raise ValueError(f"no {study.trace(trace)}; first run milestone3_code/build_mixes.py --seeds {seeds}")
+    for point in chosen:
+        if point.timing is not None and _part(point) in parts:  # before several processes write one file
+            study.stationary(point.mix, point.mix_seed, point.timing)
     os.environ[TRACE_VARIABLE] = str(study.trace(chosen[0].trace))  # vLLM chooses its platform at its import
     runs = [
         PlannedRun(

@@ -17,7 +17,7 @@ from milestone3_code.routing.numbers import (
     spread,
     still_fresh,
 )
-from milestone3_code.study.names import spoken
+from milestone3_code.study.names import arrivals, spoken
 from vllm_sim.replay.rows import Row
 
 
@@ -123,7 +123,7 @@ def _engine(rows: Sequence[Row]) -> str:
     first = rows[0]
     lines = [
         f"The same in vLLM's engines on one virtual clock: {first['replicas']} replicas, `roofline` of one "
-        f"{first['device'].upper()} each, {first['capacity']} of the working set in all, arrivals {first['arrival']}, "
+        f"{first['device'].upper()} each, {first['capacity']} of the working set in all, {arrivals(first)}, "
         "first seed.",
         "",
         "| engine | router | policy | token hit rate, % | TTFT p50, ms | TTFT p99, ms | busiest replica / mean |",

@@ -15,6 +15,8 @@ RANGE = ("5%", "10%", "20%", "50%")
 MATRIX_MIX = "even"
 BLOCK = 16
 GIB = 2**30
+GIB_8B = 4
+"""How many times the bytes of a token Llama-3.1-8B has: 128 KiB against 32."""
 NEAR = 0.005
 """A difference of hit rates that no plot shows."""
 
@@ -120,6 +122,7 @@ def _matrix(rows: Rows) -> Numbers:
     worst = max(taken, key=lambda name: taken[name])
     return {
         "by_others": percent(by_others / max(1, total)),
+        "mostly_others": 2 * by_others > total,
         "worst": worst,
         "worst_share": percent(taken[worst] / max(1, total)),
     }

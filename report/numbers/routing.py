@@ -16,8 +16,8 @@ from milestone3_code.routing.numbers import (
     spread,
     still_fresh,
 )
-from milestone3_code.routing.plan import RUNS, ENGINE, MAIN_REPLICAS
-from milestone3_code.study.names import spoken
+from milestone3_code.routing.plan import ENGINE, MAIN_REPLICAS, RUNS
+from milestone3_code.study.names import arrivals, spoken
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, points, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -212,7 +212,7 @@ def _engine(results: Path) -> Numbers | None:
         "table": table,
         "ttft": ttft,
         "device": found[0]["device"].upper(),
-        "arrival": found[0]["arrival"],
+        "arrivals": arrivals(found[0]),
         "capacity": spaced(found[0]["capacity"]),
     }
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milestone3_code.routing.numbers import cell, is_served, over, pays, spread, still_fresh
-from milestone3_code.routing.plan import RUNS, ENGINE, points
+from milestone3_code.routing.plan import ENGINE, RUNS, points
 from milestone3_code.routing.run import PLAN, row_again, run_study
 from milestone3_code.routing.table import finding, section
 from milestone3_code.study.build import build_mixes
@@ -56,7 +56,9 @@ capacities = ["80%"]
 replicas = [2]
 seeds = 1
 device = "l4"
-speedup = 20.0
+load = 2.0
+seconds = 120
+warmup_s = 40
 routers = ["round_robin", "kv_events"]
 policies = ["lru", "hybrid"]
 """
@@ -208,7 +210,7 @@ def test_the_plan_of_the_study_has_every_router_and_the_engine(tmp_path: Path) -
     found = list(points(PLAN, study))
     assert {point.router for point in found} == set(ROUTERS)
     assert {point.mix_seed for point in found} == set(range(4))
-    assert {point.device for point in found if point.file == ENGINE} == {"l4"}
+    assert {point.timing.device for point in found if point.timing is not None} == {"l4"}
 
 
 @pytest.mark.slow

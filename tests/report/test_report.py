@@ -176,7 +176,10 @@ def test_the_committed_report_is_made_of_the_committed_rows(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [({"quick": True}, "the row of a quick run"), ({"sessions": 1999}, "1,999 conversations; allowed: 2,000 or more")],
+    [
+        ({"quick": True}, "the row of a quick run"),
+        ({"conversations": 1999}, "1,999 conversations; allowed: 2,000 or more"),
+    ],
 )
 @pytest.mark.parametrize("file", ["chat.jsonl", "chat_engine.jsonl"])
 def test_rows_that_are_no_results_are_refused(results, file, values, reason):

@@ -149,11 +149,11 @@ def _value(row: Mapping[str, Any], name: str) -> list[float]:
 
 
 def _facets(row: Row) -> dict[str, str]:
-    """What sets the row apart from others of its file, in words."""
-    found = {name: value for name, value in conditions(row).items() if name not in _SHOWN}
+    """What sets the row apart from others of its file, in words; what a study varies before what follows from it."""
+    found = {"backend": row["backend"], "blocks": "raw" if row.get("raw_blocks") else "vLLM's rules"}
+    found |= {name: value for name, value in conditions(row).items() if name not in _SHOWN}
     if not row.get("mix"):
         found.pop("workload", None)
-    found |= {"backend": row["backend"], "blocks": "raw" if row.get("raw_blocks") else "vLLM's rules"}
     if row.get("warmup_requests") and "load" not in row:
         found["left out"] = f"{row['warmup_requests']:,} requests"
     return {
