@@ -182,6 +182,7 @@ class LatencyTable:
     decode_request_ms: float
 
     def step_ms(self, load: StepLoad) -> float:
+        """Milliseconds that a step with this load takes, by the fitted formula."""
         if not load.requests:
             return 0.0
         return (
