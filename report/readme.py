@@ -14,7 +14,7 @@ from milestone2_code.study.study import ORACLE
 from milestone3_code.hints import table as hints
 from milestone3_code.hybrids import table as hybrids
 from milestone3_code.routing import table as routing
-from milestone3_code.routing.plan import CELLS
+from milestone3_code.routing.plan import RUNS
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -169,7 +169,7 @@ def findings(results: Path) -> str:
             ],
         ),
     ]
-    if (results / CELLS).is_file():
+    if (results / RUNS).is_file():
         lines.append(
             _line(
                 "What is a better router worth, and a better policy?",

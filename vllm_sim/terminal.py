@@ -28,6 +28,16 @@ def say(value: object, to_stderr: bool = False) -> None:
     print(printable(value), file=sys.stderr if to_stderr else sys.stdout)
 
 
+def exit_code(work: Callable[[], object]) -> int:
+    """Does the work of a script; returns its exit code, 1 after an error, which is said in one line."""
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        say(f"error: {error}", to_stderr=True)
+        return 1
+    return 0
+
+
 def plain(value: object) -> "Text":
     """A text as it is, without markup."""
     from rich.text import Text

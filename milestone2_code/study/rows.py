@@ -1,4 +1,4 @@
-"""The row of any cell of study one."""
+"""The row of any run of study one."""
 
 from milestone2_code.study.study import EnginePoint, Point, Study
 from vllm_sim.provenance import load_entry
@@ -19,7 +19,7 @@ def maker_of(point: AnyPoint) -> str:
 
 
 def rows_of(study: Study, point: AnyPoint) -> list[Row]:
-    """The row of a cell."""
+    """The row of a run."""
     row: Row = load_entry(maker_of(point))(study, point)
     conversations = len({record.session_id for record in study.chats(point.workload).records})
     is_quick = study.quick or conversations < FULL_CONVERSATIONS

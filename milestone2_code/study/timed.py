@@ -25,7 +25,7 @@ TIMED_AFTER = 4
 
 
 def engine_row(study: Study, point: EnginePoint) -> Row:
-    """The row of a cell of the engine: times from the roofline model of a DEVICE."""
+    """The row of a run of the engine: times from the roofline model of a DEVICE."""
     found = steady(study.chats(point.workload), MAIN_BLOCK, point.pattern)
     capacity, count = capacity_blocks(study, point.workload, point.share, MAIN_BLOCK, False), found.rows.size
     config = RunConfig(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_CAPACITY, MAIN_REPLICAS
+from milestone3_code.routing.plan import ENGINE, MAIN_CAPACITY, MAIN_REPLICAS, RUNS
 from milestone3_code.study.drawing import values
 from milestone3_code.study.spread import Spread, over
 from vllm_sim.replay.rows import Row
@@ -35,7 +35,7 @@ class Pays(NamedTuple):
     trace of hash ids without an interval."""
 
 
-def load(results: Path, name: str = CELLS) -> list[Row]:
+def load(results: Path, name: str = RUNS) -> list[Row]:
     """The rows of a file.
 
     Raises:

@@ -40,7 +40,7 @@ from milestone3_code.study.study import MAIN_BLOCK, Study, Timing
 from vllm_sim.fleet.names import DEFAULT
 from vllm_sim.workloads.tables import SWITCH, TomlTable, choice, read_toml, whole
 
-CELLS, ENGINE = "routing.jsonl", "routing_engine.jsonl"
+RUNS, ENGINE = "routing.jsonl", "routing_engine.jsonl"
 MAIN_CAPACITY, MAIN_REPLICAS = "10%", 4
 EXPERIMENTS = ("fleet", "ladder", "stale", "fleet_engine")
 
@@ -64,7 +64,7 @@ class Point(NamedTuple):
     @property
     def file(self) -> str:
         """That gets its row."""
-        return ENGINE if self.experiment == "fleet_engine" else CELLS
+        return ENGINE if self.experiment == "fleet_engine" else RUNS
 
     @property
     def trace(self) -> str:

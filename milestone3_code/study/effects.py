@@ -27,7 +27,7 @@ def isolation_row(study: Study, point: Point) -> Row:
 
 
 def guarantee_row(study: Study, point: Point) -> Row:
-    """The hybrid against LRU in one cell."""
+    """The hybrid against LRU at one point."""
     view = study.view(point)._replace(workload=point.workload, tags=point.detail)
     capacity = capacity_of(point.capacity, view)
     hits, lru = hit_tokens(view, point.policy, capacity), hit_tokens(view, "lru", capacity)

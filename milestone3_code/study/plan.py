@@ -12,7 +12,7 @@ Files under results/, JSON lines, in the plan's order:
 Every row has what ran, as in summary.jsonl (trace, trace_sha256, backend, policy, policy_params, capacity_blocks,
 capacity_tokens, block_size, raw_blocks, seed), and
 
-    key, code           of its cell: the plan's point over this trace, and a fingerprint of the code that made the row
+    key, code           of its run: the plan's point over this trace, and a fingerprint of the code that made the row
     experiment, mix     mix: even, agents, chat, scan, shift, or `all` (sums over the mixes)
     workload            the workload that runs alone; null: the whole mix
     capacity            as the TOML file says it: "2%" ... "100%" of the working set at this block size, "largest" (what

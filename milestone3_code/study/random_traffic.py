@@ -1,4 +1,4 @@
-"""Random traffic: what no mix was made like, to look for cells in which a policy is far from LRU, above or below.
+"""Random traffic: what no mix was made like, to look for points at which a policy is far from LRU, above or below.
 
 A seed draws one to four streams; in two of five traffics a stream begins or ends somewhere in the middle. Blocks are
 numbers, times order the requests and are forgotten:

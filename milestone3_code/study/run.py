@@ -1,6 +1,5 @@
 """Runs study two: every point of the plan, on all cores, the engine's first."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -96,15 +95,14 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN, results: Pat
 
 
 def key(study: Study, point: Point) -> str:
-    """Names a point over its trace and a model, of which the folder's name counts."""
+    """Names a point over what it is made from."""
     if point.experiment == "random":
         of = "no trace"
     elif point.experiment == "gap":
         of = file_sha256(study.results / SEEDS)
     else:
         of = study.sha256(point.mix, point.mix_seed)
-    text = f"{of} {Path(study.model).name} {study.quick} {point!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return study.key(of, point)
 
 
 def makers(point: Point) -> list[Maker]:
@@ -119,7 +117,7 @@ def _part(point: Point) -> str:
 
 
 def _shared(point: Point) -> tuple[object, ...]:
-    """The engine's points first, those of a cell together; of others those with the same blocks."""
+    """The engine's points first, those of a capacity together; of others those with the same blocks."""
     if point.timing is not None:
         return (0, point.mix, point.mix_seed, point.timing, point.capacity)
     if point.experiment == "gap":

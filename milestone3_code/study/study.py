@@ -13,7 +13,7 @@ from milestone3_code.study.stationary import Traffic, stationary_trace
 from milestone3_code.study.view import Params, View
 from vllm_sim.provenance import file_sha256
 
-CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
+RUNS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
 SEEDS, GAPS = "mixed_seeds.jsonl", "mixed_gap.jsonl"
 MAIN_BLOCK = 16
 GAP_BASE = ("lru", "belady")
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
     def files(self) -> tuple[str, ...]:
         """Those that get a row of it."""
-        return (_FILES.get(self.experiment, CELLS),)
+        return (_FILES.get(self.experiment, RUNS),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from milestone3_code.study.names import spoken
-from milestone3_code.study.study import CELLS, ENGINE, GAPS, HASH, MAIN_BLOCK
+from milestone3_code.study.study import ENGINE, GAPS, HASH, MAIN_BLOCK, RUNS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick, read_rows
 
@@ -30,12 +30,12 @@ class Loss(NamedTuple):
 
 
 def section(results: Path) -> str:
-    """Real traces, shares of the gap, each mix at MAIN_SHARE, the worst cells and the engine, in Markdown.
+    """Real traces, shares of the gap, each mix at MAIN_SHARE, the worst points and the engine, in Markdown.
 
     Raises:
         ValueError: a row comes from a quick run, or one that is needed is not there.
     """
-    rows, gaps = read_rows(results / CELLS), read_gaps(results)
+    rows, gaps = read_rows(results / RUNS), read_gaps(results)
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_policies.py without --quick")
     parts = [_gaps(gaps), _aim(gaps), _mixes(gaps), _worst(rows), _random(rows), _loser(gaps)]

@@ -119,7 +119,7 @@ def _due_ms(loaded: Loaded) -> Numbers:
 
 @lru_cache(maxsize=1)
 def _lru(view: View, capacity: int | None, device: str) -> _Ran:
-    """LRU's run, which all policies of a cell are compared with."""
+    """LRU's run, which all policies at a point are compared with."""
     config = RunConfig(model=view.model, capacity_blocks=capacity, block_size=view.block_size, device=device)
     return _Ran(*run(load(view.path, view.model), config))
 

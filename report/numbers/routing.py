@@ -16,7 +16,7 @@ from milestone3_code.routing.numbers import (
     spread,
     still_fresh,
 )
-from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_REPLICAS
+from milestone3_code.routing.plan import ENGINE, MAIN_REPLICAS, RUNS
 from milestone3_code.study.names import arrivals, spoken
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, points, rate, signed, spaced
@@ -43,7 +43,7 @@ def routing_numbers(results: Path) -> Numbers:
     Raises:
         ValueError: a row is missing or is no result.
     """
-    rows = Rows(results / CELLS, MAKER)
+    rows = Rows(results / RUNS, MAKER)
     fleet, found, shown = rows.pick("fleet"), pays(rows.rows), main_cells(rows.rows)
     if not found:
         raise ValueError(f"{rows.path} has no cell whose replicas hold every request; `{MAKER}` makes some")

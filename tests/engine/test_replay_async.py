@@ -74,7 +74,7 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
 
 @pytest.mark.usefixtures("trace")
 @pytest.mark.parametrize(
-    ("async_scheduling", "asked", "steps"),
+    ("async_scheduling", "more", "steps"),
     [
         (True, {}, 6),  # the end token comes as a surprise: the step after it is scheduled already
         (True, {"max_tokens": 99}, 6),
@@ -84,9 +84,9 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
     ],
 )
 def test_no_scheduler_foresees_an_end_token(
-    tmp_path: Path, async_scheduling: bool, asked: dict[str, Any], steps: int
+    tmp_path: Path, async_scheduling: bool, more: dict[str, Any], steps: int
 ) -> None:
-    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "timestamp": 0, **asked}
+    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "timestamp": 0, **more}
     timeline = tmp_path / "timeline.json"
     replay(
         write(tmp_path / "one.jsonl", [row]),

@@ -50,15 +50,15 @@ def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.D
         index.forgotten[: len(nodes)] = nodes
         index.counts[3] = len(nodes)
         unused += nodes
-        asked = data.draw(st.lists(st.sampled_from(CROWDED[size]), min_size=1, max_size=4))
-        if len(known | dict.fromkeys(asked)) > NODES:
-            asked = [min(known)] if known else asked[:1]
-        for name in asked:
+        wanted = data.draw(st.lists(st.sampled_from(CROWDED[size]), min_size=1, max_size=4))
+        if len(known | dict.fromkeys(wanted)) > NODES:
+            wanted = [min(known)] if known else wanted[:1]
+        for name in wanted:
             if name not in known:
                 known[name] = unused.pop()
-        nodes = np.empty(len(asked), np.int64)
-        number(table, np.frombuffer(b"".join(asked), np.int64), nodes)
-        assert nodes.tolist() == [known[name] for name in asked]
+        nodes = np.empty(len(wanted), np.int64)
+        number(table, np.frombuffer(b"".join(wanted), np.int64), nodes)
+        assert nodes.tolist() == [known[name] for name in wanted]
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,11 @@ def test_a_scan_does_not_push_out_what_comes_again():
 
 def test_part_of_a_loop_that_is_longer_than_the_cache_is_kept():
     chains = raw_chains([[10 * chain + i for i in range(4)] for _ in range(60) for chain in range(45)])
-    asked = chains.need.sum()
-    lru, opt = (simulate(chains, name, 120).hit.sum() / asked for name in ("lru", "belady"))
+    blocks = chains.need.sum()
+    lru, opt = (simulate(chains, name, 120).hit.sum() / blocks for name in ("lru", "belady"))
     slack = 0.02  # LRU hits nothing, and by default it takes longer until the guard allows enough
     both, oldest = (
-        simulate(chains, "hybrid", 120, {"ends": ends, "slack": slack}).hit.sum() / asked for ends in (1, 0)
+        simulate(chains, "hybrid", 120, {"ends": ends, "slack": slack}).hit.sum() / blocks for ends in (1, 0)
     )
     assert lru == 0
     # What is worth least there is what was used last, at the end of the queue that LRU keeps.
@@ -175,9 +175,9 @@ def test_hints_that_are_right_are_worth_much_and_hints_that_lie_are_not_believed
         hints = np.full((truth.size, 4), NAN)
         hints[:, 0] = said
         hits[name] = simulate(chains._replace(hints=hints), "hybrid", 160).hit.sum()
-    asked = chains.need.sum()
-    assert hits["right"] > hits["none"] + 0.05 * asked
-    assert hits["lies"] >= hits["none"] - 0.01 * asked
+    blocks = chains.need.sum()
+    assert hits["right"] > hits["none"] + 0.05 * blocks
+    assert hits["lies"] >= hits["none"] - 0.01 * blocks
 
 
 def test_hits_that_lru_would_have_had_are_counted():

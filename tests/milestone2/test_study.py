@@ -158,15 +158,15 @@ def test_the_top_block_has_its_share():
 
 def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
     chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
-    asked = steady(chats, 16, Pattern())
-    records = [chats.records[row] for row in asked.rows]
+    served = steady(chats, 16, Pattern())
+    records = [chats.records[row] for row in served.rows]
     hits = {}
     for policy in ("lru", "belady"):
         config = RunConfig(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
-        linked = Linked(asked.requests, asked.chains)
+        linked = Linked(served.requests, served.chains)
         outcome = serve(linked, records, labels_of(records), config)
         hits[policy] = outcome.parts.hit.sum()
-    parts = with_oracle(outcome, asked.chains, 150).parts
+    parts = with_oracle(outcome, served.chains, 150).parts
     assert hits["lru"] < parts.hit.sum() < hits["belady"]
     total = parts.hit + parts.cold + parts.evicted + parts.partial + parts.last
     assert (total == outcome.prompt_tokens).all()

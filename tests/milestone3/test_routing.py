@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from milestone3_code.routing.numbers import cell, is_served, over, pays, spread, still_fresh
-from milestone3_code.routing.plan import CELLS, ENGINE, points
+from milestone3_code.routing.plan import ENGINE, RUNS, points
 from milestone3_code.routing.run import PLAN, row_again, run_study
 from milestone3_code.routing.table import finding, section
 from milestone3_code.study.build import build_mixes
@@ -80,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
 
 @pytest.fixture(scope="module")
 def rows(made: tuple[Path, Study]) -> list[dict]:
-    return read_rows(made[1].results / CELLS)
+    return read_rows(made[1].results / RUNS)
 
 
 def test_each_point_has_a_row_and_one_replica_has_no_router(rows: list[dict]) -> None:
@@ -165,7 +165,7 @@ def test_cells_whose_replicas_cannot_hold_a_request_are_left_out(rows: list[dict
 
 def test_a_killed_run_goes_on_and_rows_are_computed_again(made: tuple[Path, Study], rows: list[dict]) -> None:
     plan, study = made
-    path = study.results / CELLS
+    path = study.results / RUNS
     whole = path.read_text()
     path.write_text("".join(whole.splitlines(keepends=True)[:7]) + '{"key": "half')
     run_study(plan, study, lambda text: None, ("cache",), jobs=1)
@@ -185,7 +185,7 @@ def test_the_scripts_make_rows_and_plots_and_a_missing_mix_names_the_step_before
     given = ("--plan", plan, "--data", study.data, "--model", MODEL, "--jobs", 1, "--out", tmp_path / "rows")
     done = script("milestone3_code/compare_routers.py", *given, "--quick")
     assert done.returncode == 0, done.stderr
-    assert all(row["quick"] for row in read_rows(tmp_path / "rows" / CELLS))
+    assert all(row["quick"] for row in read_rows(tmp_path / "rows" / RUNS))
     done = script("milestone3_code/visualize_routing.py", "--results", tmp_path / "rows", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in tmp_path.glob("*.png")} == {"routing_pays", "routing_ladder", "routing_stale"}

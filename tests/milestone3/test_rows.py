@@ -17,7 +17,7 @@ from milestone3_code.study.random_traffic import STREAMS, _Source, make_traffic
 from milestone3_code.study.run import row_again, run_study
 from milestone3_code.study.spread import over, sign_test
 from milestone3_code.study.stationary import Traffic, write_stationary
-from milestone3_code.study.study import CELLS, GAPS, HASH, MATRIX, SEEDS, Study
+from milestone3_code.study.study import GAPS, HASH, MATRIX, RUNS, SEEDS, Study
 from milestone3_code.study.table import random_cells
 from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of
 from tests.milestone3.making import ROOT, make_study
@@ -40,7 +40,7 @@ def made(tmp_path_factory) -> tuple[Path, Study]:
 
 @pytest.fixture(scope="module")
 def rows(made) -> list[dict]:
-    return read_rows(made[1].results / CELLS)
+    return read_rows(made[1].results / RUNS)
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_halves_of_a_hash_trace_are_halves_of_its_time(made):
 
 def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
     plan, study = made
-    paths = [study.results / name for name in (CELLS, MATRIX, HASH, SEEDS, GAPS)]
+    paths = [study.results / name for name in (RUNS, MATRIX, HASH, SEEDS, GAPS)]
     whole = [path.read_text() for path in paths]
     lines = whole[0].splitlines(keepends=True)
     paths[0].write_text("".join(lines[:20]) + lines[20][:30])
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(made):
 
 def test_rows_of_other_code_are_dropped(made):
     plan, study = made
-    path = study.results / CELLS
+    path = study.results / RUNS
     whole = path.read_text()
     first, *rest = whole.splitlines(keepends=True)
     path.write_text(json.dumps(json.loads(first) | {"code": "old"}) + "\n" + "".join(rest))

@@ -137,10 +137,10 @@ class PolicyBlockPool(BlockPool):
         request = self._request
         if not self._is_told and request is not None and self._online.hears_requests:
             self._is_told = True
-            told = self._describe(request)
+            about = self._describe(request)
             prompt_blocks = full_blocks(request.num_prompt_tokens, self.hash_block_size)
-            facts = RequestFacts(told.arrival_ms, prompt_blocks, matched, *told.hints)
-            self._online.serve(told.category, told.number if self._is_new else -1, self.hittable(request), facts)
+            facts = RequestFacts(about.arrival_ms, prompt_blocks, matched, *about.hints)
+            self._online.serve(about.category, about.number if self._is_new else -1, self.hittable(request), facts)
         return request is not None and request.num_preemptions > 0
 
     def hittable(self, request: Request) -> int:

@@ -1,4 +1,7 @@
-"""All blocks in the order of their release, as caches of every capacity under LRU see them at once; see curve.py."""
+"""All blocks in the order of their release, as caches of every capacity under LRU see them at once.
+
+miss_ratio_curve.py has the rules and their source.
+"""
 
 import numpy as np
 

@@ -114,12 +114,14 @@ class Policy:
         return 0, stamp
 
     def victim(self, index: PrefixIndex) -> int:
-        """The block to evict: one that `index.leaves` holds."""
+        """The block to evict, one that `index.leaves` holds; the index raises ValueError at another one."""
         return index.leaves.first(0)
 
     def evicted(self, node: int) -> None:
         """The last block of a node was evicted, or dropped by a reset; it is a ghost now or forgotten next."""
 
     def forgotten(self, node: int) -> None:
-        """Nothing more will be said of this node; its number may come back as another one. It may be a node that was
-        never cached, only the parent of one that was."""
+        """Nothing more will be said of this node; its number may come back as another one.
+
+        It may be a node that was never cached, only the parent of one that was.
+        """

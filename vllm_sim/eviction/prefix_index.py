@@ -69,6 +69,11 @@ class PrefixIndex:
         self.forgotten = np.zeros(nodes if recycle else 0, np.int32)
 
     def enter(self, policy: Any, block: int) -> None:
+        """Offers a block, in the queue and under the key that the policy gives.
+
+        Raises:
+            ValueError: there is no such queue, or the key is no whole number.
+        """
         node = self.node[block]
         copies = 1 + self.extra[node] if self.is_copied(block) else 1
         queue, key = policy.rank(node, copies, self.stamp[block])
@@ -81,6 +86,7 @@ class PrefixIndex:
             self.back.push(block, queue, -key, -self.stamp[block])
 
     def offers(self, block: int) -> bool:
+        """Whether a block may be evicted."""
         return self.line.holds(block) if self.in_order else self.leaves.queue[block] >= 0
 
     def withdraw(self, block: int) -> None:
@@ -238,5 +244,6 @@ class PrefixIndex:
             self.forget(policy, node)
 
     def count_orphans(self, change: int) -> None:
+        """There are so many orphans more."""
         self.counts[ORPHANS_NOW] += change
         self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])

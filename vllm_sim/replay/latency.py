@@ -214,6 +214,7 @@ class LatencyTable:
         return ()
 
     def step_ms(self, load: StepLoad) -> float:
+        """Milliseconds that a step with this load takes, by the fitted formula."""
         if not load.requests:
             return 0.0
         return (

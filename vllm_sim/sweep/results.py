@@ -141,6 +141,18 @@ def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
     ]
 
 
+def pick_one(rows: Sequence[Row], experiment: str, *, maker: str, **wanted: Any) -> Row:
+    """The first row that `pick` finds among those that a script makes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = pick(rows, experiment, **wanted)
+    if not found:
+        raise ValueError(f"no row of {experiment}, {wanted}; first run {maker} to its end")
+    return found[0]
+
+
 def find_rows(folder: Path) -> dict[Path, list[Row]]:
     """The rows under a folder, by file; files NAME.jsonl and lines that hold other things are passed over.
 
