@@ -81,7 +81,9 @@ class OnlineCache:
         self._compiled = is_compiled(type(ranker))
         state = _OnlineState(self._index, ranker, native(BlockHashTable(self._index)))
         self._state: Any = native(state) if self._compiled else state
-        self._events: list[float] = []
+        self._events: list[int] = []
+        self._facts: list[float] = []
+        """Of the requests that are served by the events."""
         self._names: list[Any] = []
         """Of the nodes that are cached by the events; with `numbers` their numbers."""
         self._name_bytes = 0
@@ -123,7 +125,8 @@ class OnlineCache:
         """
         if not 0 <= category < self._categories:
             raise ValueError(f"category {category} of a request; allowed: 0 to {self._categories - 1}")
-        self._note(SERVE, (category, request, hittable, *facts))
+        self._facts += facts
+        self._note(SERVE, (category, request, hittable))
 
     def touch(self, blocks: Sequence[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
@@ -159,7 +162,7 @@ class OnlineCache:
         """A block is cached no longer, and not by an eviction."""
         self._note(DROP, (block,))
 
-    def _note(self, kind: int, numbers: Sequence[float], again: bool = False, has_parent: bool = False) -> None:
+    def _note(self, kind: int, numbers: Sequence[int], again: bool = False, has_parent: bool = False) -> None:
         events = self._events
         events += (kind, len(numbers), again, has_parent)
         events += numbers
@@ -174,16 +177,16 @@ class OnlineCache:
 
     def _hear(self, evicted: np.ndarray) -> None:
         """Tells of all that was noted, and then evicts so many blocks."""
-        events, names = self._events, self._names
-        self._events, self._names = [], []
-        noted = np.frombuffer(struct.pack(f"{len(events)}d", *events))
-        words = self._words(names) if names else np.empty(0, np.int64)
-        words.flags.writeable = False  # always: numba would compile once more for arrays that may be written
-        self._call(_hear, noted, words, self._name_bytes // 8, evicted)
+        events, facts, names = self._events, self._facts, self._names
+        self._events, self._facts, self._names = [], [], []
+        noted = _packed(events, "i") if events else _NO_EVENTS
+        said = _packed(facts, "d") if facts else _NO_FACTS
+        words = self._words(names) if names else _NO_WORDS
+        self._call(_hear, noted, said, words, self._name_bytes // 8, evicted)
 
     def _words(self, names: list[Any]) -> np.ndarray:
         if self._numbers is not None:
-            return np.array(names, np.int64)
+            return _packed(names, "q")
         text = b"".join(names)
         size = self._name_bytes = self._name_bytes or len(names[0])
         if len(text) != size * len(names) or size not in range(8, MOST_BYTES + 1, 8):
@@ -197,25 +200,33 @@ class OnlineCache:
         function(self._state, *arguments)
 
 
+def _packed(numbers: Sequence[float], code: str) -> np.ndarray:
+    """An array of C's type of this code; four times as fast as numpy makes one of a list."""
+    return np.frombuffer(struct.pack(f"{len(numbers)}{code}", *numbers), code)
+
+
 _NONE = np.empty(0, np.int64)
+# Not to be written, as what is packed: numba would compile once more for arrays that may be.
+_NO_EVENTS, _NO_FACTS, _NO_WORDS = (np.frombuffer(bytes(8), code)[:0] for code in "idq")
 
 
 @numba.njit(cache=True)
-def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
+def _hear(state: Any, events: Any, facts: Any, words: Any, size: int, evicted: Any) -> None:
     """Tells the index and the policy what has happened, and evicts.
 
     Args:
         state: of an OnlineCache.
         events: of each its kind, how many numbers follow, whether it is of a preempted request that returns, whether
-            the first node has a parent; then the numbers: of blocks, or what `serve` gets.
+            the first node has a parent; then the numbers: of blocks, or what `serve` gets but for the facts.
+        facts: RequestFacts of the requests that are served, one after the other.
         words: names of the nodes that are cached, after their parents'; with `size` 0 their numbers.
         size: words of a name.
         evicted: written; blocks to be used again.
     """
     index, policy, table = view(state).index, view(state).policy, view(state).table
-    at = name = 0
+    at = name = fact = 0
     while at < events.size:
-        kind, count, again, parents = events[at], int(events[at + 1]), events[at + 2] > 0, int(events[at + 3])
+        kind, count, again, parents = events[at], int(events[at + 1]), bool(events[at + 2]), int(events[at + 3])
         at += 4
         if kind == TOUCH:
             for i in range(at, at + count):
@@ -240,8 +251,9 @@ def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
             index.settle(policy)
         elif kind == SERVE:
             policy.serving(int(events[at]))
-            said = int(events[at + 4]), int(events[at + 5]), events[at + 6], events[at + 7], events[at + 8]
-            policy.serves(RequestFacts(events[at + 3], *said, events[at + 9]))
+            hints = facts[fact + 3], facts[fact + 4], facts[fact + 5], facts[fact + 6]
+            policy.serves(RequestFacts(facts[fact], int(facts[fact + 1]), int(facts[fact + 2]), *hints))
+            fact += 7
             if events[at + 1] >= 0:
                 policy.started(int(events[at + 1]), int(events[at + 2]))
         elif kind == DROP:
