@@ -29,20 +29,20 @@ class BlockHashTable:
         heads: the node that a list begins with, -1 for none; [nodes].
         after: the node after a node in its list, -1 for none; of a number of no node, another such number; [nodes].
         words: what is kept of the name of a node; [nodes].
-        free: the number that is given out next, -1 for none; [1].
+        free: the number that is given out next, -1 for none; how many there are.
 
     Args:
-        index: it must recycle the numbers of its nodes.
+        index: of one that does not use numbers again it is an empty table.
     """
 
     def __init__(self, index: PrefixIndex):
-        nodes = index.first.size
+        nodes = index.first.size if index.recycle else 0
         self.nodes = nodes
         self.heads = np.full(nodes, -1, np.int32)
         self.after = np.arange(1, nodes + 1, dtype=np.int32)
-        self.after[-1] = -1
+        self.after[-1:] = -1
         self.words = np.zeros(nodes, np.int64)
-        self.free = np.array([0])
+        self.free = np.array([0, nodes])
         self.first = index.first
         self.counts = index.counts
 
@@ -67,6 +67,7 @@ class BlockHashTable:
         if node < 0:
             raise ValueError("there are more nodes than numbers")
         self.free[0] = self.after[node]
+        self.free[1] -= 1
         self.words[node] = word
         self.after[node] = self.heads[place]
         self.heads[place] = node
@@ -81,6 +82,7 @@ class BlockHashTable:
             self.remove(node)
             self.after[node] = self.free[0]
             self.free[0] = node
+            self.free[1] += 1
             node = following
         self.counts[FORGOTTEN] = -1
 
@@ -96,6 +98,14 @@ class BlockHashTable:
 
 
 @numba.njit(cache=True)
+def unused(table: Any) -> int:
+    """How many numbers a compiled table can give out."""
+    table = view(table)
+    table.collect()
+    return table.free[1]
+
+
+@numba.njit(cache=True)
 def number(table: Any, names: Any, nodes: Any) -> None:
     """Writes the numbers of nodes into `nodes`, the new ones among them as they come.
 
@@ -106,8 +116,12 @@ def number(table: Any, names: Any, nodes: Any) -> None:
     """
     table, size = view(table), names.size // nodes.size
     table.collect()
+    words = np.empty(nodes.size, np.int64)
     for i in range(nodes.size):
-        word = names[i * size]
+        words[i] = names[i * size]
         for j in range(1, size):
-            word ^= names[i * size + j]
-        nodes[i] = table.find(word)
+            words[i] ^= names[i * size + j]
+        # Read for the processor's cache alone: these reads do not wait for each other, those of `find` do.
+        nodes[i] = table.heads[table.place(words[i])]
+    for i in range(nodes.size):
+        nodes[i] = table.find(words[i])

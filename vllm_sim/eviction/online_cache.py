@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from vllm_sim.eviction.block_hash_table import MOST_BYTES, BlockHashTable, number
+from vllm_sim.eviction.block_hash_table import MOST_BYTES, BlockHashTable, number, unused
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
@@ -26,13 +26,13 @@ UNKNOWN = RequestFacts(math.nan, 0, 0, *NO_HINTS)
 
 
 def online_context(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> PolicyContext:
-    """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
+    """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of cached ones.
 
-    Under a policy with ghosts as many nodes as there are blocks can become some beyond its limit, until a request is
-    released; one more number is always unused.
+    As many nodes as there are blocks can become ghosts beyond the policy's limit, until a request is released. Those
+    have the numbers of parents that are not cached, which are few: where numbers run out, ghosts are forgotten sooner.
     """
     ghosts = make_policy(policy, PolicyContext(blocks, 1, seed=seed), params).ghosts
-    return PolicyContext(blocks, 2 * blocks + (blocks + ghosts if ghosts else 0) + 1, seed=seed)
+    return PolicyContext(blocks, 2 * blocks + ghosts + 1, seed=seed)
 
 
 SERVE, TOUCH, CACHE, RELEASE, DROP, TAKE = range(6)
@@ -179,20 +179,20 @@ class OnlineCache:
         """Tells of all that was noted, and then evicts so many blocks."""
         events, facts, names = self._events, self._facts, self._names
         self._events, self._facts, self._names = [], [], []
-        noted = _packed(events, "i") if events else _NO_EVENTS
-        said = _packed(facts, "d") if facts else _NO_FACTS
+        noted = _packed(events, _INT) if events else _NO_EVENTS
+        said = _packed(facts, _DOUBLE) if facts else _NO_FACTS
         words = self._words(names) if names else _NO_WORDS
         self._call(_hear, noted, said, words, self._name_bytes // 8, evicted)
 
     def _words(self, names: list[Any]) -> np.ndarray:
         if self._numbers is not None:
-            return _packed(names, "q")
+            return _packed(names, _LONG)
         text = b"".join(names)
         size = self._name_bytes = self._name_bytes or len(names[0])
         if len(text) != size * len(names) or size not in range(8, MOST_BYTES + 1, 8):
             found = ", ".join(sorted({str(len(name)) for name in names}))
             raise ValueError(f"block hashes of {found} bytes; allowed: 8, 16, 24 or 32 bytes, and all of them alike")
-        return np.frombuffer(text, np.int64)
+        return np.frombuffer(text, _LONG)
 
     def _call(self, function: Any, *arguments: Any) -> None:
         if not self._compiled:
@@ -200,14 +200,15 @@ class OnlineCache:
         function(self._state, *arguments)
 
 
-def _packed(numbers: Sequence[float], code: str) -> np.ndarray:
-    """An array of C's type of this code; four times as fast as numpy makes one of a list."""
-    return np.frombuffer(struct.pack(f"{len(numbers)}{code}", *numbers), code)
+def _packed(numbers: Sequence[float], kind: np.dtype[Any]) -> np.ndarray:
+    """An array of numbers; four times as fast as numpy makes one of a list."""
+    return np.frombuffer(struct.pack(f"{len(numbers)}{kind.char}", *numbers), kind)
 
 
+_INT, _DOUBLE, _LONG = np.dtype(np.int32), np.dtype(np.float64), np.dtype(np.int64)
 _NONE = np.empty(0, np.int64)
 # Not to be written, as what is packed: numba would compile once more for arrays that may be.
-_NO_EVENTS, _NO_FACTS, _NO_WORDS = (np.frombuffer(bytes(8), code)[:0] for code in "idq")
+_NO_EVENTS, _NO_FACTS, _NO_WORDS = (np.frombuffer(bytes(8), kind)[:0] for kind in (_INT, _DOUBLE, _LONG))
 
 
 @numba.njit(cache=True)
@@ -234,6 +235,8 @@ def _hear(state: Any, events: Any, facts: Any, words: Any, size: int, evicted: A
         elif kind == CACHE:
             nodes = np.empty(count + parents, np.int64)
             if size:
+                while index.ghost.size and unused(table) < nodes.size:
+                    index.forget_ghost(policy)
                 number(table, words[name * size : (name + nodes.size) * size], nodes)
             else:
                 nodes[:] = words[name : name + nodes.size]

@@ -165,9 +165,13 @@ class PrefixIndex:
     def settle(self, policy: Any) -> None:
         """Ends a release: forgets the oldest ghosts above the limit. Not sooner, or chunks would make a difference."""
         while self.ghosts and self.ghost.size > self.ghosts:
-            node = self.ghost.first()
-            self.ghost.remove(node)
-            self.forget(policy, node)
+            self.forget_ghost(policy)
+
+    def forget_ghost(self, policy: Any) -> None:
+        """Forgets the oldest ghost; there must be one."""
+        node = self.ghost.first()
+        self.ghost.remove(node)
+        self.forget(policy, node)
 
     def forget(self, policy: Any, node: int) -> None:
         """Forgets a node that is not cached, unless it is a ghost or the parent of a cached node."""
