@@ -33,8 +33,7 @@ class PrefixIndex:
         counts: evicted blocks; most orphans at any time; orphans now; where numbers are used again, the last node that
             was forgotten since the caller looked, -1 for none.
         leaves: the blocks that may be evicted, in the policy's queues.
-        back: the same blocks with keys and stamps negated, so that a queue's last one is first here; of a policy that
-            looks at `both_ends`.
+        back: the same blocks, a queue's last one first; of a policy that looks at `both_ends`.
         line: under a policy that is `in_order`, instead, all blocks that nobody uses: the one released first is
             a leaf, as a child is released before its parent.
 
@@ -57,8 +56,9 @@ class PrefixIndex:
         self.last = np.zeros(blocks, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.leaves = NoHeaps(policy.queues) if policy.in_order else PairingHeaps(blocks, policy.queues)
-        self.back = PairingHeaps(blocks, policy.queues) if policy.both_ends else NoHeaps(policy.queues)
+        none = NoHeaps(policy.queues)
+        self.leaves = none if policy.in_order else PairingHeaps(blocks, policy.queues, self.stamp)
+        self.back = PairingHeaps(blocks, policy.queues, self.stamp, self.leaves.key, -1) if policy.both_ends else none
         self.both_ends = policy.both_ends
         self.line = LinkedList(blocks if policy.in_order else 0)
         self.in_order = policy.in_order
@@ -77,9 +77,9 @@ class PrefixIndex:
             raise ValueError("rank() must return a queue below policy.queues")
         if key != int(key):
             raise ValueError("rank() must return a key that is a whole number")
-        self.leaves.push(block, queue, key, self.stamp[block])
+        self.leaves.push(block, queue, key)
         if self.both_ends:
-            self.back.push(block, queue, -key, -self.stamp[block])
+            self.back.push(block, queue, key)
 
     def offers(self, block: int) -> bool:
         return self.line.holds(block) if self.in_order else self.leaves.queue[block] >= 0
