@@ -49,6 +49,8 @@ from vllm_sim.eviction.prefix_index import PrefixIndex
 
 USES = 5
 """Classes of use counts: 1, 2, 3 to 4, 5 to 16, more."""
+MOST_USES = 17
+"""That are counted."""
 KINDS = 3
 ENDS = 3
 """Nothing said, the session goes on, it is over."""
@@ -146,13 +148,13 @@ class Hybrid(Policy):
         self.matched = 0
         self.next_turn = -1
         self.over = 0
-        self.count = np.zeros(context.nodes, np.int32)
+        self.count = np.zeros(context.nodes, np.int8)
         self.origin = np.zeros(context.nodes, np.int8)
         self.pace = np.full(context.nodes, -1.0, np.float32)
         self.kind = np.zeros(context.nodes, np.int16)
         # When a node was left alone, -1 while it is in use, and the place of that time.
         self.left = np.full(context.nodes, -1, np.int64)
-        self.left_place = np.zeros(context.nodes, np.int32)
+        self.left_place = np.zeros(context.nodes, np.int16)
         self.said_next = np.full(context.nodes, -1, np.int8)
         self.said_over = np.zeros(context.nodes, np.int8)
 
@@ -216,7 +218,7 @@ class Hybrid(Policy):
             self.stop(node, True)
             gap = math.log(1 + waited / _MS)
             self.pace[node] = gap if self.pace[node] < 0 else 0.6 * self.pace[node] + 0.4 * gap
-        self.count[node] += 1
+        self.count[node] = min(self.count[node] + 1, MOST_USES)
         self.said_next[node] = self.next_turn
         self.said_over[node] = self.over
 
