@@ -12,6 +12,7 @@ Single requests have no life: none is left out, and each comes once.
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,7 +110,8 @@ def steady(chats: Chats, block_size: int, pattern: Pattern) -> Steady:
 
 def counted(outcome: Outcome, first: int) -> Outcome:
     """Of a run what counts: its requests from `first` on."""
-    records, schedule, parts = outcome.records[first:], outcome.schedule, outcome.parts
+    records, schedule = outcome.records[first:], outcome.schedule
+    parts: Any = [None if part is None else part[first:] for part in outcome.parts or ()]
     return replace(
         outcome,
         records=records,
@@ -117,7 +119,7 @@ def counted(outcome: Outcome, first: int) -> Outcome:
         prompt_tokens=outcome.prompt_tokens[first:],
         output_tokens=outcome.output_tokens[first:],
         rejected=outcome.rejected[first:],
-        parts=parts and Breakdown(*(part if part is None else part[first:] for part in parts)),
+        parts=Breakdown(*parts) if parts else None,
         evicted_by=None,
         blocks_allocated=None if outcome.blocks_allocated is None else outcome.blocks_allocated[first:],
         retokenised=outcome.retokenised and outcome.retokenised[first:],

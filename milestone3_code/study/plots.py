@@ -1,6 +1,7 @@
 """The main plots of study two, from its rows alone."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.colors import TwoSlopeNorm
 
@@ -137,7 +138,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
     kinds = [("alone", "lru", "lru, alone", "#BBBBBB", "")]
     hatches = {"lru": "", "hybrid": "//", "belady": ".."}
     kinds += [("mix", policy, f"{policy}, in the mix", look(policy).color, hatch) for policy, hatch in hatches.items()]
-    where = {"mix": mix, "capacity": capacity, "block_size": MAIN_BLOCK}
+    where: dict[str, Any] = {"mix": mix, "capacity": capacity, "block_size": MAIN_BLOCK}
     for place, (experiment, policy, label, color, hatch) in enumerate(kinds):
         if experiment == "alone":
             own = [one(rows, "alone", workload=name, policy=policy, **where) for name in names]
