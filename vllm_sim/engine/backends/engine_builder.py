@@ -228,7 +228,7 @@ def _make_online(setup: Setup, facts: RowFacts | None, numbers: dict[BlockHash, 
 
 
 def _adopt(core: EngineCore, online: OnlineCache, facts: RowFacts) -> None:
-    """Puts the pool of an engine that has served nothing under a policy; `belady` knows the order of rows in advance."""
+    """Puts the pool of an engine that has served nothing under a policy; `belady` knows the order of rows before."""
     category = facts.category.tolist()
     arrival_ms = [math.nan] * len(category) if facts.arrival_ms is None else facts.arrival_ms.tolist()
     hints = [NO_HINTS] * len(category) if facts.hints is None else [Hints(*said) for said in facts.hints.tolist()]
