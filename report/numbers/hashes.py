@@ -53,11 +53,11 @@ def _case(rows: list[Row]) -> Numbers:
     others = [row for row in rows if row["policy"] not in KNOWN]
     other = max(others, key=lambda row: row["gain_over_lru"])
     share = lru["capacity_blocks"] / lru["working_set_blocks"]
-    is_told = gap >= LEAST_REAL_GAP
+    is_shown = gap >= LEAST_REAL_GAP
     gain = f"{signed(100 * hybrid['gain_over_lru'])} ({between(hybrid['gain_over_lru_ci95'], digits=2)})"
     line = [spoken(lru["mix"]), number(lru["capacity_blocks"]), rate(share), rate(lru["token_hit_rate"])]
-    line += [rate(best["token_hit_rate"]), gain, rate(closed) if is_told else ""]
-    line.append(f"{other['policy']} {signed(100 * other['gain_over_lru'])}" if is_told else "")
+    line += [rate(best["token_hit_rate"]), gain, rate(closed) if is_shown else ""]
+    line.append(f"{other['policy']} {signed(100 * other['gain_over_lru'])}" if is_shown else "")
     is_first = hybrid["gain_over_lru"] > other["gain_over_lru"]
     return {
         "name": spoken(lru["mix"]),

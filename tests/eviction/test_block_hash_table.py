@@ -15,13 +15,13 @@ from vllm_sim.eviction.prefix_index import FORGOTTEN, PrefixIndex
 NODES = 6
 
 
-def make_book(nodes: int) -> PrefixIndex:
+def make_index(nodes: int) -> PrefixIndex:
     return PrefixIndex(nodes, nodes, Fifo(PolicyContext(nodes, nodes)), recycle=True)
 
 
 def crowded_names(size: int) -> list[bytes]:
     """Names in two lists of the table."""
-    table = BlockHashTable(make_book(NODES))
+    table = BlockHashTable(make_index(NODES))
     found: list[bytes] = []
     number = 0
     with np.errstate(over="ignore"):
@@ -40,7 +40,7 @@ CROWDED = {size: crowded_names(size) for size in (16, 32)}
 @settings(deadline=None)
 @given(size=st.sampled_from(sorted(CROWDED)), data=st.data())
 def test_names_keep_their_numbers_until_they_are_forgotten(size: int, data: st.DataObject) -> None:
-    index = make_book(NODES)
+    index = make_index(NODES)
     table, known = native(BlockHashTable(index)), dict[bytes, int]()
     unused = list(range(NODES - 1, -1, -1))
     for _ in range(data.draw(st.integers(1, 30))):
