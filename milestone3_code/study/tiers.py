@@ -141,7 +141,7 @@ def _share(text: str, block_size: int, chains: Any, model: str) -> int:
 def tier_rows(study: Study, point: TierPoint) -> list[Row]:
     """The row of a point."""
     row = make_row(point.run)
-    marks = {"experiment": "tiers", "mix": point.mix, "gpu": point.gpu, "cpu": point.cpu, "gbps": point.gbps}
+    marks: Row = {"experiment": "tiers", "mix": point.mix, "gpu": point.gpu, "cpu": point.cpu, "gbps": point.gbps}
     marks["bound"] = point.is_bound
     if point.timing is not None:
         marks |= {name: getattr(point.timing, name) for name in ("load", "seconds", "warmup_s")}
