@@ -258,6 +258,14 @@ def steps_seconds(rounds: int, *arguments: Any) -> dict[bool, float]:
     return best
 
 
+def sparse_gain(name: str, what: str, best: dict[bool, float], at_least: float) -> Measurement:
+    """Seconds of plain steps over those of sparse ones."""
+    parts = {"plain, s": best[True], "sparse, s": best[False]}
+    return Measurement(
+        name=name, what=what, value=best[True] / best[False], unit="times", at_least=at_least, parts=parts
+    )
+
+
 @pytest.mark.parametrize(("attribution", "bar"), [(True, 4.0), (False, 6.0)])
 @pytest.mark.parametrize("concurrency", [64, 256])
 def test_sparse_steps_of_chats(
@@ -265,16 +273,9 @@ def test_sparse_steps_of_chats(
 ) -> None:
     best = steps_seconds(CHAT_ROUNDS, chat_trace, CHAT_SIZES, concurrency, attribution)
     how = "with attribution" if attribution else "without attribution"
-    measured(
-        Measurement(
-            name=f"sparse_{concurrency}_{'with' if attribution else 'without'}",
-            what=f"sparse steps of the engine against plain ones: 1,000 chats, {concurrency} at once, {how}",
-            value=best[True] / best[False],
-            unit="times",
-            at_least=bar,
-            parts={"plain, s": best[True], "sparse, s": best[False]},
-        )
-    )
+    name = f"sparse_{concurrency}_{'with' if attribution else 'without'}"
+    what = f"sparse steps of the engine against plain ones: 1,000 chats, {concurrency} at once, {how}"
+    measured(sparse_gain(name, what, best, bar))
 
 
 @pytest.mark.parametrize("concurrency", [64, 256])
@@ -283,17 +284,11 @@ def test_sparse_steps_of_chats_under_asynchronous_scheduling(
 ) -> None:
     sizes = CHAT_SIZES | {"async_scheduling": True}
     best = steps_seconds(CHAT_ROUNDS, chat_trace, sizes, concurrency, True)
-    measured(
-        Measurement(
-            name=f"sparse_async_{concurrency}",
-            what="sparse steps of the engine against plain ones under asynchronous scheduling: 1,000 chats, "
-            f"{concurrency} at once, with attribution",
-            value=best[True] / best[False],
-            unit="times",
-            at_least=4.0,
-            parts={"plain, s": best[True], "sparse, s": best[False]},
-        )
+    what = (
+        "sparse steps of the engine against plain ones under asynchronous scheduling: 1,000 chats, "
+        f"{concurrency} at once, with attribution"
     )
+    measured(sparse_gain(f"sparse_async_{concurrency}", what, best, 4.0))
 
 
 @pytest.mark.parametrize(("attribution", "bar"), [(True, 2.5), (False, 2.5)])
@@ -301,16 +296,8 @@ def test_sparse_steps_of_long_prompts(long_trace: Path, attribution: bool, bar: 
     sizes = LONG_SIZES | {"max_num_batched_tokens": 8192}
     best = steps_seconds(LONG_ROUNDS, long_trace, sizes, None, attribution)
     how = "with attribution" if attribution else "without attribution"
-    measured(
-        Measurement(
-            name=f"sparse_long_{'with' if attribution else 'without'}",
-            what=f"the same, prompts of 12,000 tokens on average, {how}, block hashes kept",
-            value=best[True] / best[False],
-            unit="times",
-            at_least=bar,
-            parts={"plain, s": best[True], "sparse, s": best[False]},
-        )
-    )
+    what = f"the same, prompts of 12,000 tokens on average, {how}, block hashes kept"
+    measured(sparse_gain(f"sparse_long_{'with' if attribution else 'without'}", what, best, bar))
 
 
 @pytest.mark.parametrize("shape", ["64 chats at once", "256 chats at once", "long prompts"])
@@ -373,13 +360,5 @@ def test_command_with_sparse_steps(chat_trace: Path, tmp_path: Path, measured: M
         seconds[steps] = time.monotonic() - start
     for name in ("requests.jsonl", "summary.jsonl", "evictions.jsonl", "blocks.jsonl"):
         assert (tmp_path / "plain" / name).read_bytes() == (tmp_path / "sparse" / name).read_bytes()
-    measured(
-        Measurement(
-            name="sparse_command",
-            what="`vllm-sim replay` of 1,000 chats, 64 at once, wall time from start to end, against --plain-steps",
-            value=seconds["plain"] / seconds["sparse"],
-            unit="times",
-            at_least=1.0,
-            parts={"plain, s": seconds["plain"], "sparse, s": seconds["sparse"]},
-        )
-    )
+    what = "`vllm-sim replay` of 1,000 chats, 64 at once, wall time from start to end, against --plain-steps"
+    measured(sparse_gain("sparse_command", what, {True: seconds["plain"], False: seconds["sparse"]}, 1.0))

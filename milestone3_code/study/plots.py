@@ -164,7 +164,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
-    """Of each block size the share of cells that gain less: what a glance at the worst and the typical cell needs."""
+    """Of each block size the share of cases that gain less: what a glance at the worst and the typical case needs."""
     found = pick(rows, "guarantee", tags="with")
     sizes = sorted(values(found, "block_size"))
     lines = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -181,7 +181,7 @@ def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)
     axes.set_xlabel("gain over LRU (points)")
-    axes.set_ylabel("cells up to there (%)")
+    axes.set_ylabel("cases up to there (%)")
     axes.legend(title="tokens a block", loc="lower right")
     return write(figure, figures, "mixed_guarantee", rows)
 

@@ -132,7 +132,7 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
-def random_cells(rows: Sequence[Row]) -> list[Row]:
+def random_runs(rows: Sequence[Row]) -> list[Row]:
     """The rows of random traffic, a row for each capacity."""
     return [
         row
@@ -144,7 +144,7 @@ def random_cells(rows: Sequence[Row]) -> list[Row]:
 
 
 def _random(rows: Sequence[Row]) -> str:
-    cells = random_cells(rows)
+    cells = random_runs(rows)
     gains = {name: [row["gains_over_lru"][name] for row in cells] for name in ("hybrid", "hybrid without guard", "arc")}
     least = {name: 100 * min(found) for name, found in gains.items()}
     below = {name: sum(gain < FLOOR for gain in found) for name, found in gains.items()}

@@ -24,7 +24,7 @@ def hash_numbers(results: Path) -> Numbers:
     chosen = rows.pick("hash_trace")
     traces = [[row for row in chosen if row["mix"] == name] for name in values(chosen, "mix")]
     second = [row for row in chosen if row["part"] == "second"]
-    cells = [_cell([row for row in second if _place(row) == place]) for place in dict.fromkeys(map(_place, second))]
+    cells = [_case([row for row in second if _place(row) == place]) for place in dict.fromkeys(map(_place, second))]
     with_gap = [cell for cell in cells if cell["gap"] >= LEAST_REAL_GAP]
     best = max(with_gap, key=lambda cell: cell["closed"])
     sure = [cell for cell in with_gap if cell["hybrid"]["gain_over_lru_ci95"][0] > 0]
@@ -44,7 +44,7 @@ def _place(row: Row) -> tuple[str, int]:
     return row["mix"], row["capacity_blocks"]
 
 
-def _cell(rows: list[Row]) -> Numbers:
+def _case(rows: list[Row]) -> Numbers:
     """One trace at one capacity, on its second half."""
     by_policy = {row["policy"]: row for row in rows}
     lru, best, hybrid = (by_policy[name] for name in KNOWN)

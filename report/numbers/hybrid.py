@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from milestone3_code.study.table import FLOOR, distinct, random_cells
+from milestone3_code.study.table import FLOOR, distinct, random_runs
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import MINUS, between, number, percent, points, rate, signed, spaced
@@ -103,7 +103,7 @@ def _guarantee(rows: Rows) -> Numbers:
 
 def _random(rows: Rows) -> Numbers:
     """All policies over random traffic; each traffic counts alike."""
-    chosen = random_cells(rows.pick("random"))
+    chosen = random_runs(rows.pick("random"))
     middle = [row for row in chosen if row["capacity"] not in RANDOM_ENDS]
     seeds = np.array([row["mix_seed"] for row in middle])
     gaps = np.array([row["belady_hit_rate"] - row["lru_hit_rate"] for row in middle])

@@ -42,7 +42,7 @@ def mixed_numbers(results: Path) -> Numbers:
     }
 
 
-def _cell(rows: Rows, mix: str, policy: str) -> Row:
+def _case(rows: Rows, mix: str, policy: str) -> Row:
     return rows.one("mix", mix=mix, capacity=MAIN, policy=policy, block_size=BLOCK)
 
 
@@ -50,7 +50,7 @@ def _working_set_gib(rows: Rows, mix: str) -> str:
     """All distinct blocks of a mix in the model's cache; the row of bytes knows how large a block is there."""
     sized = rows.pick("bytes", mix=mix, capacity=MAIN, block_size=BLOCK)[0]
     block_bytes = sized["capacity_bytes"] / sized["capacity_blocks"]
-    return number(_cell(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
+    return number(_case(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
 
 
 def _fifo(rows: Rows) -> Numbers:
@@ -64,7 +64,7 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
     """Every workload of every mix: alone and in the mix, at the same capacity in blocks."""
     table, losses, reached = [], {}, []
     for mix in names:
-        lru = _cell(rows, mix, "lru")
+        lru = _case(rows, mix, "lru")
         for workload, part in lru["by_workload"].items():
             alone = rows.one("alone", mix=mix, workload=workload, capacity=MAIN, policy="lru", block_size=BLOCK)
             lost = alone["token_hit_rate"] - part["token_hit_rate"]
@@ -92,7 +92,7 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
         "most_alone": percent(max(reusing)),
         "people_lose_most": all(_people_lose_most(losses, mix) for mix in names),
         "oneoff_never_hit": all(
-            _cell(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names
+            _case(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names
         ),
     }
 

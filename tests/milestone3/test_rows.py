@@ -18,7 +18,7 @@ from milestone3_code.study.run import row_again, run_study
 from milestone3_code.study.spread import over, sign_test
 from milestone3_code.study.stationary import Traffic, write_stationary
 from milestone3_code.study.study import GAPS, HASH, MATRIX, RUNS, SEEDS, Study
-from milestone3_code.study.table import random_cells
+from milestone3_code.study.table import random_runs
 from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of
 from tests.milestone3.making import ROOT, make_study
 from vllm_sim.eviction.chains import link
@@ -237,7 +237,7 @@ def test_random_traffic_is_a_seeds_own_and_has_every_policy_beside_lru(rows):
     assert found[0]["trace_sha256"] != found[1]["trace_sha256"]
     requests = make_traffic(0, 16)
     chains = link(requests, 16)
-    cells = random_cells(found)
+    cells = random_runs(found)
     assert [(row["mix_seed"], row["capacity"]) for row in cells] == list(product((0, 1), ("10%", "50%")))
     for row, blocks in zip(cells, found[0]["blocks"], strict=False):
         rates = {

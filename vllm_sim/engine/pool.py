@@ -73,7 +73,7 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         return found
 
     def evict(self, count: int) -> list[int]:
-        """Cached blocks that nobody uses, to be used again; so many are held."""
+        """Cached blocks that no request uses, to be used again; so many are held."""
         return self.online.evict(count)
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -126,7 +126,7 @@ class PolicyBlockPool(BlockPool):
     def serve(self, request: Request) -> None:
         """What follows is for this request; the policy hears of it once a block moves.
 
-        And again at the next call, whoever was served between them: a call that moves nothing leaves no trace.
+        And again at the next call, whatever was served between them: a call that moves nothing leaves no trace.
         """
         self._request = request
         self._is_new = not (request.num_computed_tokens or request.num_preemptions)
@@ -211,7 +211,7 @@ def adopt(manager: KVCacheManager, online: OnlineCache, describe: Describe) -> N
     """Puts a manager's pool under a policy; managers and blocks keep their references to it.
 
     Args:
-        manager: changed; one that upstream has finished and that has served nobody yet.
+        manager: changed; one that upstream has finished and that has served no request yet.
         online: for as many blocks as the pool has, without the null block.
         describe: see Describe.
 

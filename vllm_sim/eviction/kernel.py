@@ -32,7 +32,7 @@ class Slots(NamedTuple):
 
 
 def empty_slots(capacity: int) -> Slots:
-    """Those of a cache that has served nobody."""
+    """Those of a cache that has served no request."""
     return Slots(np.zeros(capacity, np.bool_), np.arange(capacity), np.array([capacity]))
 
 

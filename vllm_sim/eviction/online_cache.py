@@ -140,7 +140,7 @@ class OnlineCache:
         self._note(CACHE, blocks, again, parent is not None)
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Nobody uses these cached blocks of a request any more; of a chain the tail comes first."""
+        """No request uses these cached blocks of a request any more; of a chain the tail comes first."""
         self._note(RELEASE, blocks)
 
     def evict(self, count: int) -> list[int]:

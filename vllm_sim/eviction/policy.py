@@ -1,7 +1,7 @@
 """What an eviction policy is: it ranks blocks that may be evicted, and may say which queue is served next.
 
 The prefix index (prefix_index.py) knows blocks, copies, parents and children, and offers only leaves: a cached block
-that nobody uses and that has no cached child, or another copy. So every policy is safe for chains, and answers only
+that no request uses and that has no cached child, or another copy. So every policy is safe for chains, and answers only
 "which block next".
 
 A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a

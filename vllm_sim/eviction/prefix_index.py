@@ -34,7 +34,7 @@ class PrefixIndex:
             was forgotten since the caller looked, -1 for none.
         leaves: the blocks that may be evicted, in the policy's queues.
         back: the same blocks, a queue's last one first; of a policy that looks at `both_ends`.
-        line: under a policy that is `in_order`, instead, all blocks that nobody uses: the one released first is
+        line: under a policy that is `in_order`, instead, all blocks that no request uses: the one released first is
             a leaf, as a child is released before its parent.
 
     Args:
@@ -158,7 +158,7 @@ class PrefixIndex:
             policy.hit(self.node[block])
 
     def release(self, policy: Any, block: int) -> None:
-        """Nobody uses a cached block any more; of a chain the tail comes first."""
+        """No request uses a cached block any more; of a chain the tail comes first."""
         self.clock += 1
         self.stamp[block] = self.clock
         node = self.node[block]

@@ -113,7 +113,7 @@ class Admissions:
             self.note(RETURNED if is_return else HIT, hit_blocks)
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Nobody uses these blocks any more."""
+        """No request uses these blocks any more."""
         self.note(RELEASED, blocks)
 
     def note(self, event: int, blocks: Sequence[int], about: tuple[int, ...] = _NOBODY) -> None:

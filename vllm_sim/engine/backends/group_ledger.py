@@ -36,7 +36,7 @@ class GroupLedger(Admissions):
     """Keys of cached blocks: had, cached and evicted by which request; and the admissions by request.
 
     Args:
-        manager: one that has served nobody yet; its methods and its pool's are watched.
+        manager: one that has served no request yet; its methods and its pool's are watched.
         block_size: the run's.
     """
 
@@ -248,7 +248,7 @@ class GroupLedger(Admissions):
 
 
 def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedger:
-    """Puts a ledger before a manager, which has served nobody yet.
+    """Puts a ledger before a manager, which has served no request yet.
 
     Args:
         manager: watched from now on.

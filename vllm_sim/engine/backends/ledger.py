@@ -32,7 +32,8 @@ class Ledger(Admissions):
     and up to twice as much, since the tables double when they are full.
 
     Args:
-        manager: one that has served nobody yet, of one group of full attention; its methods and its pool's are watched.
+        manager: one that has served nothing yet, of one group of full attention; its methods and its pool's are
+            watched.
     """
 
     def __init__(self, manager: KVCacheManager):

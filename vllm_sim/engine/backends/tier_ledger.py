@@ -36,7 +36,7 @@ class TierWatch:
     """The chunks of a tier: offered, held, evicted, and stored for nothing.
 
     Args:
-        scheduler: Of an engine that has served nobody yet; its connector's manager is watched.
+        scheduler: Of an engine that has served no request yet; its connector's manager is watched.
         block_bytes: Bytes of a block on all devices, by the place of its group among the offloaded ones.
     """
 
@@ -238,7 +238,7 @@ class TierReport:
     """What is said of an engine's tier.
 
     Args:
-        executor: Whose tier; it has served nobody yet.
+        executor: Whose tier; it has served no request yet.
         scheduler: The engine's.
         longest_tokens: Of the longest prompt.
         attribution: Whether chunks are watched, for the ledger.
