@@ -1,7 +1,7 @@
 """What a request would cost a replica: the tokens that it would have to compute, times what it has to do already.
 
-The product balances cache and load without a weight to tune. Real routers that weigh both (Dynamo's, llm-d's scorers)
-take a weighted sum, of blocks or of scores.
+The product balances cache and load without a weight to tune. Real routers that weigh both take a
+weighted sum: NVIDIA Dynamo's of the blocks to compute and those in use, llm-d's of scores (their documentation, read).
 """
 
 from collections.abc import Sequence

@@ -1,8 +1,10 @@
 """The longest cached prefix, by an index that the engines' KV events feed: exact but for the delay.
 
-As vLLM publishes them: after the step that stored or removed a block, and then comes the way to the router. The rule is
-that of `prefix_tree`, so that the two differ in the index alone: a match that is too short counts for nothing, or all
-that begin with one system prompt would go to one replica. Real routers weigh load besides; `cost` does.
+Source: the precise-prefix-cache scorer of llm-d (its documentation, read). Events come as vLLM publishes them: after
+the step that stored or removed a block, and then comes the way to the router. The rule is that of `prefix_tree`, so
+that the two differ in the index alone: a match that is too short counts for nothing, or all that begin with one system
+prompt would go to one replica. In llm-d the match is one score of several, with load; here load decides among equal
+matches alone. `cost` weighs both.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A replica at random, as a load balancer without state chooses."""
+"""A replica at random, as a load balancer without state chooses; vllm-router has it by this name."""
 
 import random
 from collections.abc import Sequence

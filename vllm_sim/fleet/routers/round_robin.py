@@ -1,4 +1,4 @@
-"""One replica after the other, whatever comes: the default of most load balancers."""
+"""One replica after the other, whatever comes: the default of most load balancers; vllm-router has it by this name."""
 
 from collections.abc import Sequence
 
