@@ -49,7 +49,7 @@ class BlockHashTable:
     def place(self, word: int) -> int:
         """Which list a name is in: the upper bits of a product, as those depend on all of its bits."""
         mixed = (word ^ (word >> 29)) * _ODD
-        return (((mixed ^ (mixed >> 29)) * _ODD >> 32) & _LOW) * self.nodes >> 32
+        return int((((mixed ^ (mixed >> 29)) * _ODD >> 32) & _LOW) * self.nodes >> 32)
 
     def find(self, word: int) -> int:
         """The number of a node; a new one where the name has none.
