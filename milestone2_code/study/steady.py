@@ -12,7 +12,6 @@ Single requests have no life: none is left out, and each comes once.
 
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from milestone2_code.study.workload import THINK_SIGMA, Chats, Pattern, requests_of
 from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
 from vllm_sim.models.layers import kv_bytes_a_token
-from vllm_sim.replay.breakdown import Breakdown
 from vllm_sim.replay.outcome import Outcome, Schedule, labels_of
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.bootstrap import in_order
@@ -110,8 +108,10 @@ def steady(chats: Chats, block_size: int, pattern: Pattern) -> Steady:
 
 def counted(outcome: Outcome, first: int) -> Outcome:
     """Of a run what counts: its requests from `first` on."""
-    records, schedule = outcome.records[first:], outcome.schedule
-    parts: Any = [None if part is None else part[first:] for part in outcome.parts or ()]
+    records, schedule, parts = outcome.records[first:], outcome.schedule, outcome.parts
+    if parts is not None:
+        known = {name: tokens for name, tokens in parts._asdict().items() if tokens is not None}
+        parts = parts._replace(**{name: tokens[first:] for name, tokens in known.items()})
     return replace(
         outcome,
         records=records,
@@ -119,7 +119,7 @@ def counted(outcome: Outcome, first: int) -> Outcome:
         prompt_tokens=outcome.prompt_tokens[first:],
         output_tokens=outcome.output_tokens[first:],
         rejected=outcome.rejected[first:],
-        parts=Breakdown(*parts) if parts else None,
+        parts=parts,
         evicted_by=None,
         blocks_allocated=None if outcome.blocks_allocated is None else outcome.blocks_allocated[first:],
         retokenised=outcome.retokenised and outcome.retokenised[first:],

@@ -18,7 +18,15 @@ def model_numbers(results: Path) -> dict[str, Any]:
         rates = [main_rates(own, mix) for mix in traffic]
         table.append([f"`{model}`", number(alignment), *(rate(share) for part in rates for share in part)])
         advice += [
-            (option.gain, [f"`{model}`", option.option, points(option.gain, 1), f"{option.reason} misses"])
+            (
+                option.gain,
+                [
+                    f"`{model}`",
+                    option.option.removeprefix("policy "),
+                    points(option.gain, 1),
+                    f"{option.reason} misses",
+                ],
+            )
             for option in what_to_set(own)[:1]
         ]
         over_full += [groups - full for groups, full, _ in rates]

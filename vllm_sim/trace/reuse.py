@@ -35,7 +35,7 @@ class Rows(NamedTuple):
     """[rows], how many tokens count; the last unit that is begun may be used in part."""
 
 
-class _State(NamedTuple):
+class _Prefixes(NamedTuple):
     """Prefixes are numbered as they come, entries are requests that have used one."""
 
     slots: Any
@@ -60,8 +60,8 @@ class LastUses:
     """What a trace has used so far."""
 
     def __init__(self) -> None:
-        empty = [np.empty(0, np.int64 if name == "names" else np.int32) for name in _State._fields[1:-1]]
-        self._state = _State(*[np.zeros(2, np.int32), *empty, np.array([0, 0, -1])])
+        empty = [np.empty(0, np.int64 if name == "names" else np.int32) for name in _Prefixes._fields[1:-1]]
+        self._prefixes = _Prefixes(*[np.zeros(2, np.int32), *empty, np.array([0, 0, -1])])
 
     def add(self, rows: Rows, is_chained: bool) -> NDArray[np.int32]:
         """Takes the next requests.
@@ -74,15 +74,15 @@ class LastUses:
             [runs, 4]: a request, a later one, and from which to which token the first used last what the later one has.
         """
         self._make_room(rows.names.size)
-        runs, count = _add(self._state, rows, is_chained, np.empty((rows.sizes.size + 16, 4), np.int32))
+        runs, count = _add(self._prefixes, rows, is_chained, np.empty((rows.sizes.size + 16, 4), np.int32))
         return np.array(runs[:count])
 
     def distinct_names(self) -> int:
         """How many names of units there are."""
-        return len(np.unique(self._state.names[: self._state.counts[_NODES]]))
+        return len(np.unique(self._prefixes.names[: self._prefixes.counts[_NODES]]))
 
     def _make_room(self, more: int) -> None:
-        state = self._state
+        state = self._prefixes
         nodes, entries = int(state.counts[_NODES]) + more, int(state.counts[_ENTRIES]) + more
         sizes = dict.fromkeys(("parents", "names", "last"), nodes) | dict.fromkeys(
             ("rows", "reaches", "below"), entries
@@ -91,9 +91,9 @@ class LastUses:
         slots = state.slots
         if slots.size < 2 * nodes:
             slots = np.zeros(2 ** (2 * nodes).bit_length(), np.int32)
-        self._state = state._replace(slots=slots, **arrays)
+        self._prefixes = state._replace(slots=slots, **arrays)
         if slots is not state.slots:
-            _place_again(self._state)
+            _place_again(self._prefixes)
 
 
 def _grown(array: NDArray[Any], size: int) -> NDArray[Any]:
