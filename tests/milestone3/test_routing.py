@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from milestone3_code.routing.numbers import cell, is_served, over, pays, spread, still_fresh
+from milestone3_code.routing.numbers import is_served, over, pays, rows_at, spread, still_fresh
 from milestone3_code.routing.plan import ENGINE, RUNS, points
 from milestone3_code.routing.run import PLAN, row_again, run_study
 from milestone3_code.routing.table import finding, section
@@ -94,7 +94,7 @@ def test_each_point_has_a_row_and_one_replica_has_no_router(rows: list[dict]) ->
 
 def test_a_row_is_the_replay_with_the_same_settings(made: tuple[Path, Study], rows: list[dict]) -> None:
     study = made[1]
-    for row in cell(rows, "tiny", "40%", 4, "kv_events", "hybrid"):
+    for row in rows_at(rows, "tiny", "40%", 4, "kv_events", "hybrid"):
         trace = study.data / row["trace"]
         config = RunConfig(
             model=MODEL,
@@ -114,8 +114,8 @@ def test_a_row_is_the_replay_with_the_same_settings(made: tuple[Path, Study], ro
 
 def test_gains_are_differences_of_rows_and_the_optimum_bounds_lru(rows: list[dict]) -> None:
     for router in CHOSEN:
-        own, base = (cell(rows, "tiny", "40%", 4, router, policy) for policy in ("hybrid", "lru"))
-        plain = cell(rows, "tiny", "40%", 4, "round_robin", "hybrid")
+        own, base = (rows_at(rows, "tiny", "40%", 4, router, policy) for policy in ("hybrid", "lru"))
+        plain = rows_at(rows, "tiny", "40%", 4, "round_robin", "hybrid")
         for one, lru, two in zip(own, base, plain, strict=True):
             assert one["gain_over_lru"] == pytest.approx(one["token_hit_rate"] - lru["token_hit_rate"], abs=2e-6)
             assert one["gain_over_round_robin"] == pytest.approx(
@@ -144,14 +144,14 @@ def test_events_that_come_too_late_cost_hits(rows: list[dict]) -> None:
 
 
 def test_seeds_draw_other_traffic_and_give_the_interval(rows: list[dict]) -> None:
-    found = cell(rows, "tiny", "40%", 4, "session", "lru")
+    found = rows_at(rows, "tiny", "40%", 4, "session", "lru")
     assert len({row["trace_sha256"] for row in found}) == 2
     rates = [row["token_hit_rate"] for row in found]
     own = spread(found, "token_hit_rate")
     assert own.mean == pytest.approx(sum(rates) / 2)
     assert own.high - own.mean == pytest.approx(12.706 * abs(rates[0] - rates[1]) / 2)
     assert over([1.0]) == (1.0, 1.0, 1.0)
-    given = cell(rows, "hashes.jsonl", "40%", 4, "session", "lru")
+    given = rows_at(rows, "hashes.jsonl", "40%", 4, "session", "lru")
     assert list(spread(given, "token_hit_rate")[1:]) == given[0]["token_hit_rate_ci95"]
 
 
