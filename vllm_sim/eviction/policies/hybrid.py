@@ -23,20 +23,20 @@ never more than `fair` times its own. In a live vLLM all requests are of one cat
 
 Tried and left: share of the gap closed at 5, 10 and 20 % of the working set. On nine mixes of the sources of tune_*, at
 blocks of 16 (chat four times, even twice, scan; agents and shift as in report_*, of those sources), this closes 16.3 %;
-less than half a point says nothing. On report_*, as they are drawn first, it closes 26.2; its worst cell of the
-guarantee grid is 0.22 points below LRU, and of 284 random cells 0.29. Without a guard: 18.6 (report_*: 28.5), and as
+less than half a point says nothing. On report_*, as they are drawn first, it closes 26.2; its worst case of the
+guarantee grid is 0.22 points below LRU, and of 284 random cases 0.29. Without a guard: 18.6 (report_*: 28.5), and as
 much as 6.9 points below LRU. Without a guard, worth as that at the begin of the bin of age: 17.4 with the old prior of
 0.05, and 18.2, 17.7, 16.6 and 14.3 with one of 0.2, 0.5, 1.5 and 5; a margin of 0.2: 17.0. Classes that were learned on
 another draw of the mix from the start: 2 to 8 points more on even, 3 less to 4 more on chat. A slack of 0.005: 16.7,
 and up to 0.49 points below LRU on random traffic. A slack of 0.01 that ends once 0.003 is lost: 17.4 (report_*: 27.1),
-and two of 298 random cells more than half a point below, but 14 of 864 cells of the guarantee grid more than 0.3
+and two of 298 random cases more than half a point below, but 14 of 864 cases of the guarantee grid more than 0.3
 points, as much as 0.87: small traces, where what is at risk is lost as a rule. A slack of 0.02 that ends so: 17.4, and
-11 of the 49 worst random cells. So on chat and even at 5 and 10 % the guard costs in the first third of a trace, until
+11 of the 49 worst random cases. So on chat and even at 5 and 10 % the guard costs in the first third of a trace, until
 enough is won, and nothing later. Under vLLM's scheduler on mixes of four minutes arc wins more.
 
 Tried on other mixes, where an earlier state closed 14.1: what was used longest ago as the free victim, 13.1; the risk
 of a victim as the share of uses that LRU hits, 13.9, and 1.3 points below LRU on random traffic; a margin that grows as
-the allowance runs out, 14.8; an allowance of a twentieth of the cache from the start, 15.4, and 12 random cells more
+the allowance runs out, 14.8; an allowance of a twentieth of the cache from the start, 15.4, and 12 random cases more
 than half a point below. More numbers of a class (turn, new blocks, length of the prompt), without a guard: 14.7 to
 16.5, where those of today had 17.9.
 
