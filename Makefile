@@ -26,10 +26,11 @@ serve: setup
 test: setup
 	$(PYTEST) $(PARALLEL) -m "not slow and not bench"
 
-# Ray is there for the test of sweeps on a cluster alone, Chromium for those of the page.
+# Ray is there for the test of sweeps on a cluster alone, Chromium for those of the page, Prometheus for the dashboard's.
 test-all: setup
-	@command -v chromium > /dev/null || (apt-get update && apt-get install -y chromium) > /dev/null 2>&1 \
-	    || echo "no Chromium, and none could be installed: tests of the page are skipped"
+	@for tool in chromium prometheus; do command -v $$tool > /dev/null \
+	    || (apt-get update && apt-get install -y $$tool) > /dev/null 2>&1 \
+	    || echo "no $$tool, and none could be installed: its tests are skipped"; done
 	@$(VENV)/bin/python -m pip install -q ray==2.60.0
 	$(PYTEST) $(PARALLEL) -m "not bench" --hypothesis-profile=all
 

@@ -1,6 +1,5 @@
 """What a further row costs the commands that read a trace whole, in time and in memory: the same in a long trace."""
 
-import os
 import random
 import subprocess
 import sys
@@ -42,13 +41,23 @@ def write_conversations(path: Path, rows: int) -> Path:
     return path
 
 
+LAUNCHER = """
+import os, sys
+silent = (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)
+child = os.posix_spawn(sys.argv[1], sys.argv[1:], os.environ, file_actions=[silent])
+_, status, used = os.wait4(child, 0)
+print(os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+"""Starts a command from a process of a few MiB: Linux counts the memory of the one that starts it as the command's."""
+
+
 def command_cost(words: list[str]) -> tuple[float, float]:
     """CPU seconds and peak KiB of a command."""
-    process = subprocess.Popen([COMMAND, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, words
-    return used.ru_utime + used.ru_stime, used.ru_maxrss
+    command = [sys.executable, "-S", "-c", LAUNCHER, COMMAND, *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True)
+    code, seconds, kib = done.stdout.split()
+    assert code == "0", words
+    return float(seconds), float(kib)
 
 
 def commands_of(trace: Path) -> dict[str, list[str]]:

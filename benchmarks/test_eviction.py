@@ -19,6 +19,7 @@ from vllm_sim.engine.pool import Description, adopt
 from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, Requests, link
 from vllm_sim.eviction.compiled import native
+from vllm_sim.eviction.miss_ratio_curve import lru_levels
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
 from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import POLICIES, make_policy
@@ -125,6 +126,38 @@ def test_every_policy_is_within_ten_times_of_lru(measured: Measured) -> None:
             parts={f"`{policy}`": value / seconds["lru"] for policy, value in seconds.items()},
         )
     )
+
+
+def make_copies(count: int, blocks: int = 50) -> Requests:
+    """One prompt of whole blocks over and over, in every other request with three blocks more: a copy each time."""
+    lengths = np.where(np.arange(count) % 2, blocks + 3, blocks)
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    ids, zeros = np.arange(begins[-1]) - np.repeat(begins[:-1], lengths), np.zeros(count, np.int64)
+    return Requests(ids, begins, 512 * lengths + (lengths > blocks), zeros + 1, zeros, zeros)
+
+
+def test_lru_at_all_capacities_costs_as_much_as_few_runs(measured: Measured) -> None:
+    chains = {"conversations": link(make_requests(REFERENCES), 512), "copies": link(make_copies(10_000), 512)}
+    one, every = dict.fromkeys(chains, 1e9), dict.fromkeys(chains, 1e9)
+    for name, chain in chains.items():
+        simulation_seconds(chain, "lru")
+        lru_levels(chain)
+        for _ in range(REPEATS):
+            begin = time.perf_counter()
+            lru_levels(chain)
+            every[name] = min(every[name], time.perf_counter() - begin)
+            one[name] = min(one[name], simulation_seconds(chain, "lru"))
+    for name, what in (("conversations", "conversations"), ("copies", "one prompt that comes 10,000 times")):
+        measured(
+            Measurement(
+                name=f"curve_{name}",
+                what=f"time of `lru` at all capacities in one pass over that of one run, {what}",
+                value=every[name] / one[name],
+                unit="times",
+                at_most=10,
+                parts={"all capacities, ms": every[name] * 1e3, "one, ms": one[name] * 1e3},
+            )
+        )
 
 
 def test_cost_grows_linearly_with_references(measured: Measured) -> None:

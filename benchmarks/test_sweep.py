@@ -1,8 +1,9 @@
-"""`vllm-sim sweep` as a user runs it: what it costs before its first run, what a further run costs, and two cores.
+"""`vllm-sim sweep` as a user runs it: what it costs before its first run, what a further run costs, two cores, and Ray.
 
 Tokens and kernels are cached. Two commands whose grids differ in their number of runs give the cost of a run.
 """
 
+import importlib.util
 import math
 import os
 import subprocess
@@ -21,16 +22,28 @@ from vllm_sim.eviction.chains import link
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(900)]
 
 ROUNDS, CAPACITY, FURTHER = 5, 10_000, 40
+PEERS = {"lru": "lru", "fifo": "fifo", "belady": "optimal"}
+"""The peer's names of policies."""
+ONE_PROCESS, PAIRED_ROUNDS = ["--jobs", "1"], 3
 COMMAND, PEER = (str(Path(sys.executable).with_name(name)) for name in ("vllm-sim", "kvcache-simulator"))
+
+
+def write_conversations(folder: Path, references: int) -> Path:
+    """The conversations of test_eviction.py, as hash ids."""
+    requests = make_requests(references)
+    ids = np.split(requests.ids, requests.begins[1:-1])
+    rows = [{"hash_ids": one.tolist(), "input_length": 512 * one.size, "output_length": 1} for one in ids]
+    return write_trace(folder / "conversations.jsonl", rows)
 
 
 @pytest.fixture(scope="module")
 def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The conversations of test_eviction.py, as hash ids."""
-    requests = make_requests(REFERENCES)
-    ids = np.split(requests.ids, requests.begins[1:-1])
-    rows = [{"hash_ids": one.tolist(), "input_length": 512 * one.size, "output_length": 1} for one in ids]
-    return write_trace(tmp_path_factory.mktemp("sweep") / "conversations.jsonl", rows)
+    return write_conversations(tmp_path_factory.mktemp("sweep"), REFERENCES)
+
+
+@pytest.fixture(scope="module")
+def long_trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_conversations(tmp_path_factory.mktemp("long"), 10 * REFERENCES)
 
 
 def seconds_of(command: list[str]) -> tuple[float, float]:
@@ -41,40 +54,46 @@ def seconds_of(command: list[str]) -> tuple[float, float]:
     return seconds, after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def command_seconds(trace: Path, runs: int, jobs: int, policy: str = "lru") -> tuple[float, float]:
-    """`seconds_of` a sweep."""
+def command_seconds(trace: Path, runs: int, how: list[str], policy: str = "lru") -> tuple[float, float]:
+    """`seconds_of` a sweep; how: on what it runs."""
     out = trace.with_name("rows.jsonl")
     out.unlink(missing_ok=True)
     capacities = ",".join(str(CAPACITY + i) for i in range(runs))
     options = ["--raw-blocks", "--block-sizes", "512", "--policies", policy, "--capacities", capacities]
-    found = seconds_of([COMMAND, "sweep", str(trace), "--out", str(out), "--jobs", str(jobs), *options])
+    found = seconds_of([COMMAND, "sweep", str(trace), "--out", str(out), *how, *options])
     assert len(out.read_text().splitlines()) == runs
     return found
 
 
-def peer_seconds(trace: Path, runs: int) -> tuple[float, float]:
+def peer_seconds(trace: Path, runs: int, policy: str) -> tuple[float, float]:
     """The same of kvcache-simulator, whose capacities are bytes: 512 tokens of Llama-3.1-8B are 1/16 GiB."""
     budgets = ",".join(str((CAPACITY + i) / 16) for i in range(runs))
-    options = ["--model", "llama-3.1-8b", "--budgets-gib", budgets, "--policies", "lru", "--block-size", "512"]
+    options = ["--model", "llama-3.1-8b", "--budgets-gib", budgets, "--policies", policy, "--block-size", "512"]
     return seconds_of([PEER, "sweep", "--trace", str(trace), "--no-progress", *options])
 
 
-def test_a_further_run_of_a_sweep_is_four_times_faster_than_the_cpp_simulators(trace: Path, measured: Measured) -> None:
-    command_seconds(trace, 1, 1)  # writes tokens and kernels
-    peer_seconds(trace, 1)
+@pytest.mark.parametrize(("policy", "rounds", "bar"), [("lru", ROUNDS, 4.0), ("fifo", 2, 1.0), ("belady", 2, 1.0)])
+def test_a_further_run_of_a_sweep_is_faster_than_the_cpp_simulators(
+    trace: Path, policy: str, rounds: int, bar: float, measured: Measured
+) -> None:
+    command_seconds(trace, 1, ONE_PROCESS, policy)  # writes tokens and kernels
+    peer_seconds(trace, 1, PEERS[policy])
     best = dict.fromkeys([(ours, runs) for ours in (True, False) for runs in (1, 1 + FURTHER)], math.inf)
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for ours, runs in best:
-            _, cpu = command_seconds(trace, runs, 1) if ours else peer_seconds(trace, runs)
-            best[ours, runs] = min(best[ours, runs], cpu)
+            seconds = (
+                command_seconds(trace, runs, ONE_PROCESS, policy) if ours else peer_seconds(trace, runs, PEERS[policy])
+            )
+            best[ours, runs] = min(best[ours, runs], seconds[1])
     ms = {ours: (best[ours, 1 + FURTHER] - best[ours, 1]) / FURTHER * 1e3 for ours in (True, False)}
     measured(
         Measurement(
-            name="sweep_peer",
-            what="CPU time of a further `lru` run of `kvcache-simulator sweep` over one of `vllm-sim sweep`",
+            name="sweep_peer" if policy == "lru" else f"sweep_peer_{policy}",
+            what=f"CPU time of a further `{PEERS[policy]}` run of `kvcache-simulator sweep` over one of `{policy}` of "
+            "`vllm-sim sweep`",
             value=ms[False] / ms[True],
             unit="times",
-            at_least=4.0,
+            at_least=bar,
             parts={"kvcache-simulator, ms": ms[False], "vllm-sim, ms": ms[True]},
         )
     )
@@ -82,12 +101,12 @@ def test_a_further_run_of_a_sweep_is_four_times_faster_than_the_cpp_simulators(t
 
 def test_a_further_run_of_a_sweep_costs_at_most_half_more_than_its_kernel(trace: Path, measured: Measured) -> None:
     chains = link(make_requests(REFERENCES), 512, raw=True)
-    command_seconds(trace, 1, 1)  # writes tokens and kernels
+    command_seconds(trace, 1, ONE_PROCESS)  # writes tokens and kernels
     simulation_seconds(chains, "lru")
     many = one = one_cpu = kernel = math.inf
     for _ in range(ROUNDS):
-        many = min(many, command_seconds(trace, 1 + FURTHER, 1)[1])
-        wall, cpu = command_seconds(trace, 1, 1)
+        many = min(many, command_seconds(trace, 1 + FURTHER, ONE_PROCESS)[1])
+        wall, cpu = command_seconds(trace, 1, ONE_PROCESS)
         one, one_cpu = min(one, wall), min(one_cpu, cpu)
         kernel = min(kernel, *(simulation_seconds(chains, "lru") for _ in range(9)))
     further = (many - one_cpu) / FURTHER
@@ -115,20 +134,46 @@ def test_a_further_run_of_a_sweep_costs_at_most_half_more_than_its_kernel(trace:
 
 
 @pytest.mark.parametrize("policy", ["lru", "hybrid"])
-def test_two_processes_sweep_40_runs_faster(trace: Path, policy: str, measured: Measured) -> None:
-    command_seconds(trace, 1, 1, policy)
-    wall = dict.fromkeys([(1, 1), (1, 2), (FURTHER, 1), (FURTHER, 2)], math.inf)
-    for _ in range(ROUNDS):
-        for runs, jobs in wall:
-            wall[runs, jobs] = min(wall[runs, jobs], command_seconds(trace, runs, jobs, policy)[0])
-    fixed = wall[1, 1]
+def test_two_processes_sweep_40_runs_faster(trace: Path, long_trace: Path, policy: str, measured: Measured) -> None:
+    """`lru` over ten times the trace: 40 runs over the other take a sixth of a second, less than a process to start."""
+    over = long_trace if policy == "lru" else trace
+    wall = best_of_both(over, policy, {"jobs 1": ONE_PROCESS, "jobs 2": ["--jobs", "2"]})
+    fixed = min(wall["jobs 1", 1], wall["jobs 2", 1])
     measured(
         Measurement(
             name=f"sweep_jobs_{policy}",
-            what=f"speed of {FURTHER} `{policy}` runs of `vllm-sim sweep --jobs 2` over `--jobs 1`, without its start",
-            value=(wall[FURTHER, 1] - fixed) / (wall[FURTHER, 2] - fixed),
+            what=f"speed of {FURTHER} `{policy}` runs of `vllm-sim sweep --jobs 2` over `--jobs 1`, without its start, "
+            f"{10 * REFERENCES if policy == 'lru' else REFERENCES:,} references",
+            value=(wall["jobs 1", FURTHER] - fixed) / (wall["jobs 2", FURTHER] - fixed),
             unit="times",
             at_least=1.8,
-            parts={"1 run, s": fixed, "jobs 1, s": wall[FURTHER, 1], "jobs 2, s": wall[FURTHER, 2]},
+            parts={"1 run, s": fixed} | {f"{how}, s": wall[how, FURTHER] for how in ("jobs 1", "jobs 2")},
         )
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install 'vllm-sim[ray]'")
+def test_ray_on_one_machine_is_as_fast_as_processes(trace: Path, measured: Measured) -> None:
+    """Both without what they take for two runs, as Ray's workers start with the first."""
+    wall = best_of_both(trace, "hybrid", {"jobs 2": ["--jobs", "2"], "ray": ["--ray", "local"]}, least=2)
+    seconds = {how: wall[how, FURTHER] - wall[how, 2] for how in ("jobs 2", "ray")}
+    measured(
+        Measurement(
+            name="sweep_ray",
+            what=f"speed of {FURTHER - 2} further `hybrid` runs of `vllm-sim sweep --ray local` over `--jobs 2`",
+            value=seconds["jobs 2"] / seconds["ray"],
+            unit="times",
+            at_least=0.9,
+            parts={f"{how}, {runs} runs, s": wall[how, runs] for how, runs in wall},
+        )
+    )
+
+
+def best_of_both(trace: Path, policy: str, hows: dict[str, list[str]], least: int = 1) -> dict[tuple[str, int], float]:
+    """Wall time of sweeps of `least` and of 40 runs, in turn, the best of some rounds."""
+    command_seconds(trace, 1, ONE_PROCESS, policy)  # writes tokens and kernels
+    wall = dict.fromkeys([(how, runs) for how in hows for runs in (least, FURTHER)], math.inf)
+    for _ in range(PAIRED_ROUNDS):
+        for how, runs in wall:
+            wall[how, runs] = min(wall[how, runs], command_seconds(trace, runs, hows[how], policy)[0])
+    return wall

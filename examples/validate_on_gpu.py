@@ -70,6 +70,12 @@ def times_of(row: dict[str, Any]) -> dict[str, float | None]:
     return {"ttft": first - row["first_scheduled_ms"], "tpot": tpot}
 
 
+def seconds_of(rows: dict[int, dict[str, Any]]) -> float:
+    """What all requests take, one after the other."""
+    spans = ((times_of(row), row["output_tokens"]) for row in rows.values())
+    return sum((times["ttft"] or 0.0) + (times["tpot"] or 0.0) * (tokens - 1) for times, tokens in spans) / 1000
+
+
 def compare(options: argparse.Namespace) -> int:
     """Prints what differs; 1 where hits or lengths do."""
     real, simulated = read(options.real), read(options.simulated)
@@ -89,6 +95,13 @@ def compare(options: argparse.Namespace) -> int:
                 f"{name}: simulated / real {mean(ratios):.3f} in the mean; relative error {median(errors):.1%} in the "
                 f"median, {max(errors):.1%} at most, of {len(ratios)} requests"
             )
+    real_s, mine_s = seconds_of(real), seconds_of(simulated)
+    if real_s and mine_s:
+        tokens = sum(row["output_tokens"] for row in real.values())
+        print(
+            f"throughput: {tokens / real_s:.2f} tokens/s real, {tokens / mine_s:.2f} simulated, a request at a time: "
+            f"simulated / real {real_s / mine_s:.3f}"
+        )
     return 1 if any(differing.values()) else 0
 
 

@@ -14,7 +14,7 @@ def main() -> int:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")  # before vllm is imported
     from milestone2_code.study.run import ENGINE_FILE, FILE, run_study
     from milestone2_code.study.study import Study
-    from vllm_sim.terminal import progress_bar
+    from vllm_sim.terminal import exit_code, progress_bar
 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog="the step before is preprocess_sharegpt.py, the next one visualize_task2.py"
@@ -27,18 +27,16 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer runs, and rows that are marked as quick")
     options = parser.parse_args()
     study = Study(data=options.data, model=options.model, results=options.out, quick=options.quick)
-    for workload in ("single", "multi"):
-        if not study.trace(workload).is_file():
-            print(f"error: no {study.trace(workload)}; first run preprocess_sharegpt.py", file=sys.stderr)
-            return 1
     parts = {"cache": (FILE,), "engine": (ENGINE_FILE,), "all": (ENGINE_FILE, FILE)}[options.part]
-    try:
+
+    def work() -> None:
+        for workload in ("single", "multi"):
+            if not study.trace(workload).is_file():
+                raise ValueError(f"no {study.trace(workload)}; first run preprocess_sharegpt.py")
         with progress_bar("rows") as progress:
             run_study(study, lambda text: print(text, file=sys.stderr), parts, options.jobs, progress)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

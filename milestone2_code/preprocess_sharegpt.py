@@ -8,6 +8,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from vllm_sim.terminal import exit_code  # noqa: E402
 from vllm_sim.workloads import sharegpt  # noqa: E402
 from vllm_sim.workloads.sharegpt_download import FILE  # noqa: E402
 
@@ -38,20 +39,18 @@ def main() -> int:
     )
     options = vars(parser.parse_args())
     dump, out, model = options.pop("input"), options.pop("out"), options.pop("model")
-    if not dump.is_file():
-        print(f"error: no {dump}; first run milestone2_code/download_sharegpt.py", file=sys.stderr)
-        return 1
-    try:
+
+    def work() -> None:
+        if not dump.is_file():
+            raise ValueError(f"no {dump}; first run milestone2_code/download_sharegpt.py")
         result = sharegpt.preprocess(dump, model, out, sharegpt.ChatChoice(**options))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"{result['conversations']} conversations: {out / sharegpt.SINGLE_TURN} "
-        f"({result['single_turn_requests']} requests), {out / sharegpt.MULTI_TURN} "
-        f"({result['multi_turn_requests']} requests); what was dropped: {out / sharegpt.REPORT}"
-    )
-    return 0
+        print(
+            f"{result['conversations']} conversations: {out / sharegpt.SINGLE_TURN} "
+            f"({result['single_turn_requests']} requests), {out / sharegpt.MULTI_TURN} "
+            f"({result['multi_turn_requests']} requests); what was dropped: {out / sharegpt.REPORT}"
+        )
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

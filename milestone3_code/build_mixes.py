@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from milestone3_code.study.build import build_mixes, fetch  # noqa: E402
+from vllm_sim.terminal import exit_code  # noqa: E402
 
 
 def main() -> int:
@@ -24,23 +25,20 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="build mixes that are there as well")
     options = parser.parse_args()
     configs = sorted(options.configs.glob("*.toml"))
-    unknown = set(options.names) - {config.stem for config in configs}
-    if unknown:
-        allowed = ", ".join(config.stem for config in configs)
-        print(f"error: no mix {', '.join(sorted(unknown))}; allowed: {allowed}", file=sys.stderr)
-        return 1
-    if options.seeds < 1:
-        print(f"error: --seeds is {options.seeds}; allowed: 1 or more", file=sys.stderr)
-        return 1
-    try:
+
+    def work() -> None:
+        unknown = set(options.names) - {config.stem for config in configs}
+        if unknown:
+            allowed = ", ".join(config.stem for config in configs)
+            raise ValueError(f"no mix {', '.join(sorted(unknown))}; allowed: {allowed}")
+        if options.seeds < 1:
+            raise ValueError(f"--seeds is {options.seeds}; allowed: 1 or more")
         if not options.no_download:
             fetch(here / "mixed.toml", ROOT, print)
         chosen = [config for config in configs if not options.names or config.stem in options.names]
         build_mixes(chosen, options.out, options.force, print, options.seeds)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from milestone3_code.study.real_traces import fetch_traces  # noqa: E402
+from vllm_sim.terminal import exit_code  # noqa: E402
 
 
 def main() -> int:
@@ -18,12 +19,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="as in mooncake_conversation (default: all)")
     parser.add_argument("--out", type=Path, default=ROOT / "data" / "traces", help="default: data/traces")
     options = parser.parse_args()
-    try:
-        fetch_traces(Path(__file__).resolve().parent / "traces.toml", options.out, print, options.names)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    plan = Path(__file__).resolve().parent / "traces.toml"
+    return exit_code(lambda: fetch_traces(plan, options.out, print, options.names))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-
-def main() -> int:
-    from milestone3_code.hints.plots import draw_hints
-    from vllm_sim.plots.script import draw
-
-    return draw(__doc__, draw_hints, ROOT, "compare_hints.py")
-
+from milestone3_code.hints.plots import draw_hints  # noqa: E402
+from vllm_sim.plots.script import draw  # noqa: E402
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(draw(__doc__, draw_hints, ROOT, "compare_hints.py"))

@@ -200,7 +200,7 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
             prompt, answer = ([], []) if ask.after_row is None else served[ask.after_row]
             served[ask.row] = (prompt + answer + ask.tokens, [])
             running.add(str(ask.row))
-            request = _request(ask, served[ask.row][0], now, case.shape.end_bias)
+            request = make_request(ask, served[ask.row][0], now, case.shape.end_bias)
             core.add_request(*core.preprocess_add_request(request))
         outputs, executed = core.step_fn()
         core.post_step(executed)
@@ -214,7 +214,8 @@ def serve(core: Any, case: Case, asks: list[Ask]) -> dict[int, tuple[list[int], 
     return served
 
 
-def _request(ask: Ask, prompt: list[int], now: int, end_bias: float) -> Any:
+def make_request(ask: Ask, prompt: list[int], now: int, end_bias: float) -> Any:
+    """A request of upstream's engine."""
     from vllm.sampling_params import SamplingParams
     from vllm.v1.engine import EngineCoreRequest
 

@@ -27,16 +27,20 @@ def simulated_job(folder: Path, case: Case, side: str | None = None) -> Job:
     return real_job(case) | {"trace": str(folder / f"{case.name}.jsonl")} | ({} if side is None else {"side": side})
 
 
-def try_side(python: Path, side: str, folder: Path, models: str, jobs: list[Job], log: Path) -> bool:
-    """Runs jobs of cases, one after the other, and returns whether all went well; what they print goes to the log."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")}
-    environment |= {
+def real_environment() -> dict[str, str]:
+    """The variables of a process that executes the model."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("VLLM_")} | {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",  # more threads make so small a model slower
         "PYTHONPATH": str(ROOT),
     }
+
+
+def try_side(python: Path, side: str, folder: Path, models: str, jobs: list[Job], log: Path) -> bool:
+    """Runs jobs of cases, one after the other, and returns whether all went well; what they print goes to the log."""
+    environment = real_environment()
     if side != "real":
         environment["VLLM_SIM_TRACE_PATH"] = jobs[0]["trace"]
     command = [str(python), "-m", "parity.engine", side, str(folder), models, json.dumps(jobs)]

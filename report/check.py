@@ -4,12 +4,15 @@ A row names its trace by sha256. A sweep's row holds every setting that decided 
 run in the plan. Rows whose trace is not there, and rows that something else made, are counted and named.
 """
 
+import hashlib
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from milestone3_code.routing.plan import EXPERIMENTS as ROUTING
+from milestone3_code.study import run as mixed
+from milestone3_code.study.plan import mixes
 from vllm_sim.provenance import file_sha256
 from vllm_sim.replay.config import config_of
 from vllm_sim.replay.rows import Row
@@ -21,7 +24,6 @@ MAKERS = {
     "sharegpt": "python milestone2_code/preprocess_sharegpt.py",
     "single": "python milestone2_code/preprocess_sharegpt.py",
     "multi": "python milestone2_code/preprocess_sharegpt.py",
-    "first_": "python milestone3_code/compare_tiers.py",
     "hints_": "python milestone3_code/compare_hints.py",
     "report_": "python milestone3_code/build_mixes.py --seeds 10",
     "engine_": "python milestone3_code/compare_policies.py",
@@ -69,7 +71,7 @@ def check(
     ready: list[tuple[Path, Row, Path]] = []
     for path, rows in files.items():
         for row in rows:
-            trace, reason = found.get(row["trace_sha256"]), _reason(row)
+            trace, reason = _trace(row, found), _reason(row)
             if trace is None or reason:
                 line = reason or f"no trace with the hash of {row['trace']}{_maker(row['trace'])}"
                 missing[f"{path.name}: {line}"] = missing.get(f"{path.name}: {line}", 0) + 1
@@ -97,6 +99,22 @@ def _by_hash(traces: Sequence[Path]) -> dict[str, Path]:
     for path in paths:
         found[file_sha256(path)] = path
     return found
+
+
+def _trace(row: Row, found: Mapping[str, Path]) -> Path | None:
+    """A row's trace; of a row over all mixes the first one's, if all are there; None if it is not there.
+
+    Random traffic is drawn anew and needs no trace: the plan's path stands for one.
+    """
+    if row.get("experiment") == "random":
+        return mixed.PLAN
+    if row.get("experiment") == "gap" and row["mix"] == "all":
+        paths = {path.name: (path, sha256) for sha256, path in found.items()}
+        traces = [paths.get(f"report_{mix}.jsonl") for mix in mixes(mixed.PLAN, row["quick"])]
+        there = [one for one in traces if one is not None]
+        digest = hashlib.sha256(" ".join(sha256 for _, sha256 in there).encode()).hexdigest()
+        return there[0][0] if there and digest == row["trace_sha256"] else None
+    return found.get(row["trace_sha256"])
 
 
 def _maker(trace: str) -> str:
@@ -131,8 +149,6 @@ def _again(row: Row, trace: Path, model: str, results: Path) -> Row:
 
         return routing.row_again(row, trace, model) or {"key": "of no point of today's plan"}
     if "mix" in row:
-        from milestone3_code.study import run as mixed
-
         return mixed.row_again(row, trace, model, results=results) or {"key": "of no point of today's plan"}
     from milestone2_code.study.run import row_again
     from milestone2_code.study.study import Study

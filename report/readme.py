@@ -14,7 +14,7 @@ from milestone2_code.study.study import ORACLE
 from milestone3_code.hints import table as hints
 from milestone3_code.hybrids import table as hybrids
 from milestone3_code.routing import table as routing
-from milestone3_code.routing.plan import CELLS
+from milestone3_code.routing.plan import RUNS
 from milestone3_code.study import table as mixed
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import read_rows
@@ -32,21 +32,22 @@ def table(rows: Sequence[Row]) -> str:
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_multi_vs_single_turn.py without --quick")
     unlimited = [_row(rows, "capacity", name, capacity_share=None) for name in ("single", "multi")]
+    small = [_row(rows, "capacity", name, capacity_share=0.1) for name in ("single", "multi")]
     lines = [
         "| | single-turn | multi-turn |",
         "|---|---|---|",
-        _line("requests", [f"{row['requests']:,}" for row in unlimited]),
-        _line("working set, blocks of 16", [f"{row['working_set_blocks']:,}" for row in unlimited]),
+        _line("conversations", [f"{row['conversations']:,}" for row in unlimited]),
+        _line("requests that count", [f"{row['requests']:,}" for row in unlimited]),
+        _line("10% of the working set, GiB of `Llama-3.2-1B`", [f"{row['capacity_gib']:.1f}" for row in small]),
+        _line("the same in seconds of traffic", [f"{row['capacity_seconds']:,.0f}" for row in small]),
     ]
     for name in ("token", "block", "request"):
         rate = f"{name}_hit_rate"
-        lines.append(_line(f"{name} hit rate, unlimited cache", [_spread(row, rate) for row in unlimited]))
+        lines.append(_line(f"{name} hit rate, unlimited cache, %", [_rate(row, rate) for row in unlimited]))
     rest: list[tuple[str, str, dict[str, Any], str]] = [
-        (f"token hit rate, {share:.0%} of the working set", "capacity", {"capacity_share": share}, "token_hit_rate")
+        (f"token hit rate, {share:.0%} of the working set, %", "capacity", {"capacity_share": share}, "token_hit_rate")
         for share in (0.5, 0.2, 0.1)
     ]
-    busy = "of it, while sessions still begin"
-    rest.append((busy, "capacity", {"capacity_share": 0.1}, "busy_token_hit_rate"))
     for words, policy in (
         ("the same under `hybrid`", "hybrid"),
         ("the same under LRU with a session-end oracle (it knows which blocks no later request asks for)", ORACLE),
@@ -60,7 +61,7 @@ def table(rows: Sequence[Row]) -> str:
     rest.append((prompt, "system_prompt", {"capacity_share": None}, "token_hit_rate"))
     for words, experiment, wanted, field in rest:
         found = [_row(rows, experiment, name, **wanted) for name in ("single", "multi")]
-        lines.append(_line(words, [_spread(row, field) for row in found]))
+        lines.append(_line(words, [_rate(row, field) for row in found]))
     return "\n".join(lines)
 
 
@@ -70,7 +71,7 @@ def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
     The first rows of a workload have one request after the other and are equal; else requests overlap.
     """
     lines = [
-        "| LRU | capacity | requests | hit tokens | token hit rate | TTFT p50, ms | TTFT p99, ms | output tokens/s |",
+        "| LRU | capacity | requests | hit tokens | hit rate, % | TTFT p50, ms | TTFT p99, ms | output tokens/s |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name in ("single", "multi"):
@@ -82,14 +83,20 @@ def backends(rows: Sequence[Row], engine: Sequence[Row]) -> str:
             if sent.startswith("open"):
                 sent = f"{row['sessions_per_s']:g} sessions/s"
             share = "unlimited" if row["capacity_share"] is None else f"{row['capacity_share']:.0%}"
-            values = [share, sent, f"{row['hit_tokens']:,}", f"{row['token_hit_rate']:.4f}"]
+            values = [share, sent, f"{row['hit_tokens']:,}", f"{100 * row['token_hit_rate']:.1f}"]
             values += [_spread(row, field, ".1f") for field in ("ttft_ms_p50", "ttft_ms_p99")]
             values.append(_spread(row, "output_tokens_per_s", ",.0f"))
             lines.append(_line(f"{name}-turn, `{row['backend']}`", values))
     return "\n".join(lines)
 
 
-def _spread(row: Row, field: str, form: str = ".3f") -> str:
+def _rate(row: Row, field: str) -> str:
+    """A share in per cent, and its interval."""
+    ends = [100 * end for end in row[f"{field}_ci95"]]
+    return _spread({field: 100 * row[field], f"{field}_ci95": ends}, field, ".1f")
+
+
+def _spread(row: Row, field: str, form: str) -> str:
     """A number, and its interval where the row has one; nothing where the row has no such number."""
     if field not in row:
         return ""
@@ -139,9 +146,9 @@ def findings(results: Path) -> str:
         _line(
             "What do the turns of a chat share, and what does a small cache keep of it?",
             [
-                f"token hit rate {_spread(multi, rate)}, first exchanges alone {_spread(single, rate)}; at 10% of the "
-                f"working set LRU keeps {_spread(lru, rate)}, the optimum {_spread(best, rate)}",
-                f"{multi['sessions']:,} ShareGPT conversations, {blocks}",
+                f"{_rate(multi, rate)} % of their prompt tokens, first exchanges alone {_rate(single, rate)} %; in a "
+                f"cache of 10% of the conversations LRU keeps {_rate(lru, rate)} %, the optimum {_rate(best, rate)} %",
+                f"{multi['conversations']:,} ShareGPT conversations, {blocks}",
             ],
         ),
         _line(
@@ -162,7 +169,7 @@ def findings(results: Path) -> str:
             ],
         ),
     ]
-    if (results / CELLS).is_file():
+    if (results / RUNS).is_file():
         lines.append(
             _line(
                 "What is a better router worth, and a better policy?",

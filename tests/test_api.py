@@ -1,10 +1,13 @@
 """The public names of the package, and that nothing is imported before one is used."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -19,6 +22,31 @@ def test_a_public_name_is_there_and_documented(name: str) -> None:
     assert found.__name__ == name
     assert found.__doc__
     assert f"`{name}" in (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+
+
+def documented(found: object, seen: set[object]) -> Iterator[tuple[str, str | None]]:
+    """What a public name leads to, with docstrings: its methods, and the types of its fields and parameters."""
+    module = str(getattr(found, "__module__", ""))
+    if not module.startswith("vllm_sim.") or found in seen or not (inspect.isclass(found) or inspect.isfunction(found)):
+        return
+    seen.add(found)
+    yield f"{module}:{found.__qualname__}", inspect.getdoc(found)
+    for hint in get_type_hints(found).values():
+        for part in (hint, *get_args(hint)):
+            yield from documented(part, seen)
+    if inspect.isclass(found):
+        inherited = {name for base in found.__mro__[1:] for name in vars(base)}  # an override needs none of its own
+        for name in vars(found).keys() - inherited:
+            if not name.startswith("_"):
+                member = vars(found)[name]
+                yield from documented(member.fget if isinstance(member, property) else member, seen)
+
+
+def test_all_that_the_public_names_lead_to_is_documented() -> None:
+    seen: set[object] = set()
+    found = dict(pair for name in vllm_sim.__all__ for pair in documented(getattr(vllm_sim, name), seen))
+    assert len(found) > 80
+    assert [name for name, text in found.items() if not text] == []
 
 
 def test_other_names_are_none_of_the_package() -> None:

@@ -71,5 +71,10 @@ def test_an_import_upwards_or_from_outside_is_found(file: str, text: str) -> Non
     assert len(faults(file, text)) == 1
 
 
-def test_every_folder_has_a_layer() -> None:
-    assert {file.partition("/")[0] for file in FILES if "/" in file} <= set().union(*LAYERS)
+def test_every_folder_has_a_layer_and_is_on_the_page_of_layers() -> None:
+    folders = {file.partition("/")[0] for file in FILES if "/" in file}
+    assert folders <= set().union(*LAYERS)
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert {
+        folder for folder in folders if f"| `vllm_sim/{folder}`" not in page and f", `vllm_sim/{folder}`" not in page
+    } == set()

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 
 @contextmanager
 def no_search_for_garbage() -> Iterator[None]:
-    """What is made here is kept, so that there is no garbage to be found."""
+    """What is made here is kept, so there is no garbage to be found in it, now or later."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
 

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 
+_WIDEST = 10**6
+"""Characters of a line: more than any table has."""
+
+
 def printable(value: object) -> str:
     """A text in which control characters are written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value))
@@ -22,6 +26,16 @@ def printable(value: object) -> str:
 def say(value: object, to_stderr: bool = False) -> None:
     """Prints a line that may hold names, control characters escaped."""
     print(printable(value), file=sys.stderr if to_stderr else sys.stdout)
+
+
+def exit_code(work: Callable[[], object]) -> int:
+    """Does the work of a script; returns its exit code, 1 after an error, which is said in one line."""
+    try:
+        work()
+    except (ValueError, OSError) as error:
+        say(f"error: {error}", to_stderr=True)
+        return 1
+    return 0
 
 
 def plain(value: object) -> "Text":
@@ -52,8 +66,7 @@ def show_table(
         table.add_column(plain(header), justify="right" if place else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(plain, row))
-    wanted = console.measure(table, options=console.options.update(max_width=9999)).maximum
-    console.width = max(console.width, wanted)
+    console.width = _WIDEST
     console.print(table)
 
 

@@ -37,7 +37,6 @@ def _reuse_gaps(rows: list[Row], figures: Path) -> list[Path]:
 def _blocks(rows: list[Row], figures: Path) -> list[Path]:
     panels = {
         "shared_prefix_tokens": "tokens found cached, by request",
-        "lifetime_s": "seconds from first to last use, by hit block",
         "uses_of_hit_blocks": "hits, by hit block",
     }
     figure = _distributions(rows, panels, "up to there (%)")
@@ -190,5 +189,5 @@ def _arrivals(rows: list[Row], figures: Path) -> list[Path]:
     gaps.yaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
     gaps.yaxis.set_minor_formatter(NullFormatter())
     gaps.set_ylabel("tokens between uses (90th percentile)")
-    hits.legend(title="median think time", loc="lower left")
+    hits.legend(title="median think time", loc="upper right")
     return write(figure, figures, "chat_arrivals", rows)

@@ -5,15 +5,17 @@ first or used it last, else as `other_session`. Gaps lie between a hit and the u
 with its request's session, and a block with the session that cached it first.
 """
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
-from milestone2_code.study.workload import Chats, Ordered
-from vllm_sim.eviction.chains import Chains
+from milestone2_code.study.steady import Steady, session_turns
+from milestone2_code.study.workload import Chats, requests_of
+from vllm_sim.eviction.chains import Chains, link
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.bootstrap import Numbers, Pair, quantiles, ratio_intervals, share_of_top
+from vllm_sim.sweep.bootstrap import Numbers, Pair, in_order, quantiles, ratio_intervals, share_of_top
 
 SOURCES = ("system", "same_session", "other_session")
 CDF = tuple(round(share / 100, 2) for share in (1, *range(5, 100, 5), 99))
@@ -72,43 +74,63 @@ def find_uses(chains: Chains, sessions: Any, system_blocks: int) -> Any:
     return hits, source[:found], before[:found], after[:found], first, last, uses, owner
 
 
-def reuse_row(chats: Chats, ordered: Ordered, block_size: int) -> Row:
-    """Sources of hits, shared prefixes, reuse gaps, lifetimes and popularity of blocks in an unlimited cache.
+def reuse_row(chats: Chats, found: Steady, block_size: int) -> Row:
+    """Sources of hits, shared prefixes, reuse gaps and popularity of blocks in an unlimited cache.
 
-    Each field that ends in _ci95 is the interval of the field that is named before it; gaps and prefixes are named by
-    their values at the shares of CDF.
+    Hits and gaps are those of the requests that count; blocks are those of all conversations, each of them once, since
+    they live longer than requests count. A field that ends in _ci95 is the interval of the field that is named before
+    it; gaps and prefixes are named by their values at the shares of CDF.
     """
-    of = ordered.sessions
-    found = Uses(*find_uses(ordered.chains, of, chats.system_tokens // block_size))
-    requests, times_s = ordered.requests, ordered.times_ms / 1000
-    tokens_until = np.cumsum(requests.prompt_tokens + requests.output_tokens)
-    used, hitting, sessions = found.uses > 0, of[found.after], int(of.max()) + 1
+    uses, session_of = _uses(chats, found, block_size), session_turns(chats)[0]
+    is_counted = uses.after >= found.first
+    after, before, source = uses.after[is_counted], uses.before[is_counted], uses.source[is_counted]
+    of = in_order(found.sessions[found.first :])
+    hitting = of[after - found.first]
+    chains = link(requests_of(chats, block_size), block_size)
+    blocks = Uses(*find_uses(chains, session_of, chats.system_tokens // block_size))
+    used, sessions, pool = blocks.uses > 0, int(of.max()) + 1, int(session_of.max()) + 1
     spread = {
-        "shared_prefix_tokens": (found.hits * block_size, of),
-        "reuse_gap_requests": (found.after - found.before, hitting),
-        "reuse_gap_tokens": (tokens_until[found.after] - tokens_until[found.before], hitting),
-        "reuse_gap_s": (times_s[found.after] - times_s[found.before], hitting),
-        "lifetime_s": ((times_s[found.last] - times_s[found.first])[used], found.owner[used]),
-        "uses_of_hit_blocks": (found.uses[used], found.owner[used]),
+        "shared_prefix_tokens": (uses.hits[found.first :] * block_size, of, sessions),
+        "reuse_gap_requests": (after - before, hitting, sessions),
+        "reuse_gap_tokens": (gaps_of(chats, found, block_size), hitting, sessions),
+        "reuse_gap_s": (found.times_s[after] - found.times_s[before], hitting, sessions),
+        "uses_of_hit_blocks": (blocks.uses[used], blocks.owner[used], pool),
     }
-    values: Row = {"system_tokens": chats.system_tokens} | _sources(found, of, block_size)
-    for name, (numbers, owners) in spread.items():
-        values[name], values[f"{name}_ci95"] = quantiles(numbers, owners, sessions, CDF)
+    values: Row = {"system_tokens": chats.system_tokens} | _sources(source, after - found.first, of, block_size)
+    for name, (numbers, owners, count) in spread.items():
+        values[name], values[f"{name}_ci95"] = quantiles(numbers, owners, count, CDF)
     unused = (~used).astype(np.float64)
-    (pair,) = ratio_intervals(unused[None], np.ones((1, len(unused))), found.owner)
+    (pair,) = ratio_intervals(unused[None], np.ones((1, len(unused))), blocks.owner)
     values |= {"blocks": len(used), "blocks_never_hit": int(unused.sum())}
     values |= {"share_never_hit": round(float(unused.mean()), 6), "share_never_hit_ci95": pair}
-    values["hit_share_of_top_1_percent"], pair = share_of_top(found.uses, found.owner, sessions, 0.01)
+    values["hit_share_of_top_1_percent"], pair = share_of_top(blocks.uses, blocks.owner, pool, 0.01)
     return values | {"hit_share_of_top_1_percent_ci95": pair}
 
 
-def _sources(found: Uses, of: Numbers, block_size: int) -> Row:
-    """Hit tokens by source, and the share of each."""
-    hits = np.bincount(found.source, minlength=len(SOURCES))
+def gaps_of(chats: Chats, found: Steady, block_size: int) -> Numbers:
+    """Tokens, of prompts and answers, from a use to each hit of a request that counts; an unlimited cache."""
+    uses = _uses(chats, found, block_size)
+    until = np.cumsum(found.requests.prompt_tokens + found.requests.output_tokens)
+    return (until[uses.after] - until[uses.before])[uses.after >= found.first]
+
+
+@lru_cache(maxsize=1)
+def _uses(chats: Chats, found: Steady, block_size: int) -> Uses:
+    return Uses(*find_uses(found.chains, found.sessions, chats.system_tokens // block_size))
+
+
+def _sources(source: Numbers, rows: Numbers, of: Numbers, block_size: int) -> Row:
+    """Hit tokens by source, and the share of each.
+
+    Args:
+        source: a place in SOURCES, by hit.
+        rows: the place of the request of each hit.
+        of: the session of each request.
+        block_size: tokens.
+    """
+    hits = np.bincount(source, minlength=len(SOURCES))
     whole = max(1, int(hits.sum()))
-    by_row = np.array(
-        [np.bincount(found.after[found.source == i], minlength=len(of)) for i in range(len(SOURCES))], np.float64
-    )
+    by_row = np.array([np.bincount(rows[source == i], minlength=len(of)) for i in range(len(SOURCES))], np.float64)
     pairs: list[Pair] = ratio_intervals(by_row, np.tile(by_row.sum(axis=0), (len(SOURCES), 1)), of)
     return {
         "hits_by_source_tokens": {name: int(n) * block_size for name, n in zip(SOURCES, hits, strict=True)},

@@ -1,4 +1,4 @@
-"""The row of any cell of study one."""
+"""The row of any run of study one."""
 
 from milestone2_code.study.study import EnginePoint, Point, Study
 from vllm_sim.provenance import load_entry
@@ -7,7 +7,6 @@ from vllm_sim.replay.rows import Row
 AnyPoint = Point | EnginePoint
 MAKERS = {
     "cache": "milestone2_code.study.cache_rows:cache_row",
-    "steady": "milestone2_code.study.steady:steady_row",
     "engine": "milestone2_code.study.timed:engine_row",
 }
 FULL_CONVERSATIONS = 2000
@@ -16,13 +15,12 @@ FULL_CONVERSATIONS = 2000
 
 def maker_of(point: AnyPoint) -> str:
     """The entry of what makes the row of a run."""
-    if isinstance(point, EnginePoint):
-        return MAKERS["engine"]
-    return MAKERS["steady" if point.experiment == "arrival" else "cache"]
+    return MAKERS["engine" if isinstance(point, EnginePoint) else "cache"]
 
 
 def rows_of(study: Study, point: AnyPoint) -> list[Row]:
-    """The row of a cell."""
+    """The row of a run."""
     row: Row = load_entry(maker_of(point))(study, point)
-    sessions = len({record.session_id for record in study.chats(point.workload).records})
-    return [row | {"data": study.source(), "quick": study.quick or sessions < FULL_CONVERSATIONS}]
+    conversations = len({record.session_id for record in study.chats(point.workload).records})
+    is_quick = study.quick or conversations < FULL_CONVERSATIONS
+    return [row | {"conversations": conversations, "data": study.source(), "quick": is_quick}]

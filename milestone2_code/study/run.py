@@ -8,6 +8,7 @@ from milestone2_code.study.plan import ENGINE, QUICK_ENGINE, QUICK_POLICIES, WOR
 from milestone2_code.study.rows import AnyPoint, maker_of, rows_of
 from milestone2_code.study.study import ORACLE, EnginePoint, Study, key
 from milestone2_code.study.timed import timed_trace
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, fingerprint
 from vllm_sim.replay.backends import BACKENDS
@@ -37,7 +38,7 @@ def run_study(
         for point in QUICK_ENGINE if study.quick else ENGINE:  # before several processes write one file
             timed_trace(study, point)
     # vLLM chooses its platform when a process imports it first: for the engine, which blockpool does not mind.
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(WORKLOADS[0]))
+    os.environ[TRACE_VARIABLE] = str(study.trace(WORKLOADS[0]))
     plan = [
         PlannedRun(key(study, point), fingerprint(*makers(point)), (study.results / part,), point, _shared(point))
         for part in parts
@@ -72,5 +73,5 @@ def makers(point: AnyPoint) -> list[Maker]:
 def _shared(point: AnyPoint) -> tuple[object, ...]:
     """What runs have in common that one process runs; the engine's one by one, the longest first."""
     if isinstance(point, EnginePoint):
-        return (0, ENGINE.index(point))
+        return (0, (*ENGINE, *QUICK_ENGINE).index(point))
     return (1, point.workload, point.system_prompt, point.block_size, point.pattern, point.backend)

@@ -1,34 +1,35 @@
-"""Chats that keep coming: as many sessions as a fixed time has, measured once as many end as begin.
+"""Chats that keep coming: rates count only once conversations of all ages are there.
 
-2,500 sessions at 16 a second all begin within 156 s, and then fewer and fewer share the cache: a rate of such a run is
-of its end, not of its arrivals. Here sessions begin as a Poisson process all the time. L is the mean time from a
-session's first request to its last: 2 L are left out, and then at least L is measured, or the time in which
-LEAST_SESSIONS begin. Conversations are drawn without replacement; where more are needed all come again, in another
-order and under a salt of their own, so no copy hits what another one left.
+2,500 sessions at one a second all begin within 2,500 s. Before the first are over, and after the last has begun, fewer
+share the cache: a rate of the whole run is one of its ends. Here sessions begin as a Poisson process for as long as
+requests count. Left out is the time in which a conversation brings WARM of its prompt tokens. After that as many
+sessions begin as it takes for every conversation to have begun, but at least LEAST_SESSIONS, and for a mean life.
+Conversations are drawn without replacement; where more are needed all come again, in another order and under a salt of
+their own, so no copy hits what another one left.
+
+Single requests have no life: none is left out, and each comes once.
 """
 
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from milestone2_code.study.reuse import Uses, find_uses
-from milestone2_code.study.study import Point, Study, capacity_blocks
 from milestone2_code.study.workload import THINK_SIGMA, Chats, Pattern, requests_of
 from vllm_sim.eviction.chains import Array, Chains, Requests, link, reorder
-from vllm_sim.eviction.simulate import simulate
 from vllm_sim.models.layers import kv_bytes_a_token
-from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.rows import Row, head
-from vllm_sim.sweep.bootstrap import in_order, ratio_intervals
+from vllm_sim.replay.outcome import Outcome, Schedule, labels_of
+from vllm_sim.replay.rows import Row
+from vllm_sim.sweep.bootstrap import in_order
 
-WARMUP_LIVES = 2
+WARM = 0.95
 LEAST_SESSIONS = 1000
-"""That begin while it is measured, at least."""
+"""That begin while it is measured, or all where there are fewer."""
 
 
-class Steady(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class Steady:
     """Requests in the order of their arrival; n is their number."""
 
     requests: Requests
@@ -37,35 +38,57 @@ class Steady(NamedTuple):
     """[n], of the chats' trace."""
     times_s: NDArray[np.float64]
     """[n]."""
+    pauses_s: NDArray[np.float64]
+    """[n], before each request; 0 before a first turn."""
     sessions: Array
     """[n], numbers."""
     warmup_s: float
     seconds: float
 
+    @property
+    def first(self) -> int:
+        """The first request that counts."""
+        return int(np.searchsorted(self.times_s, self.warmup_s))
 
-def mean_life_s(chats: Chats, pattern: Pattern) -> float:
-    """From a session's first request to its last, the mean."""
-    sessions = len({record.session_id for record in chats.records})
-    pauses = (len(chats.records) - sessions) / sessions
-    return pauses * pattern.think_s * float(np.exp(THINK_SIGMA**2 / 2))
+
+def mean_pause_s(pattern: Pattern) -> float:
+    """The mean of a log-normal think time."""
+    return pattern.think_s * float(np.exp(THINK_SIGMA**2 / 2))
+
+
+def warmup_turns(chats: Chats) -> int:
+    """Turns with which conversations have brought WARM of their prompt tokens."""
+    turns, tokens = session_turns(chats)[1], chats.trace.prompt_lengths
+    reached = np.cumsum(np.bincount(turns, weights=tokens))
+    return int(np.searchsorted(reached, WARM * reached[-1]))
+
+
+def session_turns(chats: Chats) -> tuple[Array, Array]:
+    """The number of its session, and the place in it, of each row of the trace."""
+    numbers: dict[str | int | None, int] = {}
+    session = np.array([numbers.setdefault(record.session_id, len(numbers)) for record in chats.records], np.int64)
+    order = np.argsort(session, kind="stable")
+    begins = np.concatenate([[0], np.cumsum(np.bincount(session))])
+    turn = np.empty_like(session)
+    turn[order] = np.arange(session.size) - begins[session[order]]
+    return session, turn
 
 
 @lru_cache(maxsize=1)
 def steady(chats: Chats, block_size: int, pattern: Pattern) -> Steady:
     """The requests of a pattern, for as long as it takes."""
     draw = np.random.default_rng([pattern.seed, 1])
-    life_s = mean_life_s(chats, pattern)
-    warmup_s = WARMUP_LIVES * life_s
-    seconds = warmup_s + max(life_s, LEAST_SESSIONS / pattern.sessions_per_s)
-    count = int(draw.poisson(pattern.sessions_per_s * seconds))
+    session_of = session_turns(chats)[0]
+    turns = np.bincount(session_of)
+    pool, pause_s = turns.size, mean_pause_s(pattern)
+    warmup_s = warmup_turns(chats) * pause_s
+    begun = max(min(pool, LEAST_SESSIONS), pool - pattern.sessions_per_s * warmup_s)
+    seconds = warmup_s + max((float(turns.mean()) - 1) * pause_s, begun / pattern.sessions_per_s)
+    count = round(pattern.sessions_per_s * seconds)
     starts = np.sort(draw.uniform(0, seconds, count))
-    of_row: dict[str | int | None, int] = {}
-    session_of = np.array([of_row.setdefault(record.session_id, len(of_row)) for record in chats.records])
-    pool, turns = len(of_row), np.bincount(session_of)
     by_session = np.argsort(session_of, kind="stable")
     begins = np.concatenate([[0], np.cumsum(turns)])
-    copies = -(-count // pool)
-    drawn = np.concatenate([draw.permutation(pool) for _ in range(copies)])[:count]
+    drawn = np.concatenate([draw.permutation(pool) for _ in range(-(-count // pool))])[:count]
     lengths = turns[drawn]
     session = np.repeat(np.arange(count), lengths)
     turn = np.arange(session.size) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -77,49 +100,42 @@ def steady(chats: Chats, block_size: int, pattern: Pattern) -> Steady:
     order = order[times[order] < seconds]
     rows = by_session[np.repeat(begins[drawn], lengths) + turn][order]
     requests = reorder(requests_of(chats, block_size), rows)
-    requests = requests._replace(salt=(session[order] // pool).astype(np.int64))
-    return Steady(requests, link(requests, block_size), rows, times[order], in_order(session[order]), warmup_s, seconds)
+    salt = (session[order] // pool).astype(np.int64)
+    requests = requests._replace(salt=salt, arrival_ms=1000 * times[order])
+    chains = link(requests, block_size)
+    return Steady(requests, chains, rows, times[order], pauses[order], in_order(session[order]), warmup_s, seconds)
 
 
-def steady_row(study: Study, point: Point) -> Row:
-    """The row of a rate and think time."""
-    chats = study.chats(point.workload)
-    capacity = capacity_blocks(study, point.workload, point.share, point.block_size, False)
-    found = steady(chats, point.block_size, point.pattern)
-    config = RunConfig(
-        model=study.model, backend="fast", capacity_blocks=capacity, block_size=point.block_size, policy=point.policy
+def counted(outcome: Outcome, first: int) -> Outcome:
+    """Of a run what counts: its requests from `first` on."""
+    records, schedule, parts = outcome.records[first:], outcome.schedule, outcome.parts
+    if parts is not None:
+        known = {name: tokens for name, tokens in parts._asdict().items() if tokens is not None}
+        parts = parts._replace(**{name: tokens[first:] for name, tokens in known.items()})
+    return replace(
+        outcome,
+        records=records,
+        labels=labels_of(records),
+        prompt_tokens=outcome.prompt_tokens[first:],
+        output_tokens=outcome.output_tokens[first:],
+        rejected=outcome.rejected[first:],
+        parts=parts,
+        evicted_by=None,
+        blocks_allocated=None if outcome.blocks_allocated is None else outcome.blocks_allocated[first:],
+        retokenised=outcome.retokenised and outcome.retokenised[first:],
+        schedule=schedule and Schedule(**{one.name: getattr(schedule, one.name)[first:] for one in fields(schedule)}),
     )
-    assert capacity is not None
-    tokens = simulate(found.chains, point.policy, capacity, {}).hit * point.block_size
-    is_measured, prompt = found.times_s >= found.warmup_s, found.requests.prompt_tokens
-    hit, asked = tokens[is_measured], prompt[is_measured]
-    sessions = found.sessions[is_measured]
-    (pair,) = ratio_intervals(hit[None], asked[None], in_order(sessions))
-    brought = asked.sum() + found.requests.output_tokens[is_measured].sum()
-    a_second = float(brought) / (found.seconds - found.warmup_s)
-    uses = Uses(*find_uses(found.chains, found.sessions, chats.system_tokens // point.block_size))
-    until = np.cumsum(prompt + found.requests.output_tokens)
-    gaps = (until[uses.after] - until[uses.before])[is_measured[uses.after]]
+
+
+def window_row(found: Steady, model: str, capacity: int | None, block_size: int) -> Row:
+    """When requests count; and the capacity as memory, and as the time in which so many tokens come."""
+    tokens = found.requests.prompt_tokens + found.requests.output_tokens
+    a_second = float(tokens[found.first :].sum()) / (found.seconds - found.warmup_s)
+    size = None if capacity is None else capacity * block_size
     return {
-        "experiment": point.experiment,
-        "workload": point.workload,
-        "capacity_share": point.share,
-        "system_prompt": False,
-        **point.pattern._asdict(),
-        **head(chats.path.name, chats.trace.sha256, config),
-        "seed": 0,
-        "arrival_seed": point.pattern.seed,
         "warmup_s": round(found.warmup_s, 1),
         "seconds": round(found.seconds, 1),
-        "capacity_tokens": capacity * point.block_size,
-        "capacity_gib": round(capacity * point.block_size * kv_bytes_a_token(study.model) / 2**30, 3),
-        "capacity_seconds": round(capacity * point.block_size / a_second, 1),
-        "requests": int(asked.size),
-        "warmup_requests": int((~is_measured).sum()),
-        "sessions": int(np.unique(sessions).size),
-        "prompt_tokens": int(asked.sum()),
-        "hit_tokens": int(hit.sum()),
-        "token_hit_rate": round(float(hit.sum() / asked.sum()), 6),
-        "token_hit_rate_ci95": pair,
-        "reuse_gap_tokens": {f"{share:.2f}": int(np.quantile(gaps, share)) for share in (0.5, 0.9)},
+        "warmup_requests": found.first,
+        "capacity_gib": None if size is None else round(size * kv_bytes_a_token(model) / 2**30, 3),
+        "capacity_seconds": None if size is None else round(size / a_second, 1),
     }

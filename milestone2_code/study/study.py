@@ -3,10 +3,12 @@
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from milestone2_code.study.workload import Chats, Pattern, load_chats, ordered
+from milestone2_code.study.workload import Chats, Pattern, load_chats, requests_of
+from vllm_sim.eviction.chains import link
 from vllm_sim.replay.rows import Row
 
 MAIN_BLOCK = 16
@@ -35,7 +37,7 @@ class EnginePoint(NamedTuple):
     share: float | None
     concurrency: int | None
     """None: requests arrive by the pattern."""
-    pattern: Pattern
+    pattern: Pattern = Pattern()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +74,15 @@ def key(study: Study, point: Point | EnginePoint) -> str:
 def capacity_blocks(
     study: Study, workload: str, share: float | None, block_size: int, system_prompt: bool
 ) -> int | None:
-    """A share of the working set at MAIN_BLOCK, as blocks of another size that hold as many tokens."""
+    """A share of the working set at MAIN_BLOCK, as blocks of another size that hold as many tokens.
+
+    The working set is that of all conversations, each of them once; a run that lasts longer has more.
+    """
     if share is None:
         return None
-    chains = ordered(study.chats(workload, system_prompt), MAIN_BLOCK, Pattern()).chains
-    return max(1, int(share * chains.working_set * MAIN_BLOCK) // block_size)
+    return max(1, int(share * _working_set(study.chats(workload, system_prompt)) * MAIN_BLOCK) // block_size)
+
+
+@lru_cache(maxsize=4)
+def _working_set(chats: Chats) -> int:
+    return link(requests_of(chats, MAIN_BLOCK), MAIN_BLOCK).working_set

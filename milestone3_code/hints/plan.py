@@ -17,8 +17,8 @@ and of the backend `fast`, lists with a number for each capacity:
     by_workload                 {name: prompt_tokens, gain_tokens, gain_over_silence_tokens}, sums over the capacities
     by_client                   the same of `speaking` and `silent` clients; where only a share says anything
 
-of the engine, in place of these, the fields of summary.jsonl without those of turns, workloads, tenants and sessions;
-capacity_blocks is a share of the working set of the requests that it serves.
+of the engine, in place of these, load, seconds and warmup_s, as in the rows of study two, and the fields of
+summary.jsonl without those of turns, workloads, tenants and sessions; what is due before `warmup_s` is left out.
 """
 
 from collections.abc import Iterator
@@ -27,8 +27,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from milestone3_code.study.build import seeded
-from milestone3_code.study.plan import LIST, TABLES, kept
-from milestone3_code.study.study import MAIN_BLOCK
+from milestone3_code.study.plan import LIST, TABLES, kept, timing_of
+from milestone3_code.study.study import MAIN_BLOCK, Timing
 from vllm_sim.trace.hinting import KINDS, Hinting
 from vllm_sim.workloads.tables import TEXT, TomlTable, number, read_toml, texts, whole
 
@@ -45,9 +45,8 @@ class Point(NamedTuple):
     hinting: Hinting
     capacities: tuple[str, ...]
     backend: str = "fast"
-    requests: int = 0
-    """Of the engine: the first ones of the mix."""
-    speedup: float = 1.0
+    timing: Timing | None = None
+    """Of the engine."""
     block_size: int = MAIN_BLOCK
 
     @property
@@ -106,16 +105,13 @@ def _said(tables: TomlTable) -> dict[str, Hinting]:
 
 def _engine(table: TomlTable, small: TomlTable | None, said: dict[str, Hinting]) -> Iterator[Point]:
     mixes = kept(table.need("mixes", LIST), small, "mixes")
-    requests = (small or table).need("requests", whole(1))
-    table.need("requests", whole(1))
-    capacity, speedup = table.need("capacity", TEXT), float(table.need("speedup", number(0, 1e6, above=True)))
+    timing, capacity = timing_of(table, small), table.need("capacity", TEXT)
     policies, names = _lists(table, small, said)
     table.close()
     for mix, policy, name in product(mixes, policies, names):
         # Without hints `ttl` and `priority` are LRU, which hears none.
         if (policy == "lru") <= (name == NOTHING) and (policy in ("lru", "hybrid") or name != NOTHING):
-            point = Point(mix, 0, policy, name, said[name], (capacity,), "engine", requests, speedup)
-            yield point
+            yield Point(mix, 0, policy, name, said[name], (capacity,), "engine", timing)
 
 
 def _lists(table: TomlTable, small: TomlTable | None, said: dict[str, Hinting]) -> list[list[Any]]:

@@ -1,6 +1,5 @@
 """The rows of the study of hints; see plan.py for what they mean."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -11,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from milestone3_code.hints.plan import Plan, Point, read_plan
+from milestone3_code.study.stationary import warmup_share
 from milestone3_code.study.study import Study
 from milestone3_code.study.view import View, capacity_of, requests_of
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.chains import Array, Floats
 from vllm_sim.eviction.names import OFFLINE
 from vllm_sim.eviction.registry import find_policy
@@ -55,7 +56,7 @@ def run_study(
     for point in plan.points:  # here, as processes that write one file at a time would meet
         if point.backend == "engine" and part_of(point) in parts:
             write_spoken(study, point)
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(plan.points[0].trace))  # vLLM chooses its platform at import
+    os.environ[TRACE_VARIABLE] = str(study.trace(plan.points[0].trace))  # vLLM chooses its platform at import
     runs = [
         PlannedRun(
             key=key(study, point),
@@ -77,9 +78,8 @@ def part_of(point: Point) -> str:
 
 
 def key(study: Study, point: Point) -> str:
-    """Names a point over its trace and a model, of which the folder's name counts."""
-    text = f"{study.sha256(point.trace)} {Path(study.model).name} {study.quick} {point!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names a point over its trace."""
+    return study.key(study.sha256(point.trace), point)
 
 
 def makers(point: Point) -> list[Maker]:
@@ -157,7 +157,7 @@ def cache_row(study: Study, point: Point) -> Row:
     return row
 
 
-def config_of(study: Study, point: Point, capacities: list[int | None]) -> RunConfig:
+def config_of(study: Study, point: Point, capacities: list[int | None], **more: Any) -> RunConfig:
     """As a replay would have it; of several capacities none is named."""
     return RunConfig(
         model=study.model,
@@ -165,7 +165,7 @@ def config_of(study: Study, point: Point, capacities: list[int | None]) -> RunCo
         capacity_blocks=capacities[0] if len(capacities) == 1 else None,
         block_size=point.block_size,
         policy=point.policy,
-        speedup=point.speedup,
+        **more,
     )
 
 
@@ -186,19 +186,23 @@ def hints_said(view: View, said: Hinting) -> Floats:
 
 
 def engine_row(study: Study, point: Point) -> Row:
-    """The first requests of a mix under vLLM's scheduler."""
+    """A mix under vLLM's scheduler."""
+    timing, (text,) = point.timing, point.capacities
+    assert timing is not None
     loaded = load(write_spoken(study, point), study.model)
-    view = View(loaded.path, study.model, point.block_size)
-    (text,) = point.capacities
-    summary = run(loaded, config_of(study, point, [capacity_of(text, view)])).summary.to_row()
-    return {name: value for name, value in summary.items() if name not in _LEFT_OUT}
+    warmup = warmup_share(loaded.path, study.model, timing.warmup_s)
+    capacity = capacity_of(text, View(study.trace(point.trace), study.model, point.block_size))  # of the whole mix
+    config = config_of(study, point, [capacity], device=timing.device, warmup=warmup)
+    summary = run(loaded, config).summary.to_row()
+    kept = {name: value for name, value in summary.items() if name not in _LEFT_OUT}
+    return kept | {"load": timing.load, "seconds": timing.seconds, "warmup_s": timing.warmup_s}
 
 
 def write_spoken(study: Study, point: Point) -> Path:
-    """The trace that the engine serves, next to its mix: written where it is not there, or older than the mix."""
-    mix = study.trace(point.trace)
-    path = study.data / f"hints_{point.requests}_{point.said}_{mix.name}"
-    if not path.is_file() or path.stat().st_mtime_ns < mix.stat().st_mtime_ns:
-        numbered = [pair for pair, _ in zip(iter_records(mix), range(point.requests), strict=False)]
-        write_records(path, iter(hinted(mix, numbered, point.hinting)[0]))
+    """The trace that the engine serves, next to its mix: written where it is not there, or older than what it is of."""
+    assert point.timing is not None
+    silent = study.stationary(point.mix, point.mix_seed, point.timing)
+    path = study.data / f"hints_{point.said}_{silent.name}"
+    if not path.is_file() or path.stat().st_mtime_ns < silent.stat().st_mtime_ns:
+        write_records(path, iter(hinted(silent, list(iter_records(silent)), point.hinting)[0]))
     return path

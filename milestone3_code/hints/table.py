@@ -16,6 +16,7 @@ from milestone3_code.hints.numbers import (
 )
 from milestone3_code.hints.rows import FILE
 from milestone3_code.study.drawing import values
+from milestone3_code.study.names import arrivals
 from vllm_sim.replay.rows import Row
 
 CASES = "nothing", "right"
@@ -95,7 +96,7 @@ def _engine(rows: Sequence[Row]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     first = found[0]
     lines.append(
-        f"\nThe first {first['requests']:,} requests of each mix in vLLM's engine in virtual time, "
-        f"{', '.join(first['capacities'])} of their working set, arrivals {first['speedup']:g} times as fast, one seed."
+        f"\nEach mix in vLLM's engine in virtual time, {', '.join(first['capacities'])} of its working set, "
+        f"{arrivals(first)}, one seed."
     )
     return "\n".join(lines)

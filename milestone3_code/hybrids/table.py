@@ -1,22 +1,22 @@
 """What to set for which model: a table out of the rows of the study."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any, NamedTuple
 
 from milestone3_code.hybrids.rows import ROWS
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import pick, read_rows
+from vllm_sim.sweep.results import pick, pick_one, read_rows
 
 MEMORY = "8GiB"
 WORTH = 0.005
 """The least gain in token hit rate, mean over the mixes, for which an option is set."""
 USUAL = {"retention": "default", "match_unit": 0, "block_size": 16}
+one = partial(pick_one, maker="compare_hybrids.py")
 OPTIONS = {"retention": "--prefix-cache-retention-interval", "match_unit": "--prefix-match-unit"}
 """The names of the study's lists in vLLM; those of others are their own."""
-
-
 REASONS = ("window", "alignment", "evicted")
 """The misses that an option can make fewer."""
 
@@ -94,18 +94,6 @@ def what_to_set(rows: Sequence[Row]) -> list[Advice]:
         gain = _gain(rows, "policy", {"policy": "lru"}, {"policy": policy})
         found.append(Advice(f"policy `{policy}`", *gain))
     return sorted((advice for advice in found if advice.gain >= WORTH), key=lambda advice: -advice.gain)
-
-
-def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
-    """The first of those.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = pick(rows, experiment, **wanted)
-    if not found:
-        raise ValueError(f"no row of {experiment}, {wanted}; run compare_hybrids.py to its end")
-    return found[0]
 
 
 def _gain(rows: Sequence[Row], experiment: str, before: dict[str, Any], after: dict[str, Any]) -> tuple[float, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_CAPACITY, MAIN_REPLICAS
+from milestone3_code.routing.plan import ENGINE, MAIN_CAPACITY, MAIN_REPLICAS, RUNS
 from milestone3_code.study.drawing import values
 from milestone3_code.study.spread import Spread, over
 from vllm_sim.replay.rows import Row
@@ -35,7 +35,7 @@ class Pays(NamedTuple):
     trace of hash ids without an interval."""
 
 
-def load(results: Path, name: str = CELLS) -> list[Row]:
+def load(results: Path, name: str = RUNS) -> list[Row]:
     """The rows of a file.
 
     Raises:
@@ -64,21 +64,21 @@ def spread(rows: Sequence[Row], field: str) -> Spread:
     return over([row[field] for row in rows])
 
 
-def cell(rows: Sequence[Row], mix: str, capacity: str, replicas: int, router: str, policy: str) -> list[Row]:
-    """The rows of `fleet` of a cell, one for each seed; one replica has no router."""
+def rows_at(rows: Sequence[Row], mix: str, capacity: str, replicas: int, router: str, policy: str) -> list[Row]:
+    """The rows of `fleet` of a case, one for each seed; one replica has no router."""
     wanted = {"mix": mix, "capacity": capacity, "replicas": replicas, "policy": policy}
     found = pick(rows, "fleet", **wanted)
     return [row for row in found if row.get("router") == (router if replicas > 1 else None)]
 
 
 def is_served(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> bool:
-    """Whether each replica holds the largest request: else cells are of requests that were never served."""
+    """Whether each replica holds the largest request: else hits are of requests that were never served."""
     found = pick(rows, "fleet", mix=mix, capacity=capacity, replicas=replicas)
     return bool(found) and not any(row["rejected_requests"] for row in found)
 
 
 def pays(rows: Sequence[Row]) -> list[Pays]:
-    """Each cell with several replicas in which every request was served."""
+    """Each case with several replicas in which every request was served."""
     fleet = pick(rows, "fleet")
     found = []
     for mix in values(fleet, "mix"):
@@ -86,14 +86,14 @@ def pays(rows: Sequence[Row]) -> list[Pays]:
         for capacity in values(own, "capacity"):
             for replicas in values(own, "replicas"):
                 place = mix, capacity, replicas
-                if replicas > 1 and is_served(own, *place) and cell(own, *place, ROUTED, BETTER):
+                if replicas > 1 and is_served(own, *place) and rows_at(own, *place, ROUTED, BETTER):
                     found.append(_pays(own, *place))
     return found
 
 
 def _pays(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> Pays:
-    plain, routed = (cell(rows, mix, capacity, replicas, router, "lru") for router in (PLAIN, ROUTED))
-    better, better_routed = (cell(rows, mix, capacity, replicas, router, BETTER) for router in (PLAIN, ROUTED))
+    plain, routed = (rows_at(rows, mix, capacity, replicas, router, "lru") for router in (PLAIN, ROUTED))
+    better, better_routed = (rows_at(rows, mix, capacity, replicas, router, BETTER) for router in (PLAIN, ROUTED))
     return Pays(
         mix,
         capacity,
@@ -107,7 +107,7 @@ def _pays(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> Pays:
     )
 
 
-def main_cells(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
+def main_places(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
     """For each trace the capacity and the replicas that tables show: the study's main ones if all requests are served
     there, else the smallest capacity at which they are; a trace that has none is left out."""
     found = {}

@@ -23,9 +23,10 @@ by resampling sessions, or requests where there are none. Its blocks are those o
                 one row a policy, without a router.
     ladder      steps: shares of the prompt tokens, by the steps of replay/ladder.py. They and the token hit rate are 1.
     stale       delay_ms: of KV events, by the trace's timestamps; gain_over_fresh: over the same router without delay.
-    fleet_engine  In virtual time: arrival, device, ttft_ms_p50, ttft_ms_p99, tpot_ms_p50, tpot_ms_p99, e2e_ms_p50,
-                e2e_ms_p99, output_tokens_per_s, preemptions; and steps, with those of the engine. One seed; _ci95 by
-                resampling sessions.
+    fleet_engine  In virtual time: load, seconds, warmup_s and warmup_requests, as in the rows of study two; arrival,
+                device, ttft_ms_p50, ttft_ms_p99, tpot_ms_p50, tpot_ms_p99, e2e_ms_p50, e2e_ms_p99,
+                output_tokens_per_s, preemptions; and steps, with those of the engine. The capacity is a share of the
+                whole mix's working set. One seed; _ci95 by resampling sessions.
 """
 
 from collections.abc import Iterator
@@ -34,13 +35,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from milestone3_code.study.build import seeded
-from milestone3_code.study.plan import LIST, TABLES, hash_block_size, kept
-from milestone3_code.study.study import MAIN_BLOCK, Study
+from milestone3_code.study.plan import LIST, TABLES, hash_block_size, kept, timing_of
+from milestone3_code.study.study import MAIN_BLOCK, Study, Timing
 from vllm_sim.fleet.names import DEFAULT
-from vllm_sim.replay.latency import DEVICES
-from vllm_sim.workloads.tables import SWITCH, TomlTable, choice, number, read_toml, whole
+from vllm_sim.workloads.tables import SWITCH, TomlTable, choice, read_toml, whole
 
-CELLS, ENGINE = "routing.jsonl", "routing_engine.jsonl"
+RUNS, ENGINE = "routing.jsonl", "routing_engine.jsonl"
 MAIN_CAPACITY, MAIN_REPLICAS = "10%", 4
 EXPERIMENTS = ("fleet", "ladder", "stale", "fleet_engine")
 
@@ -58,14 +58,13 @@ class Point(NamedTuple):
     policy: str
     delay_ms: float | None = None
     """Of KV events; None: the router's own."""
-    device: str = "h100"
-    """Of the engine; others heed none."""
-    speedup: float = 1.0
+    timing: Timing | None = None
+    """Of the engine."""
 
     @property
     def file(self) -> str:
         """That gets its row."""
-        return ENGINE if self.experiment == "fleet_engine" else CELLS
+        return ENGINE if self.experiment == "fleet_engine" else RUNS
 
     @property
     def trace(self) -> str:
@@ -114,8 +113,7 @@ def _grid(study: Study, grid: TomlTable, quick: TomlTable | None, seeds: int) ->
     routers, policies = listed("routers", DEFAULT), listed("policies", "lru")
     delays = kept(grid.get("delays_ms", LIST, [None]), quick, "delays_ms", always=[None])
     seeds = min(seeds, grid.get("seeds", whole(1), seeds))
-    device = grid.get("device", choice(*DEVICES), "h100")
-    speedup = float(grid.get("speedup", number(0, 1e6, above=True), 1.0))
+    timing = timing_of(grid, quick) if experiment == "fleet_engine" else None
     in_quick = grid.get("quick", SWITCH, True)
     if quick is not None and not in_quick:
         return
@@ -123,7 +121,7 @@ def _grid(study: Study, grid: TomlTable, quick: TomlTable | None, seeds: int) ->
         size = hash_block_size(study.trace(trace)) if _is_hash(study, trace) else MAIN_BLOCK
         for capacity, many, router, policy, delay in product(capacities, replicas, routers, policies, delays):
             chosen = router if many > 1 else DEFAULT
-            yield Point(experiment, trace, seed, size, capacity, many, chosen, policy, delay, device, speedup)
+            yield Point(experiment, trace, seed, size, capacity, many, chosen, policy, delay, timing)
 
 
 def _traces(study: Study, experiment: str, seeds: int) -> Iterator[tuple[str, int]]:

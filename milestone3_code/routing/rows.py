@@ -1,10 +1,12 @@
 """The rows of study three: fleets as `vllm-sim replay` runs them, and ladders as `vllm-sim explain` has them."""
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
 from milestone3_code.routing.plan import Point
+from milestone3_code.study.stationary import warmup_share
 from milestone3_code.study.study import Study
 from milestone3_code.study.view import session_numbers
 from vllm_sim.eviction.names import OFFLINE
@@ -17,7 +19,7 @@ from vllm_sim.replay.ladder import Ladder, explain
 from vllm_sim.replay.outcome import Outcome
 from vllm_sim.replay.rows import Row, head
 from vllm_sim.replay.run import run
-from vllm_sim.sweep.bootstrap import Numbers, hits, ratio_intervals, time_intervals
+from vllm_sim.sweep.bootstrap import Numbers, hits, in_order, ratio_intervals, time_intervals
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.runs import blocks, load
 
@@ -27,19 +29,31 @@ TIMES = ("ttft_ms_p50", "ttft_ms_p99", "tpot_ms_p50", "tpot_ms_p99", "e2e_ms_p50
 def config_of(study: Study, point: Point) -> RunConfig:
     """As a replay would have it."""
     working_set = blocks(study.trace(point.trace), study.model, point.block_size, False).chains.working_set
-    is_engine = point.experiment == "fleet_engine"
+    timing = point.timing
+    more = {} if timing is None else {"device": timing.device, "warmup": _warmup(study, point)}
     return RunConfig(
         model=study.model,
-        backend="engine" if is_engine else "fast",
+        backend="fast" if timing is None else "engine",
         capacity_blocks=capacity_blocks(point.capacity, point.block_size, working_set, study.model),
         block_size=point.block_size,
         policy=point.policy,
         replicas=point.replicas,
         router=point.router,
         router_params={} if point.delay_ms is None else {"delay_ms": point.delay_ms},
-        speedup=point.speedup,
-        device=point.device,
+        **more,
     )
+
+
+def path_of(study: Study, point: Point) -> Path:
+    """The trace that is served: of the engine a mix at a load."""
+    if point.timing is None:
+        return study.trace(point.trace)
+    return study.stationary(point.mix, point.mix_seed, point.timing)
+
+
+def _warmup(study: Study, point: Point) -> float:
+    assert point.timing is not None
+    return warmup_share(path_of(study, point), study.model, point.timing.warmup_s)
 
 
 @lru_cache(maxsize=32)
@@ -82,13 +96,17 @@ def ladder_row(study: Study, point: Point) -> Row:
 
 def engine_row(study: Study, point: Point) -> Row:
     """The same of the engine, with its times."""
-    ladder = explain(load(study.trace(point.trace), study.model), config_of(study, point))
+    ladder = explain(load(path_of(study, point), study.model), config_of(study, point))
     summary, outcome = ladder.result.summary.to_row(), ladder.result.outcome
-    pairs = time_intervals(outcome, session_numbers(outcome.records))
-    names = ("arrival", "device", *TIMES, "output_tokens_per_s", "preemptions")
-    row = begin(study, point, outcome) | {name: summary[name] for name in names}
+    first = summary["warmup_requests"]
+    is_counted = np.arange(outcome.prompt_tokens.size) >= first
+    pairs = time_intervals(outcome, session_numbers(outcome.records), is_counted)
+    names = ("warmup_requests", "arrival", "device", *TIMES, "output_tokens_per_s", "preemptions")
+    assert point.timing is not None
+    row = begin(study, point, outcome) | point.timing._asdict() | {name: summary[name] for name in names}
     row |= {f"{name}_ci95": pairs[f"{name}_ci95"] for name in TIMES}
-    return row | _shares(study, point, outcome, {"token_hit_rate": hits(outcome)}) | {"steps": _steps(ladder)}
+    rate = _shares(study, point, outcome, {"token_hit_rate": hits(outcome)}, first)
+    return row | rate | {"steps": _steps(ladder, first)}
 
 
 MAKERS = {"fleet": fleet_row, "ladder": ladder_row, "stale": stale_row, "fleet_engine": engine_row}
@@ -108,7 +126,7 @@ def is_given(study: Study, point: Point) -> bool:
 
 def begin(study: Study, point: Point, outcome: Outcome) -> Row:
     """The fields that say what ran and how much."""
-    path = study.trace(point.trace)
+    path = path_of(study, point)
     what: Row = {
         "experiment": point.experiment,
         "mix": point.mix,
@@ -149,18 +167,19 @@ def _optimum(study: Study, point: Point, outcome: Outcome) -> Numbers:
     return np.minimum(found, outcome.prompt_tokens).astype(np.float64)
 
 
-def _steps(ladder: Ladder) -> dict[str, float]:
-    """Shares of the prompt tokens."""
-    total = int(ladder.result.outcome.prompt_tokens.sum())
-    return {name: round(int(tokens.sum()) / total, 6) for name, tokens in ladder.steps.items()}
+def _steps(ladder: Ladder, first: int = 0) -> dict[str, float]:
+    """Shares of the prompt tokens, of requests from `first` on."""
+    total = int(ladder.result.outcome.prompt_tokens[first:].sum())
+    return {name: round(int(tokens[first:].sum()) / total, 6) for name, tokens in ladder.steps.items()}
 
 
-def _shares(study: Study, point: Point, outcome: Outcome, parts: dict[str, Numbers]) -> Row:
-    """Sums of tokens as shares of the prompt tokens; with intervals where the plan has no seeds."""
-    total = float(outcome.prompt_tokens.sum())
-    row: Row = {name: round(float(tokens.sum()) / total, 6) for name, tokens in parts.items()}
-    if point.experiment == "fleet_engine" or is_given(study, point):
-        whole = np.array([outcome.prompt_tokens] * len(parts))
-        pairs = ratio_intervals(np.array(list(parts.values())), whole, session_numbers(outcome.records))
+def _shares(study: Study, point: Point, outcome: Outcome, parts: dict[str, Numbers], first: int = 0) -> Row:
+    """Sums of tokens as shares of the prompt tokens, of requests from `first` on; with intervals where the plan has no
+    seeds."""
+    parts, prompt = {name: tokens[first:] for name, tokens in parts.items()}, outcome.prompt_tokens[first:]
+    row: Row = {name: round(float(tokens.sum()) / float(prompt.sum()), 6) for name, tokens in parts.items()}
+    if point.timing is not None or is_given(study, point):
+        whole, sessions = np.array([prompt] * len(parts)), session_numbers(outcome.records)[first:]
+        pairs = ratio_intervals(np.array(list(parts.values())), whole, in_order(sessions))
         row |= {f"{name}_ci95": pair for name, pair in zip(parts, pairs, strict=True)}
     return row

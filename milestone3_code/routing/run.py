@@ -1,6 +1,5 @@
 """Runs study three: every point of its plan, on all cores, the engine's first."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 from milestone3_code.routing.plan import Point, points, size_of
 from milestone3_code.routing.rows import MAKERS, rows_of
 from milestone3_code.study.study import Study
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.names import OFFLINE
 from vllm_sim.eviction.registry import find_policy
 from vllm_sim.fleet.names import DEFAULT
@@ -39,7 +39,10 @@ def run_study(
         if not study.trace(trace).is_file():
             seeds = size_of(plan, study.quick).seeds
             raise ValueError(f"no {study.trace(trace)}; first run milestone3_code/build_mixes.py --seeds {seeds}")
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(chosen[0].trace))  # vLLM chooses its platform at its import
+    for point in chosen:
+        if point.timing is not None and _part(point) in parts:  # before several processes write one file
+            study.stationary(point.mix, point.mix_seed, point.timing)
+    os.environ[TRACE_VARIABLE] = str(study.trace(chosen[0].trace))  # vLLM chooses its platform at its import
     runs = [
         PlannedRun(
             key=key(study, point),
@@ -80,9 +83,8 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN) -> Row | Non
 
 
 def key(study: Study, point: Point) -> str:
-    """Names a point over its trace and a model, of which the folder's name counts."""
-    text = f"{study.sha256(point.trace)} {Path(study.model).name} {study.quick} {point!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names a point over its trace."""
+    return study.key(study.sha256(point.trace), point)
 
 
 def makers(point: Point) -> list[Maker]:

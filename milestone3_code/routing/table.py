@@ -9,20 +9,20 @@ from milestone3_code.routing.numbers import (
     ROUTED,
     Pays,
     Spread,
-    cell,
     load,
     load_engine,
-    main_cells,
+    main_places,
     pays,
+    rows_at,
     spread,
     still_fresh,
 )
-from milestone3_code.study.names import spoken
+from milestone3_code.study.names import arrivals, spoken
 from vllm_sim.replay.rows import Row
 
 
 def section(results: Path) -> str:
-    """Rates and gains at the main cell of each trace, what pays where, stale events, and the engine, in Markdown.
+    """Rates and gains at the main case of each trace, what pays where, stale events, and the engine, in Markdown.
 
     Raises:
         ValueError: a row comes from a quick run, or one that is needed is not there.
@@ -36,7 +36,7 @@ def section(results: Path) -> str:
 
 
 def finding(results: Path) -> tuple[str, str]:
-    """What a better router is worth, and a better policy, each in the main cell where it is worth most; where.
+    """What a better router is worth, and a better policy, each in the main case where it is worth most; where.
 
     Raises:
         ValueError: the rows are not results.
@@ -44,7 +44,7 @@ def finding(results: Path) -> tuple[str, str]:
     rows = load(results)
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_routers.py without --quick")
-    shown = main_cells(rows)
+    shown = main_places(rows)
     cells = [one for one in pays(rows) if (one.capacity, one.replicas) == shown.get(one.mix)]
     gains = "; ".join(f"{spoken(one.mix)} {_signed(one.router)} and {_signed(one.policy)}" for one in cells)
     places = ", ".join(f"{spoken(one.mix)} {one.capacity}" for one in cells)
@@ -61,18 +61,21 @@ def _signed(found: Spread) -> str:
 
 
 def _main(rows: Sequence[Row]) -> str:
-    """The rates of each trace at its main cell."""
+    """The rates of each trace at its main case."""
     lines = [
         f"| token hit rate, % | capacity | one cache | `{PLAIN}` | optimum after it | `session` | `{ROUTED}` "
         f"| `{ROUTED}`, `{BETTER}` |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for mix, place in main_cells(rows).items():
-        plain = cell(rows, mix, *place, PLAIN, "lru")
-        found = [spread(cell(rows, mix, place[0], 1, PLAIN, "lru"), "token_hit_rate"), spread(plain, "token_hit_rate")]
+    for mix, place in main_places(rows).items():
+        plain = rows_at(rows, mix, *place, PLAIN, "lru")
+        found = [
+            spread(rows_at(rows, mix, place[0], 1, PLAIN, "lru"), "token_hit_rate"),
+            spread(plain, "token_hit_rate"),
+        ]
         found.append(spread(plain, "optimum_hit_rate"))
         found += [
-            spread(cell(rows, mix, *place, router, policy), "token_hit_rate")
+            spread(rows_at(rows, mix, *place, router, policy), "token_hit_rate")
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ]
         lines.append(f"| {spoken(mix)} | {place[0]} | {' | '.join(one.percent() for one in found)} |")
@@ -89,10 +92,10 @@ def _pays(found: Sequence[Pays]) -> str:
     least, most = (pick_(found, key=lambda one: one.router.mean) for pick_ in (min, max))
     best = max(found, key=lambda one: one.policy_routed.mean)
     return (
-        f"In {routers} of {len(found)} cells (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
+        f"In {routers} of {len(found)} cases (trace, capacity, 2 replicas or more) `{ROUTED}` in place of `{PLAIN}` is "
         f"worth more than `{BETTER}` in place of LRU: {_points(least)} to {_points(most)} points. In {beaten} even the "
         f"optimum after `{PLAIN}` hits less than LRU after `{ROUTED}`.{but} After `{ROUTED}` the better policy is "
-        f"surely worth something in {len(after)} cells, at most {_signed(best.policy_routed)} points "
+        f"surely worth something in {len(after)} cases, at most {_signed(best.policy_routed)} points "
         f"({_where(best)})."
     )
 
@@ -109,9 +112,9 @@ def _stale(rows: Sequence[Row]) -> str:
     """How late events may be; an index of what was sent needs none."""
     fresh = ", ".join(f"{spoken(mix)} {delay / 1000:g} s" for mix, delay in still_fresh(rows, ROUTED).items())
     without = ", ".join(
-        f"{spoken(mix)} {spread(cell(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
-        for mix, place in main_cells(rows).items()
-        if mix in still_fresh(rows, ROUTED) and cell(rows, mix, *place, "prefix_tree", "lru")
+        f"{spoken(mix)} {spread(rows_at(rows, mix, *place, 'prefix_tree', 'lru'), 'token_hit_rate').percent()} %"
+        for mix, place in main_places(rows).items()
+        if mix in still_fresh(rows, ROUTED) and rows_at(rows, mix, *place, "prefix_tree", "lru")
     )
     return (
         f"KV events may be so late until `{ROUTED}` loses more than a point of token hit rate: {fresh}. `prefix_tree` "
@@ -123,7 +126,7 @@ def _engine(rows: Sequence[Row]) -> str:
     first = rows[0]
     lines = [
         f"The same in vLLM's engines on one virtual clock: {first['replicas']} replicas, `roofline` of one "
-        f"{first['device'].upper()} each, {first['capacity']} of the working set in all, arrivals {first['arrival']}, "
+        f"{first['device'].upper()} each, {first['capacity']} of the working set in all, {arrivals(first)}, "
         "first seed.",
         "",
         "| engine | router | policy | token hit rate, % | TTFT p50, ms | TTFT p99, ms | busiest replica / mean |",

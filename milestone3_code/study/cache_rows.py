@@ -7,7 +7,6 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from milestone3_code.study.names import RATES
 from milestone3_code.study.study import Point, Study
 from milestone3_code.study.view import View, capacity_of, hit_tokens, requests_of, run_of
 from vllm_sim.eviction.chains import Array
@@ -22,8 +21,10 @@ from vllm_sim.sweep.units import units_of
 
 Mask = npt.NDArray[np.bool_]
 Values = dict[str, npt.NDArray[Any]]
-KEPT = ("requests", "prompt_tokens", "hit_tokens", *RATES)
-"""Of a workload's rates."""
+KEPT = ("requests", "prompt_tokens", "hit_tokens")
+"""Of a workload's counts."""
+DIGITS = 4
+"""Of the ends of an interval: 1,000 draws tell no more."""
 
 
 def ratios(
@@ -47,7 +48,10 @@ def ratios(
     rows: dict[str, Row] = {name: {} for name in masks}
     pairs = ratio_intervals(tops, below, sessions)
     for (name, field), top, total, pair in zip(names, tops.sum(axis=1), below.sum(axis=1), pairs, strict=True):
-        rows[name] |= {field: round(float(top / max(1.0, total)), 6), f"{field}_ci95": pair}
+        rows[name] |= {
+            field: round(float(top / max(1.0, total)), 6),
+            f"{field}_ci95": [round(end, DIGITS) for end in pair],
+        }
     return rows
 
 
@@ -99,15 +103,20 @@ def mix_row(study: Study, point: Point) -> Row:
     view = whole._replace(workload=point.workload)
     capacity = capacity_of(point.capacity, whole)
     whole_run = outcome(study, point, view, capacity)
-    row = begin(study, point, view, capacity) | units(study, whole, capacity) | counts(whole_run)
+    row = begin(study, point, view, capacity) | units(study, whole, capacity)
+    row |= counts(whole_run) if point.workload is None else _kept(whole_run)
     hits = hit_tokens(view, point.policy, capacity)
     parts = {"token_hit_rate": hits, "gain_over_lru": hits - hit_tokens(view, "lru", capacity)}
     row |= shares(view, parts, by_workload=point.workload is None)
     for name, mask in requests_of(view).tagged("workload").items():
         if point.workload is None:
-            found = rates(whole_run, mask)
-            row["by_workload"][name] = {field: getattr(found, field) for field in KEPT} | row["by_workload"][name]
+            row["by_workload"][name] = _kept(whole_run, mask) | row["by_workload"][name]
     return row
+
+
+def _kept(outcome: Outcome, where: Mask | None = None) -> Row:
+    found = rates(outcome, where)
+    return {field: getattr(found, field) for field in KEPT}
 
 
 def outcome(study: Study, point: Point, view: View, capacity: int | None) -> Outcome:

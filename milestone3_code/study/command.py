@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from milestone3_code.study.study import Study
-from vllm_sim.terminal import progress_bar
+from vllm_sim.terminal import exit_code, progress_bar
 
 ROOT = Path(__file__).resolve().parents[2]
 Progress = Callable[[int, int], None]
@@ -73,13 +73,12 @@ def study_of(options: argparse.Namespace, mixes: tuple[str, ...]) -> Study:
 
 def run_command(work: Callable[[Progress], Any]) -> int:
     """Runs a study with a progress bar; returns the exit code, 1 after an error in one line."""
-    try:
+
+    def shown() -> None:
         with progress_bar("points") as progress:
             work(progress)
-    except ValueError as error:
-        say(f"error: {error}")
-        return 1
-    return 0
+
+    return exit_code(shown)
 
 
 def say(text: str) -> None:

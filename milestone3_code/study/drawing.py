@@ -1,34 +1,25 @@
 """What the plots of study two share: they read rows and nothing else."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import NullLocator
 
-from milestone3_code.study.study import CELLS
+from milestone3_code.study.study import RUNS
 from vllm_sim.plots.style import save
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import pick, read_made_rows
+from vllm_sim.sweep.results import pick_one, read_made_rows
 
+MAKER = "milestone3_code/compare_policies.py"
+one = partial(pick_one, maker=MAKER)
 HATCHES = {"lru": "", "hybrid": "//", "belady": ".."}
 
 
-def load(results: Path, name: str = CELLS) -> list[Row]:
+def load(results: Path, name: str = RUNS) -> list[Row]:
     """The rows of a file."""
-    return read_made_rows(results / name, "milestone3_code/compare_policies.py")
-
-
-def one(rows: Sequence[Row], experiment: str, **wanted: Any) -> Row:
-    """The first of those.
-
-    Raises:
-        ValueError: there is none.
-    """
-    found = pick(rows, experiment, **wanted)
-    if not found:
-        raise ValueError(f"no row of {experiment}, {wanted}; first run milestone3_code/compare_policies.py to its end")
-    return found[0]
+    return read_made_rows(results / name, MAKER)
 
 
 def values(rows: Sequence[Row], name: str) -> list[Any]:

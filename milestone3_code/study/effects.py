@@ -23,19 +23,19 @@ def isolation_row(study: Study, point: Point) -> Row:
     parts = {"token_hit_rate": hits, "cost": hit_tokens(whole, point.policy, capacity) - hits}
     row = begin(study, point, view, capacity)
     row |= {"tenants": point.detail, "salts": len(np.unique(requests_of(view).requests.salt))}
-    return row | shares(view, parts, by_workload=True)
+    return row | shares(view, parts)
 
 
 def guarantee_row(study: Study, point: Point) -> Row:
-    """The hybrid against LRU in one cell."""
+    """The hybrid against LRU at one point."""
     view = study.view(point)._replace(workload=point.workload, tags=point.detail)
     capacity = capacity_of(point.capacity, view)
     hits, lru = hit_tokens(view, point.policy, capacity), hit_tokens(view, "lru", capacity)
     parts = {"token_hit_rate": hits, "lru_hit_rate": lru, "gain_over_lru": hits - lru}
-    row = begin(study, point, view, capacity) | {"tags": point.detail}
-    return (
-        row | shares(view, parts) | {"hits_sha256": hashlib.sha256(json.dumps(hits.tolist()).encode()).hexdigest()[:16]}
-    )
+    mark = hashlib.sha256(json.dumps(hits.tolist()).encode()).hexdigest()[:16]
+    row = begin(study, point, view, capacity) | {"tags": point.detail} | shares(view, parts)
+    del row["token_hit_rate_ci95"], row["lru_hit_rate_ci95"]
+    return row | {"hits_sha256": mark}
 
 
 def ablation_row(study: Study, point: Point) -> Row:
@@ -48,8 +48,9 @@ def ablation_row(study: Study, point: Point) -> Row:
         "gain_over_lru": hits - hit_tokens(view, "lru", capacity),
         "gain_over_default": hits - hit_tokens(view, point.policy, capacity),
     }
-    row = begin(study, point, view, capacity) | {"variant": point.detail}
-    return row | shares(view, parts)
+    row = begin(study, point, view, capacity) | {"variant": point.detail} | shares(view, parts)
+    del row["token_hit_rate_ci95"], row["gain_over_lru_ci95"]
+    return row
 
 
 def cold_start_row(study: Study, point: Point) -> Row:

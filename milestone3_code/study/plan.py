@@ -12,7 +12,7 @@ Files under results/, JSON lines, in the plan's order:
 Every row has what ran, as in summary.jsonl (trace, trace_sha256, backend, policy, policy_params, capacity_blocks,
 capacity_tokens, block_size, raw_blocks, seed), and
 
-    key, code           of its cell: the plan's point over this trace, and a fingerprint of the code that made the row
+    key, code           of its run: the plan's point over this trace, and a fingerprint of the code that made the row
     experiment, mix     mix: even, agents, chat, scan, shift, or `all` (sums over the mixes)
     workload            the workload that runs alone; null: the whole mix
     capacity            as the TOML file says it: "2%" ... "100%" of the working set at this block size, "largest" (what
@@ -42,20 +42,20 @@ on which sessions there are, and not how other sessions would have used the cach
                token_hit_rate_ci95; gain_over_lru, gain_over_lru_ci95; by_workload: {name: requests, prompt_tokens,
                hit_tokens, token_hit_rate, gain_over_lru, both with _ci95}; capacity_gib, capacity_seconds. Also
                `lru` at "unlimited".
-    alone      The same for one workload of the mix alone, without by_workload, at the mix's capacity in blocks: what is
-               lost in the mix.
+    alone      One workload of the mix alone, at the mix's capacity in blocks: what is lost in the mix. requests,
+               prompt_tokens, hit_tokens, token_hit_rate, gain_over_lru, both with _ci95.
     loss       A row a mix, block size and capacity (policy `belady`): unlimited_hit_rate, belady_hit_rate,
                lru_hit_rate, hybrid_hit_rate; lost_to_capacity (unlimited - belady), lost_to_policy (belady - lru),
                gained_by_hybrid (hybrid - lru), each with _ci95.
     isolation  tenants: "none" (no salt), "tenant" (a salt for each tenant of the mix), "2" ... "16" (sessions dealt to
                so many tenants), "session" (a salt for each); salts: number of different ones; token_hit_rate, cost
-               (rate without salt - this rate), cost_ci95; by_workload: {name: the same}. Capacity in blocks as without.
+               (rate without salt - this rate), cost_ci95. Capacity in blocks as without.
     guarantee  hybrid against LRU: workload null or alone with capacities of its own working set; tags: "with",
                "without" (no workload, no turn), "shuffled"; block sizes 16 to 512; token_hit_rate, lru_hit_rate,
                gain_over_lru, gain_over_lru_ci95; hits_sha256 (of the hit tokens of all requests: equal means equal).
                A capacity is the largest request at least.
     ablation   variant: "default", "without NAME" (a part is off), "half NAME", "double NAME" (a constant); the values
-               are in policy_params; token_hit_rate, gain_over_lru, gain_over_default, both gains with _ci95.
+               are in policy_params; token_hit_rate, gain_over_lru, gain_over_default, gain_over_default_ci95.
     cold_start A row a policy: first_hit_rate (first tenth of the requests), rest_hit_rate, both with _ci95, and with
                gain_over_lru in each: first_gain_over_lru, rest_gain_over_lru (_ci95).
     windows    kind: "shift" (mix shift: the workloads change in the middle), "scan" (mix scan), "burst" (mix even, all
@@ -65,9 +65,9 @@ on which sessions there are, and not how other sessions would have used the cach
     bytes      policy hybrid: token_hit_rate; lru_blocks (LRU's least capacity with at least this rate, by its curve),
                lru_bytes, capacity_bytes, saved_bytes (lru - hybrid), saved_share (of lru_bytes); bytes of the model's
                cache at 16 bits. saved_bytes below 0: LRU needs less.
-    random     A row a traffic of random_traffic.py (seed) and capacity, in mix "all" though of no mix: lru_hit_rate,
-               belady_hit_rate, gains_over_lru: {policy, or "hybrid without NAME": token hit rate over LRU's}. No
-               interval: the traffics are the sample.
+    random     A row a traffic of random_traffic.py (mix_seed), in mix "all" though of no mix: capacities, blocks,
+               lru_hit_rate, belady_hit_rate (of each capacity), gains_over_lru: {policy, or "hybrid without NAME":
+               token hit rate over LRU's, of each}. No interval: the traffics are the sample.
 
 mixed_matrix.jsonl:
 
@@ -102,7 +102,6 @@ from vllm_sim.trace.files import iter_records
 from vllm_sim.workloads.tables import TABLE, TEXT, ConfigError, Rule, TomlTable, choice, number, read_toml, whole
 
 SCALES = (("half", 0.5), ("double", 2.0))
-QUICK_TRAFFICS = 10
 LIST = Rule(lambda value: isinstance(value, list) and bool(value), "a list that is not empty")
 TABLES = Rule(lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value), "tables [[...]]")
 
@@ -142,14 +141,17 @@ def _grid(
     policies = grid.need("policies", LIST)
     policies = kept(list(POLICIES) if policies == ["all"] else policies, quick, "policies")
     details = grid.get("details", LIST, [""])
-    if traffics := grid.get("traffics", whole(1), 0):
-        details = [str(seed) for seed in range(min(traffics, QUICK_TRAFFICS) if quick else traffics)]
+    traffics = grid.get("traffics", whole(1), 0)
     if experiment == "seeds":
         summed = grid.need("summed", LIST)
         grid.close()
         yield from _seeds(study, sizes, all_capacities, summed, policies, seeds)
         return
     grid.close()
+    if experiment == "random":
+        for seed in range(0 if quick else traffics):  # it compiles every policy
+            yield Point(experiment, "all", detail=" ".join(capacities), policy=policies[0], mix_seed=seed)
+        return
     for mix, block_size in product(names, sizes):
         size = hash_block_size(study.trace(mix)) if experiment == "hash_trace" else block_size
         for workload in _workloads(study, experiment, mix):
@@ -176,15 +178,30 @@ def _seeds(
 
 
 def _engine(study: Study, table: TomlTable, quick: TomlTable | None) -> Iterator[Point]:
-    seconds, warmup_s = (table.need(name, number(0, 1e6)) for name in ("seconds", "warmup_s"))
     loads = kept(table.need("loads", LIST), quick, "loads")
     capacities = kept(table.need("capacities", LIST), quick, "capacities")
     policies = kept(table.need("policies", LIST), quick, "policies")
-    device, seeds = table.need("device", choice(*DEVICES)), table.need("seeds", whole(1))
+    timings, seeds = [timing_of(table, quick, load) for load in loads], table.need("seeds", whole(1))
     table.close()
-    for mix, seed, load, capacity, policy in product(study.mixes, range(seeds), loads, capacities, policies):
-        timing = Timing(float(load), float(seconds), float(warmup_s), device)
+    for mix, seed, timing, capacity, policy in product(study.mixes, range(seeds), timings, capacities, policies):
         yield Point("engine", mix, capacity=capacity, policy=policy, mix_seed=seed, timing=timing)
+
+
+def timing_of(table: TomlTable, quick: TomlTable | None, load: float | None = None) -> Timing:
+    """How requests of the engine come, by a table; a quick run may have other times.
+
+    Args:
+        table: with seconds, warmup_s, device, and load where none is given.
+        quick: the table of a quick run; None: the run is not quick.
+        load: times the mix's rates of sessions.
+    """
+    load = table.need("load", number(0, 1e6, above=True)) if load is None else load
+    times = {name: table.need(name, number(0, 1e6)) for name in ("seconds", "warmup_s")}
+    if quick is not None:
+        times = {name: quick.get(name, number(0, 1e6), value) for name, value in times.items()}
+    return Timing(
+        float(load), float(times["seconds"]), float(times["warmup_s"]), table.need("device", choice(*DEVICES))
+    )
 
 
 def _workloads(study: Study, experiment: str, mix: str) -> list[str | None]:

@@ -1,6 +1,7 @@
 """The main plots of study two, from its rows alone."""
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.colors import TwoSlopeNorm
 
@@ -137,7 +138,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
     kinds = [("alone", "lru", "lru, alone", "#BBBBBB", "")]
     hatches = {"lru": "", "hybrid": "//", "belady": ".."}
     kinds += [("mix", policy, f"{policy}, in the mix", look(policy).color, hatch) for policy, hatch in hatches.items()]
-    where = {"mix": mix, "capacity": capacity, "block_size": MAIN_BLOCK}
+    where: dict[str, Any] = {"mix": mix, "capacity": capacity, "block_size": MAIN_BLOCK}
     for place, (experiment, policy, label, color, hatch) in enumerate(kinds):
         if experiment == "alone":
             own = [one(rows, "alone", workload=name, policy=policy, **where) for name in names]
@@ -163,7 +164,7 @@ def _alone(rows: list[Row], figures: Path) -> list[Path]:
 
 
 def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
-    """Of each block size the share of cells that gain less: what a glance at the worst and the typical cell needs."""
+    """Of each block size the share of cases that gain less: what a glance at the worst and the typical case needs."""
     found = pick(rows, "guarantee", tags="with")
     sizes = sorted(values(found, "block_size"))
     lines = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -180,7 +181,7 @@ def _guarantee(rows: list[Row], figures: Path) -> list[Path]:
     axes.set_ylim(0, 1)
     in_percent(axes.yaxis)
     axes.set_xlabel("gain over LRU (points)")
-    axes.set_ylabel("cells up to there (%)")
+    axes.set_ylabel("cases up to there (%)")
     axes.legend(title="tokens a block", loc="lower right")
     return write(figure, figures, "mixed_guarantee", rows)
 

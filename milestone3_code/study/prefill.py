@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from vllm_sim.models.work import dense_work
 from vllm_sim.replay.latency import Roofline
 
 DEVICE = "h100"
@@ -37,5 +38,6 @@ class Prefill(NamedTuple):
 
 def prefill_of(model: str, device: str = DEVICE) -> Prefill:
     """Of a model's folder."""
-    roofline = Roofline(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")), device)
-    return Prefill(2 * roofline.layer_weights, roofline.operations_a_pair, roofline.operations_per_ms * 1000)
+    work = dense_work(json.loads((Path(model) / "config.json").read_text(encoding="utf-8")))
+    (attention,) = work.attention
+    return Prefill(2 * work.layer_weights, attention.operations_a_pair, Roofline(work, device).operations_per_ms * 1000)

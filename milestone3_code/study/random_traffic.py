@@ -1,4 +1,4 @@
-"""Random traffic: what no mix was made like, to look for cells in which a policy is far from LRU, above or below.
+"""Random traffic: what no mix was made like, to look for points at which a policy is far from LRU, above or below.
 
 A seed draws one to four streams; in two of five traffics a stream begins or ends somewhere in the middle. Blocks are
 numbers, times order the requests and are forgotten:
@@ -23,10 +23,12 @@ from milestone3_code.study.study import Point, Study
 from vllm_sim.eviction.chains import Array, Chains, Requests, link
 from vllm_sim.eviction.registry import POLICIES
 from vllm_sim.eviction.simulate import simulate
-from vllm_sim.replay.rows import Row
+from vllm_sim.replay.rows import SCHEMA, Row
 
 END_S = 10_000.0
 MOST_LOOPS = 3000
+DIGITS = 5
+"""Of rates and gains, which are shown in points with two."""
 VARIANTS: dict[str, tuple[str, dict[str, float]]] = {
     # Without categories `workload_aware` is LRU.
     **{name: (name, {}) for name in POLICIES if name not in ("lru", "workload_aware", "belady")},
@@ -130,37 +132,38 @@ def _traffic(seed: int, block_size: int) -> tuple[Requests, Chains]:
 
 
 def random_row(study: Study, point: Point) -> Row:
-    """All policies on one traffic at one capacity."""
-    seed, size = int(point.detail), point.block_size
+    """All policies on one traffic, at every capacity."""
+    seed, size, capacities = point.mix_seed, point.block_size, point.detail.split()
     requests, chains = _traffic(seed, size)
-    share = float(point.capacity.removesuffix("%")) / 100
-    capacity = max(int(share * chains.working_set), int(chains.need.max()))
+    shares = [float(capacity.removesuffix("%")) / 100 for capacity in capacities]
+    blocks = [max(int(share * chains.working_set), int(chains.need.max())) for share in shares]
     prompt = int(requests.prompt_tokens.sum())
 
-    def rate(policy: str, params: dict[str, float]) -> float:
-        return int(simulate(chains, policy, capacity, params).hit.sum()) * size / prompt
+    def rates(policy: str, params: dict[str, float]) -> list[float]:
+        return [int(simulate(chains, policy, at, params).hit.sum()) * size / prompt for at in blocks]
 
-    lru, opt = rate("lru", {}), rate("belady", {})
-    gains = {name: round(rate(*variant) - lru, 6) for name, variant in VARIANTS.items()}
+    lru, best = rates("lru", {}), rates("belady", {})
+    gains = {
+        name: [round(rate - base, DIGITS) for rate, base in zip(rates(*variant), lru, strict=True)]
+        for name, variant in VARIANTS.items()
+    }
     return {
-        "experiment": "random",
-        "mix": "all",
+        "experiment": point.experiment,
+        "mix": point.mix,
+        "mix_seed": seed,
+        "schema": SCHEMA,
         "trace": f"random traffic {seed}",
         "trace_sha256": hashlib.sha256(requests.ids.tobytes() + requests.begins.tobytes()).hexdigest(),
         "backend": "fast",
-        "policy": point.policy,
-        "policy_params": {},
-        "capacity": point.capacity,
-        "capacity_blocks": capacity,
-        "capacity_tokens": capacity * size,
+        "policy": "all",
         "block_size": size,
-        "raw_blocks": False,
-        "seed": seed,
+        "capacity_blocks": None,
+        "capacities": capacities,
+        "blocks": blocks,
         "requests": int(requests.prompt_tokens.size),
         "prompt_tokens": prompt,
         "working_set_blocks": chains.working_set,
-        "token_hit_rate": round(lru + gains[point.policy], 6),
-        "lru_hit_rate": round(lru, 6),
-        "belady_hit_rate": round(opt, 6),
+        "lru_hit_rate": [round(rate, DIGITS) for rate in lru],
+        "belady_hit_rate": [round(rate, DIGITS) for rate in best],
         "gains_over_lru": gains,
     }

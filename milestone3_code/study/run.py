@@ -1,6 +1,5 @@
 """Runs study two: every point of the plan, on all cores, the engine's first."""
 
-import hashlib
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +8,7 @@ from pathlib import Path
 from milestone3_code.study.plan import mixes, points
 from milestone3_code.study.rows import EXPERIMENTS, rows_of
 from milestone3_code.study.study import SEEDS, Point, Study
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.registry import POLICIES, find_policy
 from vllm_sim.provenance import Maker, file_sha256, fingerprint
 from vllm_sim.replay.backends import BACKENDS
@@ -44,14 +44,14 @@ def run_study(
     chosen = list(points(plan, study))
     for mix, seed in dict.fromkeys((point.mix, point.mix_seed) for point in chosen):
         if mix != "all" and not study.trace(mix, seed).is_file():
-            more = max(point.mix_seed for point in chosen) + 1
+            more = max(point.mix_seed for point in chosen if point.mix != "all") + 1
             raise ValueError(f"no {study.trace(mix, seed)}; first run milestone3_code/build_mixes.py --seeds {more}")
     # vLLM chooses its platform when a process imports it first.
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(study.trace(study.mixes[0]))
+    os.environ[TRACE_VARIABLE] = str(study.trace(study.mixes[0]))
     if "engine" in parts:
         for point in chosen:
             if point.timing is not None:  # before several processes write one file
-                study.stationary(point)
+                study.stationary(point.mix, point.mix_seed, point.timing)
     steps = [[point for point in chosen if (point.experiment == "gap") == is_gap] for is_gap in (False, True)]
     for step in steps[: 1 + ("cache" in parts)]:  # the gaps are made of rows that the first step gives
         runs = [
@@ -95,10 +95,14 @@ def row_again(row: Row, trace: Path, model: str, plan: Path = PLAN, results: Pat
 
 
 def key(study: Study, point: Point) -> str:
-    """Names a point over its trace and a model, of which the folder's name counts."""
-    of = file_sha256(study.results / SEEDS) if point.experiment == "gap" else study.sha256(point.mix, point.mix_seed)
-    text = f"{of} {Path(study.model).name} {study.quick} {point!r}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Names a point over what it is made from."""
+    if point.experiment == "random":
+        of = "no trace"
+    elif point.experiment == "gap":
+        of = file_sha256(study.results / SEEDS)
+    else:
+        of = study.sha256(point.mix, point.mix_seed)
+    return study.key(of, point)
 
 
 def makers(point: Point) -> list[Maker]:
@@ -113,7 +117,7 @@ def _part(point: Point) -> str:
 
 
 def _shared(point: Point) -> tuple[object, ...]:
-    """The engine's points first, those of a cell together; of others those with the same blocks."""
+    """The engine's points first, those of a capacity together; of others those with the same blocks."""
     if point.timing is not None:
         return (0, point.mix, point.mix_seed, point.timing, point.capacity)
     if point.experiment == "gap":

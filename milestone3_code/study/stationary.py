@@ -79,6 +79,13 @@ def write_stationary(mix: Path, model: str, traffic: Traffic, out: Path) -> None
     write_records(out, (record(int(row)) for row in rows))
 
 
+def warmup_share(path: Path, model: str, warmup_s: float) -> float:
+    """The share of a trace's requests that are due before, as a replay takes it."""
+    due_s = np.array([record.timestamp for record in load(path, model).records], np.float64) / 1000
+    before = int((due_s < warmup_s).sum())
+    return (before + 0.5) / due_s.size if before else 0.0
+
+
 def stationary_trace(mix: Path, sha256: str, model: str, traffic: Traffic) -> Path:
     """The trace next to the mix's, written if it is not there; mix, load and code decide its name."""
     mark = hashlib.sha256(f"{fingerprint(write_stationary)} {sha256} {traffic}".encode()).hexdigest()[:8]

@@ -13,7 +13,7 @@ from milestone3_code.study.stationary import Traffic, stationary_trace
 from milestone3_code.study.view import Params, View
 from vllm_sim.provenance import file_sha256
 
-CELLS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
+RUNS, MATRIX, ENGINE, HASH = "mixed.jsonl", "mixed_matrix.jsonl", "mixed_engine.jsonl", "mixed_hash.jsonl"
 SEEDS, GAPS = "mixed_seeds.jsonl", "mixed_gap.jsonl"
 MAIN_BLOCK = 16
 GAP_BASE = ("lru", "belady")
@@ -40,14 +40,14 @@ class Point(NamedTuple):
     mix: str
     block_size: int = MAIN_BLOCK
     capacity: str = ""
-    """As the TOML file says it; none for `seeds`, and for a `gap` over several."""
+    """As the TOML file says it; none for `seeds` and `random`, and for a `gap` over several."""
     policy: str = "lru"
     params: Params = ()
     workload: str | None = None
     detail: str = ""
-    """What else the experiment varies; for `seeds` and `gap` the capacities."""
+    """What else the experiment varies; for `seeds`, `gap` and `random` the capacities."""
     mix_seed: int = 0
-    """Which draw of the mix; 0: the configuration's own seed."""
+    """Which draw of the mix, or random traffic; 0 of a mix: the configuration's own seed."""
     policies: tuple[str, ...] = ()
     """For `seeds`."""
     timing: Timing | None = None
@@ -55,7 +55,7 @@ class Point(NamedTuple):
 
     def files(self) -> tuple[str, ...]:
         """Those that get a row of it."""
-        return (_FILES.get(self.experiment, CELLS),)
+        return (_FILES.get(self.experiment, RUNS),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,19 +84,28 @@ class Study:
         """The whole mix at the point's block size."""
         return View(self.trace(point.mix, point.mix_seed), self.model, point.block_size)
 
+    def key(self, sha256: str, point: object) -> str:
+        """Names a point over a trace, by its hash, and a model, of which the folder's name counts."""
+        text = f"{sha256} {Path(self.model).name} {self.quick} {point!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
     def sha256(self, mix: str, seed: int = 0) -> str:
         """Of a trace's bytes; for `all` of the traces' hashes."""
         if mix != "all":
             return _sha256(self.trace(mix, seed))
         return hashlib.sha256(" ".join(map(self.sha256, self.mixes)).encode()).hexdigest()
 
-    def stationary(self, point: Point) -> Path:
-        """The trace of a point of the engine, written if it is not there."""
-        assert point.timing is not None
-        seconds = max(source["end_s"] for source in self._sources(point.mix).values())
-        traffic = Traffic(point.timing.load, point.timing.seconds, seconds)
-        mix = self.trace(point.mix, point.mix_seed)
-        return stationary_trace(mix, self.sha256(point.mix, point.mix_seed), self.model, traffic)
+    def stationary(self, mix: str, seed: int, timing: Timing) -> Path:
+        """The trace that the engine serves of a mix under one of its seeds, written if it is not there.
+
+        Raises:
+            ValueError: the mix was not built.
+        """
+        if not self.trace(mix, seed).is_file():
+            raise ValueError(f"no {self.trace(mix, seed)}; first run milestone3_code/build_mixes.py")
+        seconds = max(source["end_s"] for source in self._sources(mix).values())
+        traffic = Traffic(timing.load, timing.seconds, seconds)
+        return stationary_trace(self.trace(mix, seed), self.sha256(mix, seed), self.model, traffic)
 
     def _sources(self, mix: str) -> dict[str, Any]:
         return tomllib.loads((self.configs / f"report_{mix}.toml").read_text(encoding="utf-8"))["sources"]
@@ -122,7 +131,7 @@ class Study:
         return found
 
 
-DIGITS = 16
+DIGITS = 8
 """Of a hash, in the field data."""
 
 

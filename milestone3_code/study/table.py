@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from milestone3_code.study.names import spoken
-from milestone3_code.study.study import CELLS, ENGINE, GAPS, HASH, MAIN_BLOCK
+from milestone3_code.study.study import ENGINE, GAPS, HASH, MAIN_BLOCK, RUNS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import pick, read_rows
 
@@ -30,17 +30,17 @@ class Loss(NamedTuple):
 
 
 def section(results: Path) -> str:
-    """Shares of the gap, each mix at MAIN_SHARE, the worst cells, real traces and the engine, in Markdown.
+    """Real traces, shares of the gap, each mix at MAIN_SHARE, the worst points and the engine, in Markdown.
 
     Raises:
         ValueError: a row comes from a quick run, or one that is needed is not there.
     """
-    rows, gaps = read_rows(results / CELLS), read_gaps(results)
+    rows, gaps = read_rows(results / RUNS), read_gaps(results)
     if any(row["quick"] for row in rows):
         raise ValueError("rows of a quick run are no results; run compare_policies.py without --quick")
     parts = [_gaps(gaps), _aim(gaps), _mixes(gaps), _worst(rows), _random(rows), _loser(gaps)]
     if (results / HASH).is_file():
-        parts.append(_real(read_rows(results / HASH)))
+        parts.insert(0, _real(read_rows(results / HASH)))
     return "\n\n".join([*parts, _engine(read_rows(results / ENGINE))])
 
 
@@ -132,13 +132,24 @@ def distinct(rows: Sequence[Row]) -> list[Row]:
     return list(found.values())
 
 
+def random_runs(rows: Sequence[Row]) -> list[Row]:
+    """The rows of random traffic, a row for each capacity."""
+    return [
+        row
+        | {"capacity": capacity, "lru_hit_rate": row["lru_hit_rate"][at], "belady_hit_rate": row["belady_hit_rate"][at]}
+        | {"gains_over_lru": {name: gains[at] for name, gains in row["gains_over_lru"].items()}}
+        for row in pick(rows, "random")
+        for at, capacity in enumerate(row["capacities"])
+    ]
+
+
 def _random(rows: Sequence[Row]) -> str:
-    cells = [row for row in rows if row["experiment"] == "random"]
+    cells = random_runs(rows)
     gains = {name: [row["gains_over_lru"][name] for row in cells] for name in ("hybrid", "hybrid without guard", "arc")}
     least = {name: 100 * min(found) for name, found in gains.items()}
     below = {name: sum(gain < FLOOR for gain in found) for name, found in gains.items()}
     return (
-        f"On {len({row['seed'] for row in cells})} random traffics that are harder (loops longer than the cache, "
+        f"On {len({row['mix_seed'] for row in cells})} random traffics that are harder (loops longer than the cache, "
         f"streams that stop) {below['hybrid']} of {len(cells):,} runs are more than half a point under LRU, the worst "
         f"{least['hybrid']:+.2f}; without its guard {below['hybrid without guard']} "
         f"({least['hybrid without guard']:+.2f}), "
@@ -163,7 +174,7 @@ def _loser(rows: Sequence[Row]) -> str:
 
 
 def _real(rows: Sequence[Row]) -> str:
-    """The hybrid on the half of traces of services that no script tunes on."""
+    """The hybrid on the half of real traces that no script tunes on."""
     heads = ["second half of", "blocks", "LRU, %", "optimum, %", "hybrid - LRU, points", "gap closed, %"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     second = [row for row in rows if row["part"] == "second"]

@@ -8,11 +8,13 @@ turns, tenants and sessions, and
     gpu, cpu    as the TOML file says them: shares of the working set of the whole mix or trace, at least what the
                 largest request needs, or for CPU memory the longest prompt; cpu "none": no CPU memory
     gbps        as the TOML file says it: "device", or 10^9 bytes a second in each direction (engine)
+    load, seconds, warmup_s  of the engine, as in the rows of study two
     bound       true: one cache of both sizes under the optimum, in place of two tiers
     data, quick as in the rows of study two (plan.py)
 
-The engine serves the first requests of a mix, `requests` of tiers.toml; `fast` serves all of them. Traces of hash ids
-are run by vLLM's rules, a block for each id; the blocks that they generate take room and are never hit.
+The engine serves a mix as in study two (stationary.py), at the load of tiers.toml, and what is due before `warmup_s` is
+left out; `fast` serves the whole mix. Traces of hash ids are run by vLLM's rules, a block for each id; the blocks that
+they generate take room and are never hit.
 """
 
 import os
@@ -22,20 +24,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from milestone3_code.study.plan import LIST, TABLES, hash_block_size
-from milestone3_code.study.study import MAIN_BLOCK, Study
+from milestone3_code.study.plan import LIST, TABLES, hash_block_size, timing_of
+from milestone3_code.study.stationary import warmup_share
+from milestone3_code.study.study import MAIN_BLOCK, Study, Timing
+from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.layers import kv_bytes_a_token
 from vllm_sim.replay.config import RunConfig, config_of
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.capacity import capacity_blocks
 from vllm_sim.sweep.runner import PlannedRun, run_grid
 from vllm_sim.sweep.runs import GridRun, blocks, compilers, make_row, row_code, row_key
-from vllm_sim.trace.files import iter_records, write_records
-from vllm_sim.workloads.tables import SWITCH, TomlTable, choice, number, read_toml, whole
+from vllm_sim.workloads.tables import SWITCH, TomlTable, choice, read_toml
 
 FILE = "tiers.jsonl"
 PLAN = Path(__file__).parents[1] / "tiers.toml"
-MARKS = ("experiment", "mix", "gpu", "cpu", "gbps", "bound", "data", "quick")
+MARKS = ("experiment", "mix", "gpu", "cpu", "gbps", "bound", "load", "seconds", "warmup_s", "data", "quick")
 NONE, DEVICE = "none", "device"
 LEFT_OUT = ("by_turn", "by_tenant", "by_session")
 
@@ -49,6 +52,8 @@ class TierPoint(NamedTuple):
     gbps: str
     is_bound: bool
     run: GridRun
+    timing: Timing | None
+    """Of the engine."""
 
 
 def tier_mixes(plan: Path, quick: bool) -> tuple[str, ...]:
@@ -66,8 +71,7 @@ def tier_points(plan: Path, study: Study) -> Iterator[TierPoint]:
     """
     top = read_toml(plan)
     quick = top.need_table("quick") if study.quick else None
-    requests = (quick or top).need("requests", whole(1))
-    speedup = float(top.get("speedup", number(0, 1e6, above=True), 1.0))
+    timing = timing_of(top.need_table("engine"), quick)
     seen: set[str] = set()
     for values in top.need("grid", TABLES):
         grid = TomlTable(values, plan, "grid")
@@ -79,9 +83,8 @@ def tier_points(plan: Path, study: Study) -> Iterator[TierPoint]:
             names += [path.name for path in study.hash_traces]
         grid.close()
         for mix in names:
-            trace = _first(study, mix, requests) if backend == "engine" else study.trace(mix)
             for choices in product(*lists.values(), thresholds):
-                point = _point(study, mix, trace, backend, speedup, choices)
+                point = _point(study, mix, backend, timing, choices)
                 if (key := row_key(point.run)) not in seen:
                     seen.add(key)
                     yield point
@@ -100,24 +103,14 @@ def _list(grid: TomlTable, name: str, quick: TomlTable | None, default: list[Any
     return kept or values[:1]
 
 
-def _first(study: Study, mix: str, requests: int) -> Path:
-    """The first requests of a mix, as a trace of their own next to it."""
-    whole_mix = study.trace(mix)
-    path = study.data / f"first_{requests}_{mix}.jsonl"
-    if whole_mix.is_file() and (not path.is_file() or path.stat().st_mtime_ns < whole_mix.stat().st_mtime_ns):
-        write_records(path, [record for _, record in zip(range(requests), _records(whole_mix), strict=False)])
-    return path
-
-
-def _records(path: Path) -> Iterator[Any]:
-    return (record for _, record in iter_records(path))
-
-
-def _point(study: Study, mix: str, trace: Path, backend: str, speedup: float, choices: tuple[Any, ...]) -> TierPoint:
+def _point(study: Study, mix: str, backend: str, timing: Timing, choices: tuple[Any, ...]) -> TierPoint:
     """A point of choices of gpu, cpu, policy, policy of CPU memory, bandwidth and threshold."""
     gpu, cpu, policy, tier_policy, gbps, threshold = choices
+    trace = study.trace(mix)
     if not trace.is_file():
-        raise ValueError(f"no {study.trace(mix)}; first run milestone3_code/build_mixes.py")
+        raise ValueError(f"no {trace}; first run milestone3_code/build_mixes.py")
+    if backend == "engine":
+        trace = study.stationary(mix, 0, timing)
     block_size = MAIN_BLOCK if mix in study.mixes else hash_block_size(trace)
     whole_mix, served = (
         blocks(path, study.model, block_size, raw_blocks=False).chains for path in (study.trace(mix), trace)
@@ -125,7 +118,7 @@ def _point(study: Study, mix: str, trace: Path, backend: str, speedup: float, ch
     gpu_blocks = max(_share(gpu, block_size, whole_mix, study.model), int(served.need.max()))
     values: dict[str, Any] = {"model": study.model, "backend": backend, "block_size": block_size, "policy": policy}
     if backend == "engine":
-        values["speedup"] = speedup
+        values |= {"device": timing.device, "warmup": warmup_share(trace, study.model, timing.warmup_s)}
     is_bound = policy == "belady"
     if cpu != NONE:
         cpu_blocks = max(_share(cpu, block_size, whole_mix, study.model), int(served.prompt.max()))
@@ -136,7 +129,8 @@ def _point(study: Study, mix: str, trace: Path, backend: str, speedup: float, ch
     if "kv_offloading_size" in values and backend == "engine":
         values |= {"offload_policy": tier_policy, "offload_store_threshold": threshold}
         values["offload_gbps"] = None if gbps == DEVICE else float(gbps)
-    return TierPoint(mix, gpu, cpu, gbps, is_bound, GridRun(trace, RunConfig(capacity_blocks=gpu_blocks, **values)))
+    run = GridRun(trace, RunConfig(capacity_blocks=gpu_blocks, **values))
+    return TierPoint(mix, gpu, cpu, gbps, is_bound, run, timing if backend == "engine" else None)
 
 
 def _share(text: str, block_size: int, chains: Any, model: str) -> int:
@@ -148,10 +142,13 @@ def _share(text: str, block_size: int, chains: Any, model: str) -> int:
 def tier_rows(study: Study, point: TierPoint) -> list[Row]:
     """The row of a point."""
     row = make_row(point.run)
-    marks = ("tiers", point.mix, point.gpu, point.cpu, point.gbps, point.is_bound)
-    data = {"data": study.source(point.mix), "quick": study.quick}
+    marks: Row = {"experiment": "tiers", "mix": point.mix, "gpu": point.gpu, "cpu": point.cpu, "gbps": point.gbps}
+    marks["bound"] = point.is_bound
+    if point.timing is not None:
+        marks |= {name: getattr(point.timing, name) for name in ("load", "seconds", "warmup_s")}
+    data: Row = {"data": study.source(point.mix), "quick": study.quick}
     kept = {name: value for name, value in row.items() if name not in LEFT_OUT}
-    return [dict(zip(MARKS, marks, strict=False)) | kept | data]
+    return [marks | kept | data]
 
 
 def run_tiers(
@@ -167,7 +164,7 @@ def run_tiers(
         ValueError: a mix was not built, or the plan cannot be used.
     """
     points = list(tier_points(plan, study))
-    os.environ["VLLM_SIM_TRACE_PATH"] = str(points[0].run.trace)  # vLLM chooses its platform when it is imported
+    os.environ[TRACE_VARIABLE] = str(points[0].run.trace)  # vLLM chooses its platform when it is imported
     runs = [
         PlannedRun(
             key=row_key(point.run),
@@ -197,4 +194,4 @@ def _code(config: RunConfig) -> str:
 
 def row_again(row: Row, trace: Path, model: str) -> Row:
     """A stored row computed again."""
-    return {name: row[name] for name in MARKS} | make_row(GridRun(trace, config_of(row, model)))
+    return {name: row[name] for name in MARKS if name in row} | make_row(GridRun(trace, config_of(row, model)))

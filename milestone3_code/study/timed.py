@@ -55,7 +55,7 @@ def engine_row(study: Study, point: Point) -> Row:
     """The row of a policy at a capacity, on a mix at a load."""
     timing = point.timing
     assert timing is not None
-    view = View(study.stationary(point), study.model, point.block_size)
+    view = View(study.stationary(point.mix, point.mix_seed, timing), study.model, point.block_size)
     loaded = load(view.path, study.model)
     capacity = capacity_of(point.capacity, study.view(point))  # of the whole mix, so as large as without a scheduler
     config = RunConfig(
@@ -119,7 +119,7 @@ def _due_ms(loaded: Loaded) -> Numbers:
 
 @lru_cache(maxsize=1)
 def _lru(view: View, capacity: int | None, device: str) -> _Ran:
-    """LRU's run, which all policies of a cell are compared with."""
+    """LRU's run, which all policies at a point are compared with."""
     config = RunConfig(model=view.model, capacity_blocks=capacity, block_size=view.block_size, device=device)
     return _Ran(*run(load(view.path, view.model), config))
 

@@ -2,7 +2,7 @@
 
 The score is the share of the gap between LRU and the optimum that is closed: sum of gains / sum of gaps in hit tokens,
 the mean over traces, so that a long one does not decide. Where the plan has a floor for the policy, a choice that falls
-further under LRU in any cell is out. For each constant in turn the listed values are tried and the best is kept, until
+further under LRU at any point is out. For each constant in turn the listed values are tried and the best is kept, until
 a round changes nothing.
 """
 
@@ -26,7 +26,7 @@ class Score(NamedTuple):
 
     gap_closed: float
     worst: float
-    """Lowest token hit rate over LRU's in a cell."""
+    """Lowest token hit rate over LRU's at a point."""
 
 
 class Tuned(NamedTuple):
@@ -103,8 +103,8 @@ def tune(
                 todo = [choice for choice in choices if choice not in known]
                 for choice, found in zip(todo, _scores(parallel, policy, todo, views), strict=True):
                     known[choice] = found
-                    worst_cell = f"worst cell {100 * found.worst:+.2f} points"
-                    say(f"{policy}, {_shown(choice)}: closes {found.gap_closed:.4f}, {worst_cell}")
+                    worst_point = f"worst point {100 * found.worst:+.2f} points"
+                    say(f"{policy}, {_shown(choice)}: closes {found.gap_closed:.4f}, {worst_point}")
                 allowed = [choice for choice in choices if known[choice].worst >= worst] or [best]
                 winner = max(allowed, key=lambda choice: known[choice].gap_closed)
                 changed, best = changed or winner != best, winner

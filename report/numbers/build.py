@@ -21,7 +21,7 @@ from report.numbers.hashes import hash_numbers
 from report.numbers.hints import hints_numbers
 from report.numbers.hybrid import hybrid_numbers, policy_numbers
 from report.numbers.mixed import mixed_numbers
-from report.numbers.mixes import mixes_numbers
+from report.numbers.mixes import mixes_numbers, traces_numbers
 from report.numbers.models import model_numbers
 from report.numbers.parity import parity_numbers, upstream_numbers
 from report.numbers.routing import routing_numbers
@@ -61,7 +61,12 @@ def collect(results: Path, root: Path) -> dict[str, Any]:
     """
     numbers = {name: make(results) if (results / file).is_file() else None for name, (file, make) in CHAPTERS.items()}
     figures = sorted(path.stem for path in (root / "figures").glob("*.pdf"))
-    return numbers | {"figures": figures, "mixes": mixes_numbers(root), "policy": policy_numbers()}
+    return numbers | {
+        "figures": figures,
+        "mixes": mixes_numbers(root),
+        "traces": traces_numbers(root),
+        "policy": policy_numbers(),
+    }
 
 
 def typeset(numbers: dict[str, Any], root: Path, kind: Literal["pdf", "html", "png"] = "pdf") -> list[bytes]:

@@ -8,6 +8,7 @@ from milestone2_code.study.plan import WORKLOADS
 from milestone2_code.study.study import MAIN_BLOCK, ORACLE
 from milestone2_code.study.workload import Pattern
 from report.numbers.chat_engine import SMALL, chat_engine_numbers
+from report.numbers.mixed import GIB_8B
 from report.numbers.rows import Rows, values
 from report.numbers.texts import between, number, percent, points, rate, share_name, signed, with_interval
 from vllm_sim.replay.rows import Row
@@ -39,7 +40,10 @@ def chat_numbers(results: Path) -> Numbers:
         "block_size": str(MAIN_BLOCK),
         "small": share_name(SMALL),
         "middle": share_name(MIDDLE),
-        "sessions": number(unlimited["multi"]["sessions"]),
+        "sessions": number(unlimited["multi"]["conversations"]),
+        "warmup": number(unlimited["multi"]["warmup_s"]),
+        "window": number(unlimited["multi"]["seconds"] - unlimited["multi"]["warmup_s"]),
+        "counted": number(unlimited["multi"]["requests"]),
         "most_tokens": number(ChatChoice().max_tokens),
         "rate": f"{unlimited['multi']['sessions_per_s']:g}",
         "think_s": f"{unlimited['multi']['think_s']:g}",
@@ -62,7 +66,10 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
     generated = unlimited["hit_generated_tokens"] / max(1, unlimited["hit_tokens"])
     found = {
         "requests": number(unlimited["requests"]),
-        "working_set": number(unlimited["working_set_blocks"]),
+        "working_set": number(rows.one("capacity", workload=name, capacity_share=1.0)["capacity_blocks"]),
+        "small_gib": number(small["capacity_gib"], 1),
+        "small_gib_large": number(GIB_8B * small["capacity_gib"]),
+        "small_seconds": number(small["capacity_seconds"]),
         "unlimited": percent(unlimited["token_hit_rate"]),
         "small": percent(small["token_hit_rate"]),
         "small_belady": percent(_policy(rows, name, SMALL, "belady")["token_hit_rate"]),
@@ -79,9 +86,6 @@ def _workload(rows: Rows, name: str, unlimited: Row) -> Numbers:
         "generated": percent(generated),
         "generated_most": generated > 0.5,
     }
-    if "busy_token_hit_rate" in small:
-        found["busy"] = percent(small["busy_token_hit_rate"])
-        found["busy_share"] = percent(small["busy_prompt_share"])
     first = unlimited["by_turn"]["0"]["token_hit_rate"]
     second = unlimited["by_turn"].get("1")
     return found | {"first_turn": percent(first), "second_turn": percent(second["token_hit_rate"]) if second else ""}

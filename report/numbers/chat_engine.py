@@ -72,11 +72,9 @@ def _overlap(rows: Rows, engine: Rows) -> Numbers | None:
     """Multi-turn at the small capacity with arrivals: the engine, and the sequential cache with the same arrivals."""
     for row in engine.rows:
         if row["workload"] == "multi" and row["capacity_share"] == SMALL and row["arrival"].startswith("open"):
-            pattern = {"sessions_per_s": row["sessions_per_s"], "think_s": row["think_s"], "arrival_seed": row["seed"]}
-            wanted = {"experiment": "as_engine", "workload": "multi", **pattern}
-            fast = rows.one(**wanted)
+            pattern = {name: row[name] for name in ("sessions_per_s", "think_s")}
+            fast = rows.one("capacity", workload="multi", capacity_share=SMALL, **pattern)
             return {
-                "rate": f"{row['sessions_per_s']:g}",
                 "engine": percent(row["token_hit_rate"]),
                 "fast": percent(fast["token_hit_rate"]),
                 "close": abs(row["token_hit_rate"] - fast["token_hit_rate"]) < CLOSE,

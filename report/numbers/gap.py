@@ -1,12 +1,14 @@
 """Numbers of the main result: the share of the gap between LRU and the optimum that a policy closes, over seeds."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from milestone3_code.study.table import AIM, ALL, LEAST_GAP
 from report.numbers.mixed import BLOCK, MAKER, RANGE
 from report.numbers.rows import Rows, values
-from report.numbers.texts import MINUS, between, number, percent, points, rate, signed, spaced
+from report.numbers.texts import MINUS, between, number, percent, points, rate, spaced
+from report.numbers.units import device_numbers, saved_numbers, unit_table
 from vllm_sim.replay.rows import Row
 
 Numbers = dict[str, Any]
@@ -15,8 +17,6 @@ WORST = -0.02
 NEAR_ZERO = 0.0005
 SURE = 0.05
 """A p of the sign test below which the text says that one policy is ahead."""
-GIB_8B = 4
-"""How many times the bytes of a token Llama-3.1-8B has: 128 KiB against 32."""
 
 
 def gap_numbers(results: Path) -> Numbers:
@@ -40,8 +40,6 @@ def gap_numbers(results: Path) -> Numbers:
         "closed": percent(whole["gap_closed"]),
         "interval": between(whole["gap_closed_ci95"]),
         "compute_closed": percent(whole["compute_gap_closed"]),
-        "saved_ms": number(whole["saved_ms_a_request"], 1),
-        "device": whole["device"].upper(),
         "met": whole["gap_closed"] >= AIM,
         "aim": "a third",
         "first": whole["gap_closed"] > second["gap_closed"],
@@ -57,6 +55,7 @@ def gap_numbers(results: Path) -> Numbers:
         ],
         "capacities": cells,
         "drawn": shown,
+        "small_first": all(one["gap_tokens"] > other["gap_tokens"] for one, other in pairwise(cells)),
         "least": number(100 * LEAST_GAP),
         "first_share": shown[0]["hybrid"],
         "last_share": shown[-1]["hybrid"],
@@ -65,7 +64,9 @@ def gap_numbers(results: Path) -> Numbers:
         "most_loss": points(max(losses), 1).lstrip("+"),
         "rivals": _rivals(rows, online),
         "pairs": number(len(_mixes(rows)) * len(_sizes(rows))),
-        "units": _units(rows),
+        "units": unit_table(rows, _mixes(rows), LEAST_GAP),
+        "devices": device_numbers(rows, _mixes(rows)),
+        "saved": saved_numbers(rows, [*_mixes(rows), ALL]),
         "workloads": _workloads(rows),
     }
 
@@ -105,6 +106,7 @@ def _capacity(rows: Rows, capacity: str, second: str) -> Numbers:
         "weight": percent(best["gap_tokens"] / total, 0),
         "hybrid": percent(hybrid["gap_closed"], 0),
         "second": percent(other["gap_closed"], 0),
+        "gap_tokens": best["gap_tokens"],
         "drawn": best["gain_over_lru"] >= LEAST_GAP,
     }
 
@@ -121,21 +123,6 @@ def _rivals(rows: Rows, online: list[str]) -> list[str]:
                 shares = f"{rate(best['gap_closed'])} against {rate(own['gap_closed'])}"
                 found.append(f"{best['policy']} in {mix} at blocks of {size} ({shares})")
     return found
-
-
-def _units(rows: Rows) -> list[list[str]]:
-    """Each mix at each capacity in the units of a server: GiB of two models, seconds of traffic; gap, share."""
-    table = []
-    for mix in _mixes(rows):
-        for capacity in RANGE:
-            best, hybrid = (_at(rows, mix, capacity, name) for name in ("belady", "hybrid"))
-            gib, seconds = best["capacity_gib"], best["capacity_seconds"]
-            sizes = [number(gib, 1), number(GIB_8B * gib, 1), "" if seconds is None else number(seconds)]
-            drawn = best["gain_over_lru"] >= LEAST_GAP
-            share = f"{rate(hybrid['gap_closed'])} ({between(hybrid['gap_closed_ci95'])})" if drawn else ""
-            rates = [rate(best["token_hit_rate"] - best["gain_over_lru"]), rate(best["token_hit_rate"])]
-            table.append([mix, spaced(capacity), *sizes, *rates, signed(100 * hybrid["gain_over_lru"]), share])
-    return table
 
 
 def _workloads(rows: Rows) -> Numbers:

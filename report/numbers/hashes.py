@@ -24,7 +24,7 @@ def hash_numbers(results: Path) -> Numbers:
     chosen = rows.pick("hash_trace")
     traces = [[row for row in chosen if row["mix"] == name] for name in values(chosen, "mix")]
     second = [row for row in chosen if row["part"] == "second"]
-    cells = [_cell([row for row in second if _place(row) == place]) for place in dict.fromkeys(map(_place, second))]
+    cells = [_case([row for row in second if _place(row) == place]) for place in dict.fromkeys(map(_place, second))]
     with_gap = [cell for cell in cells if cell["gap"] >= LEAST_REAL_GAP]
     best = max(with_gap, key=lambda cell: cell["closed"])
     sure = [cell for cell in with_gap if cell["hybrid"]["gain_over_lru_ci95"][0] > 0]
@@ -44,7 +44,7 @@ def _place(row: Row) -> tuple[str, int]:
     return row["mix"], row["capacity_blocks"]
 
 
-def _cell(rows: list[Row]) -> Numbers:
+def _case(rows: list[Row]) -> Numbers:
     """One trace at one capacity, on its second half."""
     by_policy = {row["policy"]: row for row in rows}
     lru, best, hybrid = (by_policy[name] for name in KNOWN)
@@ -53,11 +53,11 @@ def _cell(rows: list[Row]) -> Numbers:
     others = [row for row in rows if row["policy"] not in KNOWN]
     other = max(others, key=lambda row: row["gain_over_lru"])
     share = lru["capacity_blocks"] / lru["working_set_blocks"]
-    is_told = gap >= LEAST_REAL_GAP
+    is_shown = gap >= LEAST_REAL_GAP
     gain = f"{signed(100 * hybrid['gain_over_lru'])} ({between(hybrid['gain_over_lru_ci95'], digits=2)})"
     line = [spoken(lru["mix"]), number(lru["capacity_blocks"]), rate(share), rate(lru["token_hit_rate"])]
-    line += [rate(best["token_hit_rate"]), gain, rate(closed) if is_told else ""]
-    line.append(f"{other['policy']} {signed(100 * other['gain_over_lru'])}" if is_told else "")
+    line += [rate(best["token_hit_rate"]), gain, rate(closed) if is_shown else ""]
+    line.append(f"{other['policy']} {signed(100 * other['gain_over_lru'])}" if is_shown else "")
     is_first = hybrid["gain_over_lru"] > other["gain_over_lru"]
     return {
         "name": spoken(lru["mix"]),

@@ -17,7 +17,9 @@ from milestone3_code.hints.numbers import (
     words,
     workload_gains,
 )
+from milestone3_code.hints.plan import NOTHING
 from milestone3_code.routing.numbers import Spread
+from milestone3_code.study.names import arrivals
 from report.numbers.rows import Rows, values
 from report.numbers.texts import THIN, number, percent, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -124,20 +126,23 @@ def _losers(rows: Sequence[Row]) -> list[Numbers]:
 
 
 def _engine(rows: Sequence[Row]) -> Numbers:
-    """The first requests of mixes under vLLM's scheduler."""
+    """Mixes under vLLM's scheduler."""
     found = [row for row in rows if row["backend"] == "engine"]
     if not found:
         raise ValueError(f"no row of the engine in the study of hints; `{MAKER}` makes them")
-    table = []
+    table, heard = [], []
+    for row in found:
+        times = [number(row[name], 1) for name in ("ttft_ms_p50", "ttft_ms_p99")]
+        table.append([row["mix"], f"`{row['policy']}`", words(row), rate(row["token_hit_rate"]), *times])
     for mix in values(found, "mix"):
-        own = [row for row in found if row["mix"] == mix]
-        names = ("policy", "said", "rate")
-        cells = [(row["policy"], words(row), rate(row["token_hit_rate"])) for row in own]
-        table.append({"mix": mix, "rates": [dict(zip(names, one, strict=True)) for one in cells]})
+        own = {(row["policy"], row["said"]): rate(row["token_hit_rate"]) for row in found if row["mix"] == mix}
+        heard.append({"mix": mix, "lru": own["lru", NOTHING], BELIEVER: own[BELIEVER, RIGHT]})
+        heard[-1][LEARNER] = own.get((LEARNER, RIGHT), "")
     first = found[0]
     return {
-        "requests": number(first["requests"]),
         "capacity": spaced(first["capacities"][0]),
-        "speedup": number(first["speedup"]),
-        "mixes": table,
+        "arrivals": arrivals(first),
+        "device": first["device"].upper(),
+        "table": table,
+        "heard": heard,
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from milestone3_code.study.table import FLOOR, distinct
+from milestone3_code.study.table import FLOOR, distinct, random_runs
 from report.numbers.mixed import BLOCK, MAIN, MAKER, RANGE
 from report.numbers.rows import Rows, values
 from report.numbers.texts import MINUS, between, number, percent, points, rate, signed, spaced
@@ -103,9 +103,9 @@ def _guarantee(rows: Rows) -> Numbers:
 
 def _random(rows: Rows) -> Numbers:
     """All policies over random traffic; each traffic counts alike."""
-    chosen = rows.pick("random")
+    chosen = random_runs(rows.pick("random"))
     middle = [row for row in chosen if row["capacity"] not in RANDOM_ENDS]
-    seeds = np.array([row["seed"] for row in middle])
+    seeds = np.array([row["mix_seed"] for row in middle])
     gaps = np.array([row["belady_hit_rate"] - row["lru_hit_rate"] for row in middle])
     table, below, least, shares = [], {}, {}, {}
     for name in chosen[0]["gains_over_lru"]:
@@ -120,12 +120,12 @@ def _random(rows: Rows) -> Numbers:
     worst = min(chosen, key=lambda row: row["gains_over_lru"]["hybrid"])
     return {
         "table": table,
-        "traffics": number(len({row["seed"] for row in chosen})),
+        "traffics": number(len({row["mix_seed"] for row in chosen})),
         "cells": number(len(chosen)),
         "below": number(below["hybrid"]),
         "met": below["hybrid"] == 0,
         "worst": points(least["hybrid"]),
-        "worst_where": f"traffic {worst['seed']}, capacity {spaced(worst['capacity'])}",
+        "worst_where": f"traffic {worst['mix_seed']}, capacity {spaced(worst['capacity'])}",
         "unguarded_below": number(below[UNGUARDED]),
         "unguarded": points(least[UNGUARDED]),
         "guard_price": points(shares[UNGUARDED] - shares["hybrid"], 1).lstrip("+"),

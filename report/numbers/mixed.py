@@ -15,6 +15,8 @@ RANGE = ("5%", "10%", "20%", "50%")
 MATRIX_MIX = "even"
 BLOCK = 16
 GIB = 2**30
+GIB_8B = 4
+"""How many times the bytes of a token Llama-3.1-8B has: 128 KiB against 32."""
 NEAR = 0.005
 """A difference of hit rates that no plot shows."""
 
@@ -40,7 +42,7 @@ def mixed_numbers(results: Path) -> Numbers:
     }
 
 
-def _cell(rows: Rows, mix: str, policy: str) -> Row:
+def _case(rows: Rows, mix: str, policy: str) -> Row:
     return rows.one("mix", mix=mix, capacity=MAIN, policy=policy, block_size=BLOCK)
 
 
@@ -48,7 +50,7 @@ def _working_set_gib(rows: Rows, mix: str) -> str:
     """All distinct blocks of a mix in the model's cache; the row of bytes knows how large a block is there."""
     sized = rows.pick("bytes", mix=mix, capacity=MAIN, block_size=BLOCK)[0]
     block_bytes = sized["capacity_bytes"] / sized["capacity_blocks"]
-    return number(_cell(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
+    return number(_case(rows, mix, "lru")["working_set_blocks"] * block_bytes / GIB, 1)
 
 
 def _fifo(rows: Rows) -> Numbers:
@@ -62,7 +64,7 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
     """Every workload of every mix: alone and in the mix, at the same capacity in blocks."""
     table, losses, reached = [], {}, []
     for mix in names:
-        lru = _cell(rows, mix, "lru")
+        lru = _case(rows, mix, "lru")
         for workload, part in lru["by_workload"].items():
             alone = rows.one("alone", mix=mix, workload=workload, capacity=MAIN, policy="lru", block_size=BLOCK)
             lost = alone["token_hit_rate"] - part["token_hit_rate"]
@@ -90,7 +92,7 @@ def _alone(rows: Rows, names: list[str]) -> Numbers:
         "most_alone": percent(max(reusing)),
         "people_lose_most": all(_people_lose_most(losses, mix) for mix in names),
         "oneoff_never_hit": all(
-            _cell(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names
+            _case(rows, mix, "lru")["by_workload"].get("oneoff", {"hit_tokens": 0})["hit_tokens"] == 0 for mix in names
         ),
     }
 
@@ -120,6 +122,7 @@ def _matrix(rows: Rows) -> Numbers:
     worst = max(taken, key=lambda name: taken[name])
     return {
         "by_others": percent(by_others / max(1, total)),
+        "mostly_others": 2 * by_others > total,
         "worst": worst,
         "worst_share": percent(taken[worst] / max(1, total)),
     }

@@ -7,6 +7,7 @@ from typing import Any
 from report.numbers.texts import number
 
 MIXES = Path("milestone3_code/mixes")
+TRACES = Path("milestone3_code/traces.toml")
 COMMIT = "3eba94041a329619c7a8fdf6516dac01f9ad4788"
 """Mixes, rates and splits, before the first line of the hybrid."""
 KINDS = ("chat", "agents", "documents", "fewshot", "oneoff")
@@ -33,6 +34,12 @@ def mixes_numbers(root: Path) -> dict[str, Any]:
         table.append([name, what, *counts])
         ends |= {source["end_s"] for source in sources.values()}
     return {"table": table, "seconds": number(max(ends)), "commit": COMMIT[:7], **_tuned(root / MIXES)}
+
+
+def traces_numbers(root: Path) -> dict[str, str]:
+    """What each trace of hash ids is, by its name."""
+    tables = tomllib.loads((root / TRACES).read_text(encoding="utf-8"))
+    return {name: table["what"] for name, table in tables.items()}
 
 
 def _tuned(folder: Path) -> dict[str, list[str]]:

@@ -17,12 +17,29 @@ def model_numbers(results: Path) -> dict[str, Any]:
         alignment = one(own, "memory", memory=MEMORY, layout="groups")["hit_alignment_tokens"]
         rates = [main_rates(own, mix) for mix in traffic]
         table.append([f"`{model}`", number(alignment), *(rate(share) for part in rates for share in part)])
-        advice += [f"{str(option).replace('`', '')} for {model}" for option in what_to_set(own)[:1]]
+        advice += [
+            (
+                option.gain,
+                [
+                    f"`{model}`",
+                    option.option.removeprefix("policy "),
+                    points(option.gain, 1),
+                    f"{option.reason} misses",
+                ],
+            )
+            for option in what_to_set(own)[:1]
+        ]
         over_full += [groups - full for groups, full, _ in rates]
         less += [model for groups, full, _ in rates if groups < full]
+    best = None
+    if advice:
+        _, (model, option, gain, _) = max(advice, key=lambda one: one[0])
+        best = {"model": model.strip("`"), "option": option.replace("`", ""), "gain": gain}
     return {
         "table": table,
-        "advice": "; ".join(advice) or "none",
+        "advice": [line for _, line in advice],
+        "advised": number(len(advice)),
+        "best_advice": best,
         "least_over": points(min(over_full), 1),
         "most_over": points(max(over_full), 1),
         "traffic": traffic,

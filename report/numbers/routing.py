@@ -10,14 +10,14 @@ from milestone3_code.routing.numbers import (
     ROUTED,
     Pays,
     Spread,
-    cell,
-    main_cells,
+    main_places,
     pays,
+    rows_at,
     spread,
     still_fresh,
 )
-from milestone3_code.routing.plan import CELLS, ENGINE, MAIN_REPLICAS
-from milestone3_code.study.names import spoken
+from milestone3_code.routing.plan import ENGINE, MAIN_REPLICAS, RUNS
+from milestone3_code.study.names import arrivals, spoken
 from report.numbers.rows import Rows, values
 from report.numbers.texts import number, points, rate, signed, spaced
 from vllm_sim.replay.rows import Row
@@ -43,10 +43,10 @@ def routing_numbers(results: Path) -> Numbers:
     Raises:
         ValueError: a row is missing or is no result.
     """
-    rows = Rows(results / CELLS, MAKER)
-    fleet, found, shown = rows.pick("fleet"), pays(rows.rows), main_cells(rows.rows)
+    rows = Rows(results / RUNS, MAKER)
+    fleet, found, shown = rows.pick("fleet"), pays(rows.rows), main_places(rows.rows)
     if not found:
-        raise ValueError(f"{rows.path} has no cell whose replicas hold every request; `{MAKER}` makes some")
+        raise ValueError(f"{rows.path} has no case whose replicas hold every request; `{MAKER}` makes some")
     return {
         "routed": ROUTED,
         "plain": PLAIN,
@@ -80,29 +80,29 @@ def _gain(found: Spread) -> str:
 
 
 def _rates(rows: Sequence[Row], mix: str, capacity: str, replicas: int) -> list[str]:
-    """One cache, then the fleet's routers and policies, at the main cell of a trace."""
-    plain = cell(rows, mix, capacity, replicas, PLAIN, "lru")
+    """One cache, then the fleet's routers and policies, at the main case of a trace."""
+    plain = rows_at(rows, mix, capacity, replicas, PLAIN, "lru")
     found = [
-        spread(cell(rows, mix, capacity, 1, PLAIN, "lru"), "token_hit_rate"),
+        spread(rows_at(rows, mix, capacity, 1, PLAIN, "lru"), "token_hit_rate"),
         spread(plain, "token_hit_rate"),
         spread(plain, "optimum_hit_rate"),
         *(
-            spread(cell(rows, mix, capacity, replicas, router, policy), "token_hit_rate")
+            spread(rows_at(rows, mix, capacity, replicas, router, policy), "token_hit_rate")
             for router, policy in (("session", "lru"), (ROUTED, "lru"), (ROUTED, BETTER))
         ),
     ]
     return list(map(_text, found))
 
 
-def _routers(rows: Sequence[Row], cells_of: Mapping[str, tuple[str, int]]) -> Numbers:
+def _routers(rows: Sequence[Row], places: Mapping[str, tuple[str, int]]) -> Numbers:
     """Every router under LRU, where all of them ran: hit rate and how uneven its fleet is."""
-    shown = [mix for mix, place in cells_of.items() if cell(rows, mix, *place, "oracle", "lru")]
+    shown = [mix for mix, place in places.items() if rows_at(rows, mix, *place, "oracle", "lru")]
     chosen = [row for row in rows if row["experiment"] == "fleet" and row.get("router")]
     table = []
     for router in values(chosen, "router"):
         cells = []
         for mix in shown:
-            own = cell(rows, mix, *cells_of[mix], router, "lru")
+            own = rows_at(rows, mix, *places[mix], router, "lru")
             cells += [_text(spread(own, "token_hit_rate")), number(spread(own, "imbalance").mean, 2)]
         table.append([f"`{router}`", *cells])
     heads = [text for mix in shown for text in (f"{spoken(mix)}, hits", "busiest")]
@@ -115,7 +115,7 @@ def _pays(one: Pays) -> list[str]:
 
 
 def _verdict(found: Sequence[Pays]) -> Numbers:
-    """Counts of cells, and the extremes."""
+    """Counts of cases, and the extremes."""
     routers = [one for one in found if one.router.mean > one.policy.mean]
     beaten = [one for one in found if one.optimum_less_routed.high < 0]
     unbeaten = [one for one in found if one.optimum_less_routed.low > 0]
@@ -187,7 +187,7 @@ def _tree_within(rows: Sequence[Row], shown: Mapping[str, tuple[str, int]]) -> s
     """How far the index of what was sent is from that of events, at most, where both ran."""
     apart = []
     for mix, place in shown.items():
-        tree, routed = (cell(rows, mix, *place, router, "lru") for router in ("prefix_tree", ROUTED))
+        tree, routed = (rows_at(rows, mix, *place, router, "lru") for router in ("prefix_tree", ROUTED))
         if tree:
             apart.append(abs(spread(tree, "token_hit_rate").mean - spread(routed, "token_hit_rate").mean))
     return points(max(apart), 1).lstrip("+")
@@ -212,7 +212,7 @@ def _engine(results: Path) -> Numbers | None:
         "table": table,
         "ttft": ttft,
         "device": found[0]["device"].upper(),
-        "arrival": found[0]["arrival"],
+        "arrivals": arrivals(found[0]),
         "capacity": spaced(found[0]["capacity"]),
     }
 

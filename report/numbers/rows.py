@@ -8,9 +8,6 @@ from milestone2_code.study.rows import FULL_CONVERSATIONS
 from vllm_sim.replay.rows import Row
 from vllm_sim.sweep.results import check_commit, read_rows
 
-WHOLE = ("built", "given by path")
-"""Sources of data in study two."""
-
 
 class Rows:
     """The rows of one file."""
@@ -67,15 +64,13 @@ def matches(row: Row, wanted: dict[str, Any]) -> bool:
 def refusal(row: Row) -> str | None:
     """Why a row is no result; None if it is one.
 
-    Study one needs as many conversations as its own rows say; mixes, traces given by path and what is measured in a
-    window of time are whole as they are.
+    Study one needs as many conversations as its own rows say; mixes and traces given by path are whole as they are.
     """
     if row.get("quick", True):
         return "the row of a quick run"
-    source = (row.get("data") or {}).get("source")
-    is_whole = source in WHOLE or "warmup_s" in row
-    if not is_whole and row.get("sessions", FULL_CONVERSATIONS) < FULL_CONVERSATIONS:
-        return f"the row has {row['sessions']:,} conversations; allowed: {FULL_CONVERSATIONS:,} or more"
+    conversations = row.get("conversations", FULL_CONVERSATIONS)
+    if conversations < FULL_CONVERSATIONS:
+        return f"the row has {conversations:,} conversations; allowed: {FULL_CONVERSATIONS:,} or more"
     return None
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from milestone3_code.study.names import spoken
+from milestone3_code.study.names import arrivals, spoken
 from milestone3_code.study.tier_bounds import both, bounds_of
 from report.numbers.mixed import GIB
 from report.numbers.rows import Rows, values
@@ -34,10 +34,9 @@ def tiers_numbers(results: Path) -> Numbers:
         "gpu": spaced(gpu),
         "cpu": spaced(same),
         "block_size": number(engine[0]["block_size"]),
-        "requests": number(engine[0]["requests"]),
+        "arrivals": arrivals(engine[0]),
         "device": engine[0]["device"].upper(),
         "device_gbps": number(at_device[0]["offload_gbps"], 1),
-        "speedup": number(engine[0]["speedup"]),
         "sizes": _sizes(fast, gpu),
         "of_bound": _of_bound(fast),
         "most_unused": percent(max(row["tier_unused_bytes"] / max(1, row["tier_stored_bytes"]) for row in two)),

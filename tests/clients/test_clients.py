@@ -1,18 +1,22 @@
 """Clients as they are installed, each in an environment of its own, against one server; part of `make test-all`."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.clients.environments import python_of
 from tests.conftest import SYSTEM
-from tests.serving import MODEL, NAME, Server, free_port, serve
+from tests.serving import MODEL, NAME, ROOT, Server, free_port, serve
 
 pytestmark = pytest.mark.slow
 
@@ -60,6 +64,43 @@ def test_a_client_gets_what_it_expects(server: Server, events: int, client: str)
     command += [f"tcp://127.0.0.1:{events}"] if client == "subscriber" else []
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def scraping(folder: Path, target: str) -> Iterator[str]:
+    """A Prometheus that reads the metrics of a server each second."""
+    scrape = {"job_name": "vllm", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
+    (folder / "prometheus.yml").write_text(json.dumps({"scrape_configs": [scrape]}))  # JSON is YAML
+    address = f"127.0.0.1:{free_port()}"
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--web.listen-address={address}"]
+    with (folder / "prometheus.log").open("wb") as log:
+        process = subprocess.Popen([*command, f"--storage.tsdb.path={folder / 'tsdb'}"], stdout=log, stderr=log)
+    try:
+        yield f"http://{address}/api/v1/query"
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="no Prometheus is installed")
+def test_every_panel_of_the_dashboard_shows_what_a_real_prometheus_has_scraped(server: Server, tmp_path: Path) -> None:
+    panels = json.loads((ROOT / "examples" / "grafana.json").read_text(encoding="utf-8"))["panels"]
+    asked = [target["expr"] for panel in panels for target in panel["targets"]]
+    wanted = [expr.replace("$__rate_interval", "30s").replace("$model", ".*") for expr in asked]
+    chat = {"model": NAME, "messages": ROWS[1]["messages"]}
+    until, empty = time.monotonic() + 60, list(wanted)
+    with scraping(tmp_path, server.url.removeprefix("http://")) as query:
+        while empty and time.monotonic() < until:
+            httpx.post(f"{server.url}/v1/chat/completions", json=chat).raise_for_status()
+            with suppress(httpx.TransportError):  # it starts
+                answers = {expr: httpx.get(query, params={"query": expr}).json() for expr in wanted}
+                assert all(answer["status"] == "success" for answer in answers.values())
+                values = {expr: [float(one["value"][1]) for one in answers[expr]["data"]["result"]] for expr in wanted}
+                empty = [expr for expr in wanted if not values[expr] or any(map(math.isnan, values[expr]))]
+            time.sleep(0.5)
+    assert empty == []
+    (hit_rate,) = values[wanted[0]]
+    assert 0 < hit_rate < 1
 
 
 @pytest.fixture(scope="module")

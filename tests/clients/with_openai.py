@@ -15,8 +15,8 @@ assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.co
 with client.chat.completions.stream(model=name, messages=chat) as stream:
     assert stream.get_final_completion().choices[0].message.content == "Iron."
 tools = [{"type": "function", "function": {"name": "weather", "description": "d", "parameters": {"type": "object"}}}]
-asked = [{"role": "user", "content": "The weather in Lima?"}]
-call = client.chat.completions.create(model=name, messages=asked, tools=tools).choices[0].message.tool_calls[0]
+messages = [{"role": "user", "content": "The weather in Lima?"}]
+call = client.chat.completions.create(model=name, messages=messages, tools=tools).choices[0].message.tool_calls[0]
 assert (call.function.name, call.function.arguments) == ("weather", '{"place": "Lima"}')
 try:
     client.completions.create(model=name, prompt="never recorded")

@@ -20,6 +20,7 @@ from tests.engine.conftest import MODEL
 from vllm_sim.block_rules import computed_tokens, needed_blocks
 from vllm_sim.engine.backends.driver import Arrival, Driver, RequestSettings, Setup, make_core
 from vllm_sim.engine.backends.engine_builder import RowFacts
+from vllm_sim.models.work import dense_work
 from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import LatencyTable, make_latency
 from vllm_sim.trace.tokens import TokenisedTrace
@@ -30,7 +31,7 @@ END = 128009
 POLICIES = ("arc", "fifo", "hybrid", "lfu", "s3fifo", "slru", "workload_aware")
 LATENCIES = {
     "zero": None,
-    "roofline": make_latency("roofline", model_config(str(MODEL)), "l4"),
+    "roofline": make_latency("roofline", dense_work(model_config(str(MODEL))), "l4"),
     "table": LatencyTable(1.7, 0.3, 0.013, 0.11),
 }
 
@@ -249,7 +250,7 @@ def observe(
         ledger = driver.ledger
         found["ledger"] = [ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks]
         found["evictions"] = list(ledger.evictions.items())
-        found["lifetimes"] = ledger.lifetimes.rows()
+        found["lifetimes"] = ledger.lifetime_rows()
     return found
 
 

@@ -201,7 +201,7 @@ def a_prompt_that_is_cut_is_hidden(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(SparseSteps, "skip", hiding)
 
 
-def a_policy_is_told_of_whom_it_was_told_last(patch: pytest.MonkeyPatch) -> None:
+def a_policy_hears_once_of_a_request_that_is_served_again(patch: pytest.MonkeyPatch) -> None:
     serve = PolicyBlockPool.serve
 
     def once(self: PolicyBlockPool, request: Any) -> None:
@@ -281,7 +281,7 @@ TRAPS: dict[Trap, int | str] = {
     skipped_steps_do_not_count: 0,
     contexts_do_not_grow: 0,
     a_prompt_that_is_cut_is_hidden: 7,
-    a_policy_is_told_of_whom_it_was_told_last: 0,
+    a_policy_hears_once_of_a_request_that_is_served_again: 0,
 }
 """A case that finds each: the first that is drawn, or a planned one. Whoever changes what random_engines.py draws looks
 for them anew."""

@@ -40,7 +40,7 @@ def files_of(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def as_a_fleet(config: RunConfig, router: str) -> RunConfig:
-    """One replica behind a router, which a configuration does not allow: there a router has no choice."""
+    """One replica after a router, which a configuration does not allow: there a router has no choice."""
     msgspec.structs.force_setattr(config, "router", router)
     return config
 

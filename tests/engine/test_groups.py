@@ -14,13 +14,17 @@ from vllm_sim.engine.backends import driver, group_ledger
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.names import LITERATURE, POLICIES
 from vllm_sim.models.known import write_config
+from vllm_sim.models.work import Attention, Experts, ModelWork
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
+from vllm_sim.replay.latency import Roofline
 from vllm_sim.replay.rows import GROUP_MISSES, MISSES, RunSummary
+from vllm_sim.step_load import Reach, load_of
 
 Replay = Callable[..., tuple[RunSummary, list[dict[str, Any]]]]
 SHARED = (*SHARED_FIELDS, *GROUP_MISSES, "missed_group")
 FEW = {"num_hidden_layers": 4}
+UNIFORM = {"disable_hybrid_kv_cache_manager": True}
 STATES = {"num_hidden_layers": 4, "layer_types": None}
 MAMBA2 = {"num_hidden_layers": 6, "layer_types": [*["mamba"] * 5, "attention"]}
 """Whose last chunk of a prompt keeps a state inside."""
@@ -77,7 +81,7 @@ def names(row: dict[str, Any]) -> int:
             [0, 0, 0, 0],
         ),
         ("gpt-oss-20b", FEW, {"prefix_cache_retention_interval": None}, [0, 2992, 2992, 4992], [0] * 4, [0] * 4),
-        ("gpt-oss-20b", FEW, {"disable_hybrid_kv_cache_manager": True}, [0, 2992, 2992, 4992], [0] * 4, [0] * 4),
+        ("gpt-oss-20b", FEW, UNIFORM, [0, 2992, 2992, 4992], [0] * 4, [0] * 4),
         ("llama-4-scout", FEW, {}, [0, 2992, 2992, 4992], [0, 0, 0, 0], [0, 0, 0, 0]),
         ("mistral-7b-v0.1", FEW, {}, [0, 0, 0, 4992], [0, 2992, 2992, 0], [0, 0, 0, 0]),
         ("qwen3.6-27b", STATES, {}, [0, 0, 2352, 4704], [0, 2352, 0, 0], [0, 640, 640, 288]),
@@ -334,6 +338,27 @@ def test_a_fleet_of_engines_serves_several_groups_where_its_router_sees_requests
 def test_latent_and_full_attention_are_served_by_the_fast_backend(run: Replay, name: str) -> None:
     _, rows = run(name, {}, family(5000, 3000), backend="fast", block_size=64)
     assert [row["hit_tokens"] for row in rows] == [0, 2944, 2944, 4992]
+
+
+@pytest.mark.parametrize(
+    ("upstream", "reason"), [({}, "2 cache groups"), (UNIFORM, "layers that do not see everything")]
+)
+def test_the_clock_is_by_what_windows_see_and_by_the_experts_that_are_read(
+    run: Replay, tmp_path: Path, upstream: dict[str, Any], reason: str
+) -> None:
+    rows = [{"prompt_token_ids": list(range(300)), "output_length": 5, "finish_reason": "length", "timestamp": 0}]
+    timed = {"latency_model": "roofline", "device": "l4", "concurrency": None, "engine_args": upstream}
+    _, (found,) = run("gpt-oss-20b", FEW, rows, **timed)
+    # Four layers of 64 heads of 64 values and 8 for keys and values; two see 128 positions. The router picks 4 of 32.
+    matrices = 4 * (2880 * 64 * (64 + 8 + 8) + 64 * 64 * 2880 + 32 * 2880)
+    expert = 4 * (3 * 2880 * 2880 + 3 * 2880)
+    seen = [Attention(2 * 2 * 64 * 128, 2 * 2 * 8 * 64 * 2, reach) for reach in (None, Reach(128))]
+    work = ModelWork(matrices, 201088 * 2880, tuple(seen), 2 * 4 * 2880, (Experts(expert, 32, 32, 4),))
+    model = Roofline(work, "l4")
+    steps = [(300, 0, True), *((1, 300 + place, True) for place in range(4))]
+    times = [model.step_ms(load_of([step], model.reaches)) for step in steps]
+    assert (found["first_token_ms"], found["end_ms"]) == (round(times[0], 3), pytest.approx(sum(times), abs=0.001))
+    assert json.loads(next(tmp_path.glob("*/run/run.json")).read_text())["steps"] == f"plain: {reason}"
 
 
 def test_an_engine_argument_that_vllm_lacks_is_refused(run: Replay) -> None:

@@ -106,7 +106,7 @@ def test_the_shortest_prompt_is_hit_and_one_token_less_is_not(name: str) -> None
         ((MODEL, "--device", "l4", "--weights", "30GiB"), "leave nothing for the cache; allowed: more devices"),
     ],
 )
-def test_what_cannot_be_told_is_one_clear_error(options: tuple[object, ...], reason: str) -> None:
+def test_what_cannot_be_found_is_one_clear_error(options: tuple[object, ...], reason: str) -> None:
     done = vllm_sim("model", "cache", *options)
     assert done.returncode in (1, 2)
     assert reason in done.stderr

@@ -21,6 +21,7 @@ from vllm_sim.engine.meta_model import build_layers
 from vllm_sim.engine.options import KEY
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.models.known import known_models, write_config
+from vllm_sim.step_load import Reach
 
 ROW = {"prompt_token_ids": [*range(100, 140)], "response_token_ids": [5, 6]}
 Configure = Callable[..., VllmConfig]
@@ -110,7 +111,41 @@ def test_a_built_model_has_as_many_parameters_as_are_published(
 def test_what_is_said_of_a_plain_model_is_what_its_class_says(configure: Configure, name: str) -> None:
     config = configure(name)
     assert is_plain(config.model_config)
-    assert plain_layers(config).specs == build_layers(config).specs
+    said, built = plain_layers(config), build_layers(config)
+    assert said.specs == built.specs
+    assert said.work == built.work
+
+
+# Parameters that a token passes, in thousands of millions, as their makers publish them; some count the embedding too.
+ACTIVE = {
+    "gpt-oss-20b": 3.6, "gpt-oss-120b": 5.1, "llama-4-scout": 17, "gemma-4-26b-a4b": 3.8, "deepseek-v3.2": 37,
+    "glm-4.6": 32, "kimi-k2": 32, "granite-4-h-small": 9, "jamba-1.5-mini": 12, "mimo-v2-flash": 15,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", models(ACTIVE))
+def test_a_token_passes_as_many_weights_as_are_published(configure: Configure, name: str) -> None:
+    whole, fourth = (build_layers(configure(name, tensor_parallel_size=devices)).work for devices in (1, 4))
+    active = whole.layer_weights + whole.output_weights + sum(one.weights * one.a_token for one in whole.experts)
+    assert active / 1e9 == pytest.approx(ACTIVE[name], rel=0.055)
+    for one, part in zip(whole.experts, fourth.experts, strict=True):
+        assert part[1:] == one[1:]
+        assert part.weights == pytest.approx(one.weights / 4, rel=1e-3)  # a bias is not shared
+
+
+def test_layers_see_what_their_kind_says(configure: Configure) -> None:
+    for name, reach in (("gpt-oss-20b", Reach(128)), ("llama-4-scout", Reach(8192, is_chunk=True))):
+        full, near = build_layers(configure(name)).work.attention
+        assert (full.reach, near.reach) == (None, reach)
+        layers = [layers for layers, kind, _ in GROUPS[name][0] if kind != FULL]
+        assert near.operations_a_pair / full.operations_a_pair == sum(layers) / layers[0]
+        assert near.bytes_a_position / full.bytes_a_position == sum(layers) / layers[0]
+
+
+def test_states_are_moved_with_each_request(configure: Configure) -> None:
+    # 48 layers of 48 x 128 x 128 values in 32 bits, and the last three inputs of 10,240 convolutions in 16.
+    work = build_layers(configure("qwen3.6-27b")).work
+    assert work.state_bytes == 48 * (48 * 128 * 128 * 4 + 3 * 10_240 * 2)
 
 
 def test_the_exported_model_is_plain(configure: Configure) -> None:

@@ -2,17 +2,20 @@
 
 import json
 import time
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from vllm.exceptions import QueueOverflowError
+from vllm.v1.core.sched.output import SchedulerOutput
 
 from tests.engine.conftest import MODEL, Start, generate, prompts_of
 from vllm_sim.engine.failures import Failures
 from vllm_sim.engine.options import parse_options
-from vllm_sim.engine.pace import MOST_BEHIND_S, PacedResult, Pacer
+from vllm_sim.engine.pace import MOST_BEHIND_S, PacedResult, Pacer, Timing
+from vllm_sim.models.work import dense_work
 from vllm_sim.replay.latency import Roofline
-from vllm_sim.step_load import StepLoad, load_of
+from vllm_sim.step_load import Near, Reach, StepLoad, load_of
 
 ROWS = [{"prompt_token_ids": [*range(100 + 50 * row, 140 + 50 * row)], "output_length": 9} for row in range(12)]
 
@@ -59,7 +62,7 @@ def test_pace_and_delays_lengthen_a_step_and_lateness_has_a_limit() -> None:
 
 def test_an_engine_takes_as_long_as_the_latency_model_says(start: Start) -> None:
     llm = start(ROWS, {"pace": 5.0, "device": "l4"}, async_scheduling=False)
-    model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
+    model = Roofline(dense_work(json.loads((MODEL / "config.json").read_text())), "l4")
     steps = [(40, 0, True), *((1, 40 + place, True) for place in range(8))]
     seconds = 5 * sum(model.step_ms(load_of([step])) for step in steps) / 1000
     begun = time.monotonic()
@@ -71,6 +74,15 @@ def test_an_engine_takes_as_long_as_the_latency_model_says(start: Start) -> None
     assert clock.steps == len(steps)
     assert clock.model_s == pytest.approx(seconds, rel=1e-6)
     assert seconds - clock.late_s - 0.002 <= took
+
+
+def test_a_step_of_a_paced_server_knows_what_windows_see() -> None:
+    loads: list[StepLoad] = []
+    timing = Timing(Pacer(lambda load: float(len(loads.append(load) or loads)), 1.0), Failures({}), (Reach(8),))
+    output = replace(SchedulerOutput.make_empty(), num_scheduled_tokens={"a": 1, "b": 20})
+    timing.step(output, ["a", "b"], [100, 0], [[7], []])
+    assert loads == [load_of([(1, 100, True), (20, 0, False)], [Reach(8)])]
+    assert loads[0].near == (Near(8 + 36 + 12 * 8, 9 + 40),)
 
 
 def test_requests_fail_by_their_prompts_and_the_others_are_whole(start: Start) -> None:

@@ -26,10 +26,13 @@ def trace(environment: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
-def plan(trace: Path, level: str, *options: object) -> tuple[int, list[dict[str, Any]], str]:
-    out = trace.parent / "plan"
+def command(trace: Path, level: str, *options: object) -> tuple[object, ...]:
     fixed = ("--model", MODEL, "--device", "l4", "--reserve", "18GiB", "--max-replicas", "2")
-    done = vllm_sim("plan", trace, "--slo", level, "--out", out, *fixed, "--json", *options)
+    return "plan", trace, "--slo", level, "--out", trace.parent / "plan", *fixed, *options
+
+
+def plan(trace: Path, level: str, *options: object) -> tuple[int, list[dict[str, Any]], str]:
+    done = vllm_sim(*command(trace, level, "--json", *options))
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr
 
 
@@ -48,9 +51,16 @@ def test_the_plan_meets_the_level_and_what_is_smaller_does_not(trace: Path) -> N
     failed = [blocks for blocks, run in tried.items() if run["rejected_requests"] or run["ttft_ms_p90"] > 150]
     assert max(failed) < row["capacity_blocks"] <= max(failed) * 1.05 + 1
     assert (trace.parent / "plan" / "plan-1-lru-16.png").is_file()
+    page = trace.parent / "page.html"
+    drawn = vllm_sim("plot", trace.parent / "plan" / "runs.jsonl", "--out", trace.parent / "plots", "--html", page)
+    assert drawn.returncode == 0, drawn.stderr
+    assert all(str(run["ttft_ms_p90"]) in page.read_text() for run in tried.values())
     again = plan(trace, "ttft_p90<=150ms", "--price-per-hour", "0.5")[1]
     assert again == [row]
     assert (trace.parent / "plan" / "runs.jsonl").read_text() == runs
+    table = vllm_sim(*command(trace, "ttft_p90<=150ms", "--price-per-hour", "0.5")).stdout
+    assert f"{row['capacity_tokens']:,}" in table
+    assert f"{row['goodput_requests_per_s']:.2f}" in table
 
 
 def test_several_replicas_are_a_fleet_behind_each_router(trace: Path) -> None:

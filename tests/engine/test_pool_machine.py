@@ -58,11 +58,11 @@ class PoolMachine(RuleBasedStateMachine):
         super().__init__()
         self.manager: Any = make_manager(BLOCKS)
         self.online = OnlineCache(self.policy, online_context(self.policy, BLOCKS))
-        self.told: list[int] = []
+        self.heard: list[int] = []
         tell = self.online.serve
 
         def serve(category: int, request: int, hittable: int, facts: RequestFacts) -> None:
-            self.told += [request] if request >= 0 else []
+            self.heard += [request] if request >= 0 else []
             tell(category, request, hittable, facts)
 
         self.online.serve = serve  # type: ignore[method-assign]
@@ -200,8 +200,8 @@ class PoolMachine(RuleBasedStateMachine):
         assert {block for block in ALL if self.online.caches(block)} == set(self.name)
         assert set(self.online.held()) == set(self.name) - used
         assert self.online.evicted_blocks == self.evicted
-        # A policy is told once that a request starts: not of later chunks, nor of a return.
-        assert len(set(self.told)) == len(self.told)
+        # A policy hears once that a request starts: not of later chunks, nor of a return.
+        assert len(set(self.heard)) == len(self.heard)
 
 
 @pytest.mark.parametrize(

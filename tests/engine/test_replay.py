@@ -15,6 +15,7 @@ import pytest
 from tests.engine.conftest import MODEL
 from vllm_sim.engine.plugin import TRACE_VARIABLE
 from vllm_sim.eviction.names import LITERATURE
+from vllm_sim.models.work import dense_work
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, Roofline
@@ -222,9 +223,9 @@ def test_roofline_of_a_prefill_and_a_decode_step_by_hand() -> None:
         "intermediate_size": 8,
         "vocab_size": 10,
     }
-    model = Roofline(config, "h100")
+    model = Roofline(dense_work(config), "h100")
     # A layer: queries and output 4 x 4 each, keys and values 4 x 2 each, three matrices of 4 x 8: 144 weights.
-    assert model.layer_weights == 2 * 144
+    assert model.work.layer_weights == 2 * 144
     peak, bandwidth = DEVICES["h100"].tflops * 1e9 * 0.6, DEVICES["h100"].gb_per_s * 1e6 * 0.8
     # Prefill of 3 tokens: 1 + 2 + 3 pairs. Weights move at 2 bytes, keys and values of 3 tokens are written and read.
     operations = 2 * (288 * 3 + 40) + 4 * 2 * 2 * 2 * 6
@@ -246,7 +247,7 @@ def test_clock_of_a_lone_request_is_the_sum_of_its_steps(tmp_path: Path) -> None
     row = {"prompt_token_ids": list(range(20)), "output_length": 5, "finish_reason": "length", "timestamp": 100}
     replay(write(tmp_path / "one.jsonl", [row]), tmp_path / "out", settings(device="l4"))
     (found,) = rows_of(tmp_path / "out")
-    model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
+    model = Roofline(dense_work(json.loads((MODEL / "config.json").read_text())), "l4")
     first = 100 + model.step_ms(load_of([(20, 0, True)]))
     assert (found["arrival_ms"], found["first_scheduled_ms"]) == (100, 100)
     assert found["first_token_ms"] == round(first, 3)

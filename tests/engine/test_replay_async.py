@@ -10,6 +10,7 @@ import pytest
 from tests.engine.conftest import MODEL
 from tests.engine.test_replay import ROW_FILES, conversations, rows_of, settings, write
 from vllm_sim.engine.plugin import TRACE_VARIABLE
+from vllm_sim.models.work import dense_work
 from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import Roofline
 from vllm_sim.replay.rows import MISSES
@@ -52,7 +53,7 @@ def test_hits_equal_synchronous_ones_where_nothing_is_evicted_and_rows_come_one_
 
 @pytest.mark.usefixtures("trace")
 def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tmp_path: Path) -> None:
-    model = Roofline(json.loads((MODEL / "config.json").read_text()), "l4")
+    model = Roofline(dense_work(json.loads((MODEL / "config.json").read_text())), "l4")
     prefill = model.step_ms(load_of([(20, 0, True)]))
     rows: list[dict[str, Any]] = [
         {"prompt_token_ids": list(range(20)), "output_length": 9, "finish_reason": "length", "timestamp": 0},
@@ -73,7 +74,7 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
 
 @pytest.mark.usefixtures("trace")
 @pytest.mark.parametrize(
-    ("async_scheduling", "asked", "steps"),
+    ("async_scheduling", "more", "steps"),
     [
         (True, {}, 6),  # the end token comes as a surprise: the step after it is scheduled already
         (True, {"max_tokens": 99}, 6),
@@ -83,9 +84,9 @@ def test_what_arrives_during_a_step_is_scheduled_with_the_step_after_the_next(tm
     ],
 )
 def test_no_scheduler_foresees_an_end_token(
-    tmp_path: Path, async_scheduling: bool, asked: dict[str, Any], steps: int
+    tmp_path: Path, async_scheduling: bool, more: dict[str, Any], steps: int
 ) -> None:
-    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "timestamp": 0, **asked}
+    row = {"prompt_token_ids": list(range(20)), "output_length": 5, "timestamp": 0, **more}
     timeline = tmp_path / "timeline.json"
     replay(
         write(tmp_path / "one.jsonl", [row]),

@@ -80,5 +80,5 @@ def test_the_number_of_blocks_follows_the_options(start: Start) -> None:
     assert blocks(kv_cache_memory_bytes=2000 * one_token) == 250
 
 
-def test_scheduling_is_asynchronous_unless_told(start: Start) -> None:
+def test_scheduling_is_asynchronous_by_default(start: Start) -> None:
     assert start(ROWS[:1]).llm_engine.vllm_config.scheduler_config.async_scheduling is True

@@ -85,7 +85,7 @@ def test_planned_engines_are_the_same_stepped_sparsely(rows: Rows, name: str, as
 
 
 @either
-def test_random_policies_are_told_the_same_by_sparse_steps(rows: Rows, asynchronous: bool) -> None:
+def test_random_policies_hear_the_same_of_sparse_steps(rows: Rows, asynchronous: bool) -> None:
     check_cases(rows, range(CHUNK), POLICIES[:2], asynchronous)  # compiling all of them takes minutes
 
 

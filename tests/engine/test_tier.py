@@ -327,6 +327,8 @@ def with_copies(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (60, 90, {}),
         (40, 60, {}),
         (40, 200, {"policy": "arc"}),
+        (40, 200, {"policy": "hybrid"}),
+        (40, 200, {"policy": "priority"}),
     ],
 )
 @pytest.mark.parametrize("seed", [1, 2])
@@ -334,6 +336,7 @@ def test_fast_equals_the_engine_one_request_after_the_other_with_copies_of_no_ti
     run: Replay, capacity: int, chunks: int, options: dict[str, Any], seed: int
 ) -> None:
     rows = with_copies(conversations(12, 5, seed=seed))
+    rows = [row | {"retention_priority": 10 * (place % 8)} for place, row in enumerate(rows)]
     size = gib(chunks)
     found = {}
     for backend, more in (("engine", {"concurrency": 1}), ("fast", {})):

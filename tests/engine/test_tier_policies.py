@@ -17,7 +17,7 @@ OURS = "vllm_sim.eviction.policies.{}"
 CHUNK = 16
 
 
-class Told(NamedTuple):
+class Outcome(NamedTuple):
     """What a manager made of prompts, one after the other."""
 
     hits: list[int]
@@ -37,10 +37,10 @@ def prompts(seed: int) -> list[list[OffloadKey]]:
     return found
 
 
-def serve(policy: str, module: str | None, made: list[list[OffloadKey]], chunks: int) -> Told:
+def serve(policy: str, module: str | None, made: list[list[OffloadKey]], chunks: int) -> Outcome:
     """What is missed is stored, and each copy ends at once."""
     manager = CPUOffloadingManager(chunks, policy, module)
-    told = Told([], [])
+    outcome = Outcome([], [])
     for number, keys in enumerate(made):
         context = ReqContext(req_id=str(number))
         manager.on_new_request(context)
@@ -56,18 +56,18 @@ def serve(policy: str, module: str | None, made: list[list[OffloadKey]], chunks:
         assert output is not None
         manager.complete_store(output.keys_to_store, context)
         manager.on_request_finished(context)
-        told.hits.append(there)
-        told.evicted.append(frozenset(output.evicted_keys))
-    return told
+        outcome.hits.append(there)
+        outcome.evicted.append(frozenset(output.evicted_keys))
+    return outcome
 
 
-def first_return(made: list[list[OffloadKey]], told: Told) -> int:
+def first_return(made: list[list[OffloadKey]], outcome: Outcome) -> int:
     """The first prompt that brings back a chunk which was evicted."""
     gone: set[OffloadKey] = set()
     for number, keys in enumerate(made):
-        if gone & set(keys[told.hits[number] :]):
+        if gone & set(keys[outcome.hits[number] :]):
             return number
-        gone |= told.evicted[number]
+        gone |= outcome.evicted[number]
     return len(made)
 
 

@@ -42,7 +42,7 @@ def test_lfu_counts_every_request_that_uses_a_node() -> None:
 
 
 class Hits(Policy):
-    """Counts what it is told of."""
+    """Counts what it hears of."""
 
     def __init__(self, context: PolicyContext):
         super().__init__(context)

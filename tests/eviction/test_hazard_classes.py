@@ -51,6 +51,14 @@ def test_bins_are_half_octaves(age: int) -> None:
     assert classes.bin(begin + width) == classes.bin(age) + 1
 
 
+def test_the_worth_at_an_age_lies_between_those_at_the_begins_of_bins() -> None:
+    classes = make()
+    classes.worth[1] = np.arange(AGES) ** 2
+    # 8 begins bin 6, which is 4 wide.
+    assert [classes.worth_at(1, age) for age in (0, 1, 2, 8, 9, 11, 12)] == [0, 1, 4, 36, 39.25, 45.75, 49]
+    assert classes.worth_at(1, 2**60) == (AGES - 1) ** 2
+
+
 def test_a_class_is_a_row_under_that_of_its_first_numbers() -> None:
     classes = make()
     rows = [classes.row(np.array(values)) for values in ((0, 0), (0, 2), (1, 0), (0, 2))]

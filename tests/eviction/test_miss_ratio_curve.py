@@ -59,3 +59,21 @@ def test_the_curve_is_that_of_single_simulations(raw: bool, warmup: float) -> No
         assert curve.request_hit_rate[i] == pytest.approx((tokens / requests.prompt_tokens)[first:].mean())
         assert curve.evicted_blocks[i] == run.evicted_blocks
     assert curve.hit_blocks[-1] == simulate(chains, "lru", None).hit[first:].sum() > curve.hit_blocks[0]
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("repeats", [1, 2, 20_000], ids=lambda repeats: f"extended after {repeats}")
+def test_a_prompt_that_comes_thousands_of_times_is_no_harder(repeats: int) -> None:
+    """Each time vLLM computes its last block anew, so that the node has thousands of copies until it is hit."""
+    count, blocks = 20_000, 4
+    extended = np.arange(1, count + 1) % (repeats + 1) == 0
+    extended[-1] = True
+    lengths = blocks + extended
+    begins = np.concatenate([[0], np.cumsum(lengths)])
+    ids = np.arange(begins[-1]) - np.repeat(begins[:-1], lengths)
+    zeros = np.zeros(count, np.int64)
+    chains = link(Requests(ids, begins, lengths * BLOCK_SIZE + extended, zeros + 1, zeros, zeros), BLOCK_SIZE)
+    levels, ends = lru_levels(chains), np.cumsum(chains.hittable)
+    for capacity in (6, 7, 20, 1000):
+        hits = np.add.reduceat(levels <= capacity, np.append(0, ends[:-1]))
+        assert np.array_equal(hits, simulate(chains, "lru", capacity).hit), capacity

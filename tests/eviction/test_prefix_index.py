@@ -15,6 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from vllm_sim.eviction import online_cache
 from vllm_sim.eviction.online_cache import OnlineCache, online_context
+from vllm_sim.eviction.policy import PolicyContext
+from vllm_sim.eviction.prefix_index import PrefixIndex
 from vllm_sim.eviction.registry import POLICIES, find_policy
 
 BLOCKS = 8
@@ -250,6 +252,21 @@ def test_it_makes_no_difference_how_long_events_wait_to_be_heard(policy: str, mo
         found.append((evictions(cache), cache.evicted_blocks, cache.held()))
     assert found[0] == found[1]
     assert found[0][1] > 20
+
+
+def test_copies_stay_one_list_when_the_first_is_dropped() -> None:
+    policy = find_policy("fifo")(PolicyContext(BLOCKS, 1))
+    index = PrefixIndex(BLOCKS, 1, policy, recycle=True)
+    for block in (1, 2, 3):
+        index.cache(policy, block, 0, -1, False)
+    index.drop(policy, 1)
+    index.cache(policy, 4, 0, -1, False)
+    assert (index.first[0], index.newer[2:5].tolist(), index.older[2:5].tolist()) == (2, [3, 4, -1], [-1, 2, 3])
+
+
+def test_ghosts_are_forgotten_sooner_where_numbers_run_out() -> None:
+    cache = OnlineCache(f"{__name__}:plain_arc", PolicyContext(BLOCKS, 2 * BLOCKS + 1))
+    assert sum(map(len, evictions(cache))) > 20
 
 
 def test_events_with_and_without_names_are_heard_by_one_compiled_function() -> None:

@@ -29,6 +29,10 @@ def test_equal_hits_pass_and_errors_of_times_are_printed(tmp_path: Path) -> None
     assert "hit_tokens: 0 of 2 rows differ" in done.stdout
     assert "ttft: simulated / real 0.500 in the mean; relative error 50.0% in the median" in done.stdout
     assert "tpot: simulated / real 1.000 in the mean" in done.stdout
+    # Twice 20 + 4 x 5 ms for 5 tokens, and twice 10 + 4 x 5 ms.
+    assert (
+        "throughput: 125.00 tokens/s real, 166.67 simulated, a request at a time: simulated / real 1.333" in done.stdout
+    )
 
 
 def test_a_differing_hit_fails_and_is_named(tmp_path: Path) -> None:

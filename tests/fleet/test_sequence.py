@@ -2,12 +2,15 @@
 
 import dataclasses
 from collections.abc import Sequence
+from threading import Barrier
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.making import settings
 from vllm_sim.engine.backends.blockpool import PoolCache
+from vllm_sim.eviction import kernel
 from vllm_sim.eviction.chains import Chains, link
 from vllm_sim.eviction.check import random_requests
 from vllm_sim.eviction.simulate import SimulatedCache, simulate
@@ -17,6 +20,7 @@ from vllm_sim.fleet.router import Replica, RoutedRequest, Router, RouterContext
 from vllm_sim.fleet.routers.kv_events import KVEventsRouter
 from vllm_sim.fleet.routers.oracle import OracleRouter
 from vllm_sim.fleet.sequence import IN_FLIGHT, Calls, FleetRun, run_fleet
+from vllm_sim.replay import fleet as replay_fleet
 
 BLOCK = 4
 CHAINS = link(random_requests(5, 120), BLOCK)
@@ -62,6 +66,31 @@ def test_fast_and_blockpool_agree_in_a_fleet(name: str) -> None:
         assert fast.replica.tolist() == pool.replica.tolist()
         assert fast.evicted_blocks == pool.evicted_blocks
         assert sum(fast.evicted_blocks) == fast.run.evicted_blocks > 0
+
+
+@pytest.mark.parametrize("policy", ["lru", "belady", "hybrid"])
+def test_replicas_that_are_served_at_once_do_what_they_do_one_after_the_other(policy: str) -> None:
+    met = Barrier(3, timeout=60)
+
+    def make(rows: Any, out: Any) -> SimulatedCache:
+        met.wait()  # all three threads are here, or the test ends
+        return SimulatedCache(CHAINS, policy, 8, None, 0, rows, out)
+
+    together = run_fleet(make, CHAINS, calls(CHAINS), router("session", 3), 8, threads=3)
+    alone = fleet(SimulatedCache, router("session", 3), policy)
+    assert_equal(together.run, alone.run)
+    assert together.evicted_blocks == alone.evicted_blocks
+    assert kernel.serve.targetoptions["nogil"]  # without it threads would wait for one another
+
+
+def test_replicas_have_the_cores_unless_python_s_lock_or_a_sweep_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblib.cpu_count", lambda: 5)
+    shared = {"replicas": 4, "router": "session"}
+    assert replay_fleet._threads(settings(**shared)) == 5
+    assert replay_fleet._threads(settings(backend="blockpool", **shared)) == 1
+    assert replay_fleet._threads(settings(policy="tests.eviction.user_policies:MostRecent", **shared)) == 1
+    monkeypatch.setattr(replay_fleet, "parent_process", lambda: object())
+    assert replay_fleet._threads(settings(**shared)) == 1
 
 
 class Watcher(KVEventsRouter):

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milestone2_code.study.steady import WARMUP_LIVES, Steady, mean_life_s, steady
+from milestone2_code.study.steady import WARM, Steady, steady, warmup_turns
 from milestone2_code.study.workload import Chats, Pattern, load_chats
 from tests.milestone3.making import ROOT
 from vllm_sim.trace.files import write_records
@@ -36,15 +36,33 @@ def found(chats: Chats) -> Steady:
     return steady(chats, 16, PATTERN)
 
 
-def test_as_many_requests_come_at_the_end_as_after_the_warm_up(chats: Chats, found: Steady) -> None:
-    assert found.warmup_s == pytest.approx(WARMUP_LIVES * mean_life_s(chats, PATTERN))
+def test_as_many_tokens_come_at_the_end_as_after_the_warm_up(chats: Chats, found: Steady) -> None:
     assert (np.diff(found.times_s) >= 0).all()
     assert found.times_s[-1] < found.seconds
-    middle = (found.warmup_s + found.seconds) / 2
-    early, late = (found.times_s < middle)[found.times_s >= found.warmup_s].sum(), (found.times_s >= middle).sum()
+    assert found.times_s[found.first - 1] < found.warmup_s
+    assert found.times_s[found.first] >= found.warmup_s
+    tokens, middle = found.requests.prompt_tokens, (found.warmup_s + found.seconds) / 2
+    is_late = found.times_s >= middle
+    early, late = tokens[found.first :][~is_late[found.first :]].sum(), tokens[is_late].sum()
     assert 0.8 < early / late < 1.25
-    rate = (early + late) / (found.seconds - found.warmup_s)
-    assert rate == pytest.approx(PATTERN.sessions_per_s * len(chats.records) / POOL, rel=0.15)
+    whole = chats.trace.prompt_lengths.sum() / POOL * PATTERN.sessions_per_s
+    assert (early + late) / (found.seconds - found.warmup_s) == pytest.approx(whole, rel=0.15)
+
+
+def test_left_out_are_the_turns_that_bring_most_tokens(chats: Chats) -> None:
+    tokens = np.zeros(4)
+    for row, record in enumerate(chats.records):
+        tokens[record.turn] += chats.trace.prompt_lengths[row]
+    turns = warmup_turns(chats)
+    assert tokens[: turns + 1].sum() >= WARM * tokens.sum() > tokens[:turns].sum()
+
+
+def test_single_requests_come_once_each_and_all_count(chats: Chats, tmp_path: Path) -> None:
+    firsts = [Record(prompt_token_ids=[chat] * 20, response_token_ids=[7], session_id=f"c{chat}") for chat in range(9)]
+    write_records(tmp_path / "single_turn.jsonl", firsts)
+    single = steady(load_chats(tmp_path / "single_turn.jsonl", MODEL, "single", False), 16, PATTERN)
+    assert (single.first, single.warmup_s) == (0, 0.0)
+    assert sorted(single.rows) == list(range(9))
 
 
 def test_turns_keep_their_order_and_copies_share_nothing(chats: Chats, found: Steady) -> None:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from milestone2_code.study.cache_rows import _busy
 from milestone2_code.study.reuse import Uses, find_uses
 from milestone2_code.study.session_end_oracle import with_oracle
-from milestone2_code.study.workload import Pattern, arrival_times_ms, load_chats, ordered, reorder
+from milestone2_code.study.steady import counted, steady
+from milestone2_code.study.workload import Pattern, load_chats
 from tests.commands import script
-from vllm_sim.eviction.chains import Requests, link
+from vllm_sim.eviction.chains import Requests, link, reorder
 from vllm_sim.replay.breakdown import Breakdown
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Outcome, Schedule, labels_of
@@ -47,17 +47,6 @@ def data(tmp_path_factory) -> Path:
     write_records(folder / "single_turn.jsonl", [record for record in records if record.turn == 0])
     write_records(folder / "multi_turn.jsonl", records)
     return folder
-
-
-def test_turns_keep_their_order_and_sessions_interleave(data):
-    chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
-    times, gaps_ms = arrival_times_ms(chats.records, Pattern(sessions_per_s=1.0, think_s=60.0))
-    for session in {record.session_id for record in chats.records}:
-        rows = [row for row, record in enumerate(chats.records) if record.session_id == session]
-        assert np.allclose(np.diff(times[rows]), gaps_ms[rows[1:]])
-    asked = ordered(chats, 16, Pattern())
-    assert (np.diff(asked.sessions) != 0).sum() > 40
-    assert (np.diff(asked.times_ms) >= 0).all()
 
 
 def test_reordered_requests_have_the_blocks_of_reordered_rows(data):
@@ -169,14 +158,15 @@ def test_the_top_block_has_its_share():
 
 def test_knowing_which_sessions_are_over_lies_between_lru_and_the_optimum(data):
     chats = load_chats(data / "multi_turn.jsonl", MODEL, "multi", False)
-    asked = ordered(chats, 16, Pattern())
+    served = steady(chats, 16, Pattern())
+    records = [chats.records[row] for row in served.rows]
     hits = {}
     for policy in ("lru", "belady"):
         config = RunConfig(model=MODEL, backend="fast", capacity_blocks=150, policy=policy)
-        linked = Linked(asked.requests, asked.chains)
-        outcome = serve(linked, asked.records, labels_of(asked.records), config)
+        linked = Linked(served.requests, served.chains)
+        outcome = serve(linked, records, labels_of(records), config)
         hits[policy] = outcome.parts.hit.sum()
-    parts = with_oracle(outcome, asked.chains, 150).parts
+    parts = with_oracle(outcome, served.chains, 150).parts
     assert hits["lru"] < parts.hit.sum() < hits["belady"]
     total = parts.hit + parts.cold + parts.evicted + parts.partial + parts.last
     assert (total == outcome.prompt_tokens).all()
@@ -225,7 +215,9 @@ def test_a_killed_run_goes_on_and_quick_rows_are_marked(data, tmp_path):
     assert len(list((tmp_path / "figures").glob("chat_*.png"))) == 10
 
 
-def test_the_busy_part_ends_where_the_last_session_begins():
-    outcome = run_of([(0, 16, 0), (1, 8, 0), (0, 0, 0), (2, 0, 0), (2, 16, 0), (0, 16, 0)])
-    found = _busy(outcome, outcome.labels.session.codes)
-    assert (found["busy_token_hit_rate"], found["busy_prompt_share"]) == (0.375, round(4 / 6, 6))
+def test_what_counts_is_the_same_as_a_run_of_it_alone():
+    rows = [(0, 16, 0), (1, 8, 0), (0, 0, 1), (2, 0, 0), (2, 16, 1)]
+    found = counted(run_of(rows), 2)
+    assert rate_intervals(found) == rate_intervals(run_of(rows[2:]))
+    assert found.labels.session.values == [0, 2]
+    assert list(found.blocks_allocated) == [2, 2, 2]

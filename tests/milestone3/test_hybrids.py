@@ -88,7 +88,7 @@ def test_the_report_has_the_numbers_of_the_rows(tmp_path: Path) -> None:
     write_rows(tmp_path / ROWS, ROWS_MADE)
     numbers = model_numbers(tmp_path)
     assert numbers["table"] == [["`m`", "784", "50.0", "25.0", "75.0"]]
-    assert numbers["advice"] == "policy hybrid (+5.0, fewer evicted misses) for m"
+    assert numbers["advice"] == [["`m`", "`hybrid`", "+5.0 points", "evicted misses"]]
     assert numbers["less_than_full"] == []
     write_rows(tmp_path / ROWS, [ROWS_MADE[0], ROWS_MADE[1] | {"token_hit_rate": 0.6}, *ROWS_MADE[2:]])
     assert model_numbers(tmp_path)["less_than_full"] == ["m"]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from milestone3_code.routing.numbers import cell, is_served, over, pays, spread, still_fresh
-from milestone3_code.routing.plan import CELLS, ENGINE, points
+from milestone3_code.routing.numbers import is_served, over, pays, rows_at, spread, still_fresh
+from milestone3_code.routing.plan import ENGINE, RUNS, points
 from milestone3_code.routing.run import PLAN, row_again, run_study
 from milestone3_code.routing.table import finding, section
 from milestone3_code.study.build import build_mixes
@@ -56,7 +56,9 @@ capacities = ["80%"]
 replicas = [2]
 seeds = 1
 device = "l4"
-speedup = 20.0
+load = 2.0
+seconds = 120
+warmup_s = 40
 routers = ["round_robin", "kv_events"]
 policies = ["lru", "hybrid"]
 """
@@ -78,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Study]:
 
 @pytest.fixture(scope="module")
 def rows(made: tuple[Path, Study]) -> list[dict]:
-    return read_rows(made[1].results / CELLS)
+    return read_rows(made[1].results / RUNS)
 
 
 def test_each_point_has_a_row_and_one_replica_has_no_router(rows: list[dict]) -> None:
@@ -92,7 +94,7 @@ def test_each_point_has_a_row_and_one_replica_has_no_router(rows: list[dict]) ->
 
 def test_a_row_is_the_replay_with_the_same_settings(made: tuple[Path, Study], rows: list[dict]) -> None:
     study = made[1]
-    for row in cell(rows, "tiny", "40%", 4, "kv_events", "hybrid"):
+    for row in rows_at(rows, "tiny", "40%", 4, "kv_events", "hybrid"):
         trace = study.data / row["trace"]
         config = RunConfig(
             model=MODEL,
@@ -112,8 +114,8 @@ def test_a_row_is_the_replay_with_the_same_settings(made: tuple[Path, Study], ro
 
 def test_gains_are_differences_of_rows_and_the_optimum_bounds_lru(rows: list[dict]) -> None:
     for router in CHOSEN:
-        own, base = (cell(rows, "tiny", "40%", 4, router, policy) for policy in ("hybrid", "lru"))
-        plain = cell(rows, "tiny", "40%", 4, "round_robin", "hybrid")
+        own, base = (rows_at(rows, "tiny", "40%", 4, router, policy) for policy in ("hybrid", "lru"))
+        plain = rows_at(rows, "tiny", "40%", 4, "round_robin", "hybrid")
         for one, lru, two in zip(own, base, plain, strict=True):
             assert one["gain_over_lru"] == pytest.approx(one["token_hit_rate"] - lru["token_hit_rate"], abs=2e-6)
             assert one["gain_over_round_robin"] == pytest.approx(
@@ -142,14 +144,14 @@ def test_events_that_come_too_late_cost_hits(rows: list[dict]) -> None:
 
 
 def test_seeds_draw_other_traffic_and_give_the_interval(rows: list[dict]) -> None:
-    found = cell(rows, "tiny", "40%", 4, "session", "lru")
+    found = rows_at(rows, "tiny", "40%", 4, "session", "lru")
     assert len({row["trace_sha256"] for row in found}) == 2
     rates = [row["token_hit_rate"] for row in found]
     own = spread(found, "token_hit_rate")
     assert own.mean == pytest.approx(sum(rates) / 2)
     assert own.high - own.mean == pytest.approx(12.706 * abs(rates[0] - rates[1]) / 2)
     assert over([1.0]) == (1.0, 1.0, 1.0)
-    given = cell(rows, "hashes.jsonl", "40%", 4, "session", "lru")
+    given = rows_at(rows, "hashes.jsonl", "40%", 4, "session", "lru")
     assert list(spread(given, "token_hit_rate")[1:]) == given[0]["token_hit_rate_ci95"]
 
 
@@ -163,7 +165,7 @@ def test_cells_whose_replicas_cannot_hold_a_request_are_left_out(rows: list[dict
 
 def test_a_killed_run_goes_on_and_rows_are_computed_again(made: tuple[Path, Study], rows: list[dict]) -> None:
     plan, study = made
-    path = study.results / CELLS
+    path = study.results / RUNS
     whole = path.read_text()
     path.write_text("".join(whole.splitlines(keepends=True)[:7]) + '{"key": "half')
     run_study(plan, study, lambda text: None, ("cache",), jobs=1)
@@ -183,7 +185,7 @@ def test_the_scripts_make_rows_and_plots_and_a_missing_mix_names_the_step_before
     given = ("--plan", plan, "--data", study.data, "--model", MODEL, "--jobs", 1, "--out", tmp_path / "rows")
     done = script("milestone3_code/compare_routers.py", *given, "--quick")
     assert done.returncode == 0, done.stderr
-    assert all(row["quick"] for row in read_rows(tmp_path / "rows" / CELLS))
+    assert all(row["quick"] for row in read_rows(tmp_path / "rows" / RUNS))
     done = script("milestone3_code/visualize_routing.py", "--results", tmp_path / "rows", "--out", tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.stem for path in tmp_path.glob("*.png")} == {"routing_pays", "routing_ladder", "routing_stale"}
@@ -208,7 +210,7 @@ def test_the_plan_of_the_study_has_every_router_and_the_engine(tmp_path: Path) -
     found = list(points(PLAN, study))
     assert {point.router for point in found} == set(ROUTERS)
     assert {point.mix_seed for point in found} == set(range(4))
-    assert {point.device for point in found if point.file == ENGINE} == {"l4"}
+    assert {point.timing.device for point in found if point.timing is not None} == {"l4"}
 
 
 @pytest.mark.slow

@@ -14,14 +14,19 @@ from report.numbers.tiers import tiers_numbers
 from tests.commands import script
 from tests.milestone3.making import MODEL, ROOT, make_study
 from vllm_sim.sweep.results import read_rows, run_file
+from vllm_sim.trace.files import iter_records
 
 PLAN = """
 mixes = ["tiny"]
-requests = 60
+
+[engine]
+device = "l4"
+load = 1.0
+seconds = 120
+warmup_s = 40
 
 [quick]
 mixes = ["tiny"]
-requests = 40
 gpu = ["10%"]
 cpu = ["none", "30%"]
 
@@ -71,15 +76,16 @@ def run_plan(folder: Path, plan: str) -> tuple[Path, list[dict[str, Any]]]:
 
 
 def test_every_run_of_the_plan_is_a_row_once(rows: tuple[Path, list[dict[str, Any]]]) -> None:
-    _, found = rows
+    folder, found = rows
     assert len({row["key"] for row in found}) == len(found)
     fast = [row for row in found if row["backend"] == "fast"]
     assert len(fast) == 2 * 8  # of the mix and of the trace of hash ids
     engine = [row for row in found if row["backend"] == "engine"]
-    assert [(row["cpu"], row["requests"], row.get("offload_gbps")) for row in engine] == [
-        ("none", 60, None),
-        ("30%", 60, 51.2),
-    ]
+    assert [row["cpu"] for row in engine] == ["none", "30%"]
+    assert [row.get("offload_gbps") for row in engine] == [None, 25.6]
+    assert {(row["load"], row["warmup_s"]) for row in engine} == {(1.0, 40.0)}
+    due_s = [record.timestamp / 1000 for _, record in iter_records(folder / "data" / engine[0]["trace"])]
+    assert {row["warmup_requests"] for row in engine} == {sum(at < 40 for at in due_s)} != {0}
     assert {row["block_size"] for row in fast} == {16, 512}
     assert not any(row["quick"] or "by_turn" in row for row in found)
 
@@ -139,7 +145,7 @@ def test_bandwidths_thresholds_and_policies_of_cpu_memory_are_varied_each_by_its
     engine = [row for row in found if row["backend"] == "engine"]
     assert len(engine) == len({row["key"] for row in engine}) == 2 + 1 + 3
     assert {row["gbps"]: row["offload_gbps"] for row in engine if row["cpu"] != "none"} == {
-        "device": 51.2,
+        "device": 25.6,
         "0.01": 0.01,
     }
     run_file(folder / "results" / "tiers.jsonl").write_text(json.dumps({"commit": "0" * 40}))

@@ -12,7 +12,7 @@ from parity.over_http import end, serve
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
 
 
-def test_a_server_that_ended_by_itself_is_told_by_its_log(tmp_path: Path) -> None:
+def test_a_server_that_ended_by_itself_is_known_by_its_log(tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho no such model\nexit 1\n")
     python.chmod(0o755)

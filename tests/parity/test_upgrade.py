@@ -110,7 +110,7 @@ def test_a_missing_target_of_a_change_is_in_the_table(
         ({**PINNED["hooks"]["ours:Executor"], "new": Hook("(self)", None)}, False, "now upstream's too"),
     ],
 )
-def test_a_hook_that_differs_is_told(hooks: dict[str, Hook], holds: bool, text: str) -> None:
+def test_a_hook_that_differs_is_named(hooks: dict[str, Hook], holds: bool, text: str) -> None:
     other = copy.deepcopy(PINNED) | {"hooks": {"ours:Executor": hooks}}
     (one,) = [one for one in compare_contacts(PINNED, other) if text in one.found]
     assert one.holds is holds

@@ -192,6 +192,26 @@ def test_page_opens_on_the_main_result_and_has_the_matrix(rows: list[Row], tmp_p
 
 @pytest.mark.slow
 @browser
+def test_settings_that_no_row_has_together_are_not_chosen_together(rows: list[Row], tmp_path: Path) -> None:
+    row = pick(rows, block_size=4, policy="arc")[0] | {"experiment": "tiers", "mix": "even", "capacity": "5%"}
+    places = (("5%", "none"), ("5%", "10%"), ("5%", "20%"), ("10%", "50%"), ("20%", "50%"))
+    found = [row | {"gpu": gpu, "cpu": cpu, "capacity": share} for gpu, cpu in places for share in ("5%", "10%")]
+    write_page({Path("tiers.jsonl"): found}, tmp_path / "page.html")
+    with open_page(tmp_path / "page.html", tmp_path / "profile") as opened:
+        names = opened.run("[...document.querySelectorAll('#facets select')].map(s => s.name)")
+        assert names == ["gpu", "cpu"]
+        assert opened.run("[...document.querySelectorAll('#facets select')].map(s => s.value)") == ["5%", "none"]
+        assert len(opened.run(TABLE)) == 2
+        opened.run(
+            "(s => { s.value = '20%'; s.dispatchEvent(new Event('change')) })"
+            "(document.querySelector('#facets select[name=gpu]'))"
+        )
+        assert opened.run("[...document.querySelectorAll('#facets select')].map(s => s.name)") == ["gpu"]
+        assert len(opened.run(TABLE)) == 2
+
+
+@pytest.mark.slow
+@browser
 def test_rows_that_are_shown_can_be_downloaded(page: Page, rows: list[Row]) -> None:
     show(page, measure="token_hit_rate", block="4")
     head, *lines = page.run("table()").splitlines()

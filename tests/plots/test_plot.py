@@ -31,6 +31,15 @@ def test_a_plot_for_each_thing_that_varies(rows: list[Row], tmp_path: Path) -> N
     assert names == expected | {"x-gap.png", "x-gap.pdf"}
 
 
+def test_a_name_that_looks_like_mathematics_is_drawn_as_it_is(rows: list[Row], tmp_path: Path) -> None:
+    name = r"$\frac{$ [/b] \x1b[31m"
+    parts = "by_workload"
+    renamed = [row | {"trace": name, parts: {name: next(iter(row[parts].values()))}} for row in rows if parts in row]
+    paths = draw_all(renamed, tmp_path, "x")
+    assert len(paths) > 10
+    assert all(path.stat().st_size > 5000 for path in paths)
+
+
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The figures that are drawn, by name; they are not written, which takes most of the time."""
@@ -144,7 +153,7 @@ def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
 
 
 @pytest.mark.parametrize(
-    ("asked", "name", "title"),
+    ("given", "name", "title"),
     [
         ("100tok", "100tok", "100tok"),
         ("10%", "10-percent-of-the-working-set", "10% of the working set"),
@@ -152,18 +161,18 @@ def test_rows_of_unlike_engine_settings_are_not_drawn_as_one(
     ],
 )
 def test_block_sizes_that_do_not_divide_a_capacity_are_in_one_plot(
-    rows: list[Row], tmp_path: Path, figures: dict[str, Any], asked: str | None, name: str, title: str
+    rows: list[Row], tmp_path: Path, figures: dict[str, Any], given: str | None, name: str, title: str
 ) -> None:
     made = []
     for row in rows:
         if row["policy"] == "lru" and row["capacity_blocks"] in (40, 20):
             blocks = {4: 25, 8: 12}[row["block_size"]]
-            other = row | {"capacity_blocks": blocks, "capacity_tokens": blocks * row["block_size"], "capacity": asked}
+            other = row | {"capacity_blocks": blocks, "capacity_tokens": blocks * row["block_size"], "capacity": given}
             made.append({field: value for field, value in other.items() if (field, value) != ("capacity", None)})
     some = [row for row in rows if row["policy"] == "lru" and row["block_size"] == 4 and "curve" not in row]
     draw_all(made + some, tmp_path, "x")
     drawn = {name: figure for name, figure in figures.items() if "block-size" in name}
-    assert list(drawn) == ([] if asked is None else [f"x-small-block-size-{name}"])
+    assert list(drawn) == ([] if given is None else [f"x-small-block-size-{name}"])
     for figure in drawn.values():
         assert figure.get_suptitle().endswith(f"capacity {title}")
         assert set(lines_of(figure)["lru"].get_xdata()) == {4, 8}

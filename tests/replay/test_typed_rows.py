@@ -10,6 +10,7 @@ import pytest
 
 from tests.making import settings, small_trace
 from vllm_sim.cli.running import add_config_options, config_from
+from vllm_sim.plots.grouping import conditions
 from vllm_sim.replay.about import fields_of
 from vllm_sim.replay.backends import BACKENDS
 from vllm_sim.replay.config import RunConfig, config_fields, config_of
@@ -18,7 +19,6 @@ from vllm_sim.replay.files import replay
 from vllm_sim.replay.latency import DEVICES, MODELS
 from vllm_sim.replay.old_rows import upgraded
 from vllm_sim.replay.rows import SCHEMA, Rates, RequestResult, RunSummary, SessionResult
-from vllm_sim.sweep.results import conditions
 
 TYPES = (RequestResult, Rates, SessionResult, RunSummary, RunConfig)
 

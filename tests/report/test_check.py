@@ -1,5 +1,6 @@
 """`python -m report --check`: stored rows are computed again, and a changed one is found."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import pytest
 
 from milestone2_code.study.run import FILE, run_study
 from milestone2_code.study.study import Study
-from report.check import check
+from milestone3_code.study import run as mixed
+from report.check import _trace, check
 from tests.making import settings, small_trace
 from tests.serving import MODEL, ROOT
 from vllm_sim.replay.files import replay
@@ -60,6 +62,17 @@ def test_a_field_that_is_gone_is_named(stored: Path) -> None:
     results(stored).write_text("\n".join(lines) + "\n")
     _, _, differences, _ = found(stored, stored)
     assert [line.rpartition(": ")[2] for line in differences] == ["once_counted is 7, now there is none"]
+
+
+def test_rows_over_all_mixes_need_all_of_them_and_random_traffic_none(tmp_path: Path) -> None:
+    names = ("even", "agents", "chat", "scan", "shift")
+    there = {f"hash of {name}": tmp_path / f"report_{name}.jsonl" for name in names}
+    digest = hashlib.sha256(" ".join(there).encode()).hexdigest()
+    row = {"experiment": "gap", "mix": "all", "trace_sha256": digest, "quick": False}
+    assert _trace(row, there) == tmp_path / "report_even.jsonl"
+    assert _trace(row, dict(list(there.items())[1:])) is None
+    assert _trace(row | {"mix": "scan", "trace_sha256": "hash of scan"}, there) == tmp_path / "report_scan.jsonl"
+    assert _trace({"experiment": "random", "mix": "all", "trace_sha256": "of its requests"}, {}) == mixed.PLAN
 
 
 def command(folder: Path, *traces: str) -> subprocess.CompletedProcess[str]:

@@ -13,8 +13,9 @@ from tests.serving import ROOT
 
 def row(experiment: str, workload: str, **values: Any) -> dict[str, Any]:
     found = {"experiment": experiment, "workload": workload, "quick": False, "requests": 1234, "block_size": 16}
-    found |= {"working_set_blocks": 5678, "policy": "lru", "capacity_share": None, "backend": "fast"} | values
-    for rate in ("token_hit_rate", "busy_token_hit_rate", "block_hit_rate", "request_hit_rate"):
+    found |= {"conversations": 5678, "capacity_gib": 1.5, "capacity_seconds": 60.0}
+    found |= {"policy": "lru", "capacity_share": None, "backend": "fast"} | values
+    for rate in ("token_hit_rate", "block_hit_rate", "request_hit_rate"):
         found |= {rate: 0.5, f"{rate}_ci95": [0.4, 0.6]}
     return found
 
@@ -30,9 +31,9 @@ def rows() -> list[dict[str, Any]]:
 
 
 def test_every_rate_has_its_interval() -> None:
-    lines = table(rows()).splitlines()[4:]
-    assert len(lines) == 13
-    assert all(line.count("0.500 (0.400 to 0.600)") == 2 for line in lines)
+    lines = table(rows()).splitlines()[6:]
+    assert len(lines) == 12
+    assert all(line.count("50.0 (40.0 to 60.0)") == 2 for line in lines)
 
 
 def test_rows_of_a_quick_run_make_no_table() -> None:

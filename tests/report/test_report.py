@@ -176,7 +176,10 @@ def test_the_committed_report_is_made_of_the_committed_rows(tmp_path, monkeypatc
 
 @pytest.mark.parametrize(
     ("values", "reason"),
-    [({"quick": True}, "the row of a quick run"), ({"sessions": 1999}, "1,999 conversations; allowed: 2,000 or more")],
+    [
+        ({"quick": True}, "the row of a quick run"),
+        ({"conversations": 1999}, "1,999 conversations; allowed: 2,000 or more"),
+    ],
 )
 @pytest.mark.parametrize("file", ["chat.jsonl", "chat_engine.jsonl"])
 def test_rows_that_are_no_results_are_refused(results, file, values, reason):
@@ -235,7 +238,7 @@ def test_sentences_that_rows_do_not_show_are_left_out(results, committed):
     [
         ({"experiment": "capacity", "workload": "single", "capacity_share": None}, {"token_hit_rate": 0.3}),
         ({"experiment": "capacity", "workload": "multi"}, {"token_hit_rate": 0.5}),
-        ({"experiment": "arrival", "sessions_per_s": 16.0}, {"token_hit_rate": 0.99}),
+        ({"experiment": "arrival", "sessions_per_s": 4.0}, {"token_hit_rate": 0.99}),
     ],
 )
 def test_a_report_whose_main_claims_do_not_hold_is_not_built(results, wanted, values):

@@ -1,4 +1,4 @@
-"""Writing files: what a killed writer leaves is taken away, and a full disk is told with the file's name."""
+"""Writing files: what a killed writer leaves is taken away, and a full disk is an error with the file's name."""
 
 import errno
 import os

@@ -44,9 +44,9 @@ def test_convert_writes_trace_and_report(tmp_path, capsys):
     dump.write_text(json.dumps([{"id": "x", "conversations": turns}]))
     out, report = tmp_path / "out.jsonl", tmp_path / "report.json"
     assert main(["trace", "convert", "--from", "sharegpt", str(dump), str(out), "--report", str(report)]) == 0
-    told = capsys.readouterr()
-    assert "dropped 1: turn: not answered" in told.err
-    assert "1 requests, 1 sessions" in told.out
+    printed = capsys.readouterr()
+    assert "dropped 1: turn: not answered" in printed.err
+    assert "1 requests, 1 sessions" in printed.out
     assert json.loads(report.read_text())["dropped"] == {"turn: not answered": 1}
     assert main(["trace", "validate", str(out)]) == 0
 

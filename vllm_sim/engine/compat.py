@@ -108,7 +108,7 @@ MANAGER = Promotion(
     target="vllm.v1.core.kv_cache_manager:KVCacheManager",
     why="the pool under a policy must know for which request blocks are allocated",
     upstream="vllm/v1/core/sched/scheduler.py, Scheduler.__init__ makes it and names the class itself",
-    delete_when="the scheduler takes a manager's class, or the pool is told the request",
+    delete_when="the scheduler takes a manager's class, or gives the pool the request",
 )
 POOL = Promotion(
     name="pool",

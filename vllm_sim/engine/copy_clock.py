@@ -24,7 +24,7 @@ class CopyClock(Protocol):
 
 
 class VirtualClock:
-    """Set by whoever steps the engine."""
+    """Set by what steps the engine."""
 
     def __init__(self) -> None:
         self.now_ms = self.computed_ms = 0.0

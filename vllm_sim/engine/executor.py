@@ -27,6 +27,7 @@ from vllm_sim.engine.copy_clock import CopyClock, WallClock
 from vllm_sim.engine.kv_cache import Layers, available_bytes, is_plain, plain_layers
 from vllm_sim.engine.options import parse_options
 from vllm_sim.engine.pace import make_timing
+from vllm_sim.models.work import ModelWork
 from vllm_sim.trace.tokens import TokenisedTrace, prompt_digest
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class ReplayExecutor(Executor):
         self._layers = self._load_layers()
         self._running: dict[str, _Answer] = {}
         self._sampled: ModelRunnerOutput | None = None
-        self._timing = make_timing(self._options, self.vllm_config)
+        self._timing = make_timing(self._options, self.vllm_config, self.work)
         self.tier: "Tier | None" = None  # noqa: UP037
         """Blocks in CPU memory, where the configuration names vLLM's OffloadingConnector."""
 
@@ -73,6 +74,11 @@ class ReplayExecutor(Executor):
     @classmethod
     def supports_async_scheduling(cls) -> bool:
         return True
+
+    @property
+    def work(self) -> ModelWork:
+        """What the model would compute on one of its devices."""
+        return self._layers.work
 
     @property
     def trace(self) -> TokenisedTrace:

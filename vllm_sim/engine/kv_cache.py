@@ -13,6 +13,7 @@ from vllm.utils.torch_utils import kv_cache_dtype_str_to_dtype
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheSpec
 
 from vllm_sim.engine.cache_plan import block_bytes, groups_of, request_bytes
+from vllm_sim.models.work import ModelWork, dense_work
 
 DEFAULT_BYTES = 4 * 2**30
 """KV cache without --num-gpu-blocks-override and --kv-cache-memory-bytes: 131,072 tokens of Llama 3.2 1B in bfloat16;
@@ -30,6 +31,8 @@ class Layers(NamedTuple):
     """What each layer keeps, by its name; a layer that uses another's cache has none."""
     layouts: list[str]
     """The layouts of the cache that all its attention backends can read, most preferred first."""
+    work: ModelWork
+    """What the model computes on the device."""
 
 
 def is_plain(model: Any) -> bool:
@@ -59,7 +62,9 @@ def plain_layers(config: VllmConfig) -> Layers:
         dtype=kv_cache_dtype_str_to_dtype(config.cache_config.cache_dtype, model),
     )
     layers = model.get_num_layers(config.parallel_config)
-    return Layers({f"model.layers.{layer}.self_attn.attn": spec for layer in range(layers)}, ["LBNHC"])
+    specs: dict[str, KVCacheSpec] = {f"model.layers.{layer}.self_attn.attn": spec for layer in range(layers)}
+    work = dense_work(model.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size)
+    return Layers(specs, ["LBNHC"], work)
 
 
 def available_bytes(config: VllmConfig, specs: Mapping[str, KVCacheSpec]) -> int:

@@ -1,4 +1,4 @@
-"""A model's layers as vLLM's own classes build them, on the device `meta`: no weights, and what each layer keeps.
+"""A model's layers as vLLM's own classes build them, on the device `meta`: no weights, what each keeps and computes.
 
 Read: v1/worker/gpu_worker.py, v1/worker/gpu/attn_utils.py, v1/executor/uniproc_executor.py and
 model_executor/model_loader/utils.py of vLLM 0.32. Upstream's functions are called in upstream's order: one-rank groups,
@@ -32,6 +32,7 @@ from vllm_sim.engine import compat
 from vllm_sim.engine.attention import BackendError
 from vllm_sim.engine.contact import configure
 from vllm_sim.engine.kv_cache import Layers
+from vllm_sim.engine.model_work import count_work
 
 _CACHE_DTYPES = ("auto", "float16", "bfloat16")
 
@@ -50,15 +51,16 @@ def build_layers(config: VllmConfig) -> Layers:
         raise ValueError("the model's kv_cache_scheme quantises its cache; allowed: kv cache dtype bfloat16 or float16")
     try:
         with _as_first_of_its_devices(config):
-            _build(config)
+            model = _build(config)
             current_platform.update_block_size_for_backend(config)
             specs = get_kv_cache_spec(config)  # layers with states ask for the number of devices here too
             layouts = get_supported_kv_cache_layouts(get_current_attn_backends(config))
+            work = count_work(model, config, specs)
     except BackendError:
         raise
     except Exception as error:  # a class may need any kernel, device or package
         raise _refusal(config, error) from error
-    return Layers(specs, [layout.name for layout in layouts])
+    return Layers(specs, [layout.name for layout in layouts], work)
 
 
 def build_weights(config: VllmConfig) -> int:

@@ -21,8 +21,9 @@ from vllm.v1.core.sched.output import SchedulerOutput
 
 from vllm_sim.engine.failures import Failures, Kind
 from vllm_sim.engine.options import PluginOptions
+from vllm_sim.models.work import ModelWork
 from vllm_sim.provenance import load_entry
-from vllm_sim.step_load import StepLoad, load_of
+from vllm_sim.step_load import Reach, StepLoad, load_of
 from vllm_sim.trace.tokens import prompt_digest
 
 logger = init_logger("vllm.vllm_sim.pace")
@@ -105,9 +106,9 @@ class PacedResult(Future[Any]):
 class Timing:
     """When the results of an executor's steps are there, and which of its requests fail on purpose."""
 
-    def __init__(self, pacer: Pacer, failures: Failures):
+    def __init__(self, pacer: Pacer, failures: Failures, reaches: tuple[Reach, ...] = ()):
         self.pacer = pacer
-        self._failures = failures
+        self._failures, self._reaches = failures, reaches
         self._failing: dict[str, _Failing] = {}
         self._end_s = 0.0
 
@@ -148,7 +149,7 @@ class Timing:
                     elif failing.kind == "abort" and position >= failing.abort_at:
                         failing.fail()
         parts = zip(request_ids, computed, sampled, strict=True)
-        load = load_of((scheduled[name], start, bool(tokens)) for name, start, tokens in parts)
+        load = load_of(((scheduled[name], start, bool(tokens)) for name, start, tokens in parts), self._reaches)
         self._end_s = self.pacer.begin(load, bool(output.scheduled_cached_reqs.req_ids), delay_ms)
 
     def result(self, value: Any) -> PacedResult:
@@ -168,12 +169,13 @@ class _Failing(NamedTuple):
     fail: Callable[[], None]
 
 
-def make_timing(options: PluginOptions, config: VllmConfig) -> Timing | None:
+def make_timing(options: PluginOptions, config: VllmConfig, work: ModelWork) -> Timing | None:
     """What the options ask for; None where steps are answered at once and no request fails.
 
     Args:
         options: of the plugin.
-        config: vLLM's, whose model and devices the roofline is of.
+        config: vLLM's, whose devices the roofline is of.
+        work: What the model computes on one of them.
 
     Raises:
         ValueError: the latency model does not go with the device, the model or the file.
@@ -184,8 +186,8 @@ def make_timing(options: PluginOptions, config: VllmConfig) -> Timing | None:
     if not options.pace:
         return Timing(Pacer(lambda load: 0.0, 1.0), failures)
     table = None if options.latency_file is None else load_entry(_TABLE)(Path(options.latency_file))
-    model, devices = config.model_config.hf_text_config.to_dict(), config.parallel_config.tensor_parallel_size
+    devices = config.parallel_config.tensor_parallel_size
     latency = load_entry(_LATENCY)(
-        options.latency_model, model, options.device, table, devices, options.host_overhead_ms
+        options.latency_model, work, options.device, table, devices, options.host_overhead_ms
     )
-    return Timing(Pacer(latency.step_ms, options.pace), failures)
+    return Timing(Pacer(latency.step_ms, options.pace), failures, latency.reaches)

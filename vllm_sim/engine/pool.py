@@ -73,7 +73,7 @@ class PolicyQueue(FreeKVCacheBlockQueue):
         return found
 
     def evict(self, count: int) -> list[int]:
-        """Cached blocks that nobody uses, to be used again; so many are held."""
+        """Cached blocks that no request uses, to be used again; so many are held."""
         return self.online.evict(count)
 
     def remove(self, block: KVCacheBlock) -> None:
@@ -126,7 +126,7 @@ class PolicyBlockPool(BlockPool):
     def serve(self, request: Request) -> None:
         """What follows is for this request; the policy hears of it once a block moves.
 
-        And again at the next call, whoever was served between them: a call that moves nothing leaves no trace.
+        And again at the next call, whatever was served between them: a call that moves nothing leaves no trace.
         """
         self._request = request
         self._is_new = not (request.num_computed_tokens or request.num_preemptions)
@@ -137,10 +137,10 @@ class PolicyBlockPool(BlockPool):
         request = self._request
         if not self._is_told and request is not None and self._online.hears_requests:
             self._is_told = True
-            told = self._describe(request)
+            about = self._describe(request)
             prompt_blocks = full_blocks(request.num_prompt_tokens, self.hash_block_size)
-            facts = RequestFacts(told.arrival_ms, prompt_blocks, matched, *told.hints)
-            self._online.serve(told.category, told.number if self._is_new else -1, self.hittable(request), facts)
+            facts = RequestFacts(about.arrival_ms, prompt_blocks, matched, *about.hints)
+            self._online.serve(about.category, about.number if self._is_new else -1, self.hittable(request), facts)
         return request is not None and request.num_preemptions > 0
 
     def hittable(self, request: Request) -> int:
@@ -211,7 +211,7 @@ def adopt(manager: KVCacheManager, online: OnlineCache, describe: Describe) -> N
     """Puts a manager's pool under a policy; managers and blocks keep their references to it.
 
     Args:
-        manager: changed; one that upstream has finished and that has served nobody yet.
+        manager: changed; one that upstream has finished and that has served no request yet.
         online: for as many blocks as the pool has, without the null block.
         describe: see Describe.
 

@@ -43,7 +43,7 @@ def _upstream_class(vllm_config: VllmConfig, options: PluginOptions) -> type[Sch
 
 
 def put_under_policy(scheduler: SchedulerInterface, policy: str, params: dict[str, Any]) -> None:
-    """Puts the block pool of a scheduler, which has served nobody yet, under a policy.
+    """Puts the block pool of a scheduler, which has served no request yet, under a policy.
 
     Raises:
         ValueError: the scheduler, its cache or the policy is of a kind that cannot be served.

@@ -1,8 +1,9 @@
 """Numbers for nodes that come with a name, their block's hash: a compiled table, faster than a dictionary and smaller.
 
-Open addressing with linear probes. A name of more than 16 bytes is kept as the exclusive or of its halves: of n names
-two share a number with a chance of about n**2 / 2**129, where vLLM's own hashes of 32 bytes are as good as random. The
-numbers of nodes that the index has forgotten are used again.
+Lists of the nodes whose names begin at the same place. Of a name the exclusive or of its words of 8 bytes is kept: of n
+names two share a number with a chance of about n**2 / 2**65, where vLLM's own hashes are as good as random. Such a pair
+would be ranked as one node; what is hit is upstream's matter. The numbers of nodes that the index has forgotten are
+used again.
 """
 
 from typing import Any
@@ -15,10 +16,9 @@ from vllm_sim.eviction.prefix_index import FORGOTTEN, PrefixIndex
 
 MOST_BYTES = 32
 """A name has at most so many: vLLM's hashes have 16 or 32."""
-WORDS = 2
-"""Of 8 bytes, that are kept of a name."""
 
 _ODD = np.int64(0x9E3779B97F4A7C15 - 2**64)
+_LOW = np.int64(2**32 - 1)
 
 
 @compiled
@@ -26,78 +26,83 @@ class BlockHashTable:
     """Which node has which name.
 
     Attributes:
-        slots: a node or -1, at least a third of them -1; a node is at its name's place or after it, with no -1 between.
-        words: the name of a node; [nodes, WORDS].
-        unused: numbers of no node, the next one last; [nodes].
-        free: how many there are; [1].
+        heads: the node that a list begins with, -1 for none; [nodes].
+        after: the node after a node in its list, -1 for none; of a number of no node, another such number; [nodes].
+        words: what is kept of the name of a node; [nodes].
+        free: the number that is given out next, -1 for none; how many there are.
 
     Args:
-        index: it must recycle the numbers of its nodes.
+        index: of one that does not use numbers again it is an empty table.
     """
 
     def __init__(self, index: PrefixIndex):
-        nodes = index.forgotten.size
-        bits = max(1, (3 * nodes // 2).bit_length())
-        self.slots = np.full(2**bits, -1, np.int32)
-        self.mask = 2**bits - 1
-        self.shift = 64 - bits
-        self.words = np.zeros((nodes, WORDS), np.int64)
-        self.unused = np.arange(nodes - 1, -1, -1, np.int32)
-        self.free = np.array([nodes])
-        self.forgotten = index.forgotten
+        nodes = index.first.size if index.recycle else 0
+        self.nodes = nodes
+        self.heads = np.full(nodes, -1, np.int32)
+        self.after = np.arange(1, nodes + 1, dtype=np.int32)
+        self.after[-1:] = -1
+        self.words = np.zeros(nodes, np.int64)
+        self.free = np.array([0, nodes])
+        self.first = index.first
         self.counts = index.counts
 
-    def place(self, low: int, high: int) -> int:
-        """Where the search for a name begins: the upper bits of a product, as those depend on all of its bits."""
-        mixed = (low ^ (low >> 29)) * _ODD ^ high
-        return ((mixed ^ (mixed >> 29)) * _ODD >> self.shift) & self.mask
+    def place(self, word: int) -> int:
+        """Which list a name is in: the upper bits of a product, as those depend on all of its bits."""
+        mixed = (word ^ (word >> 29)) * _ODD
+        return int((((mixed ^ (mixed >> 29)) * _ODD >> 32) & _LOW) * self.nodes >> 32)
 
-    def find(self, low: int, high: int) -> int:
+    def find(self, word: int) -> int:
         """The number of a node; a new one where the name has none.
 
         Raises:
             ValueError: all numbers are given out.
         """
-        slot = self.place(low, high)
-        while self.slots[slot] >= 0:
-            node = self.slots[slot]
-            if self.words[node, 0] == low and self.words[node, 1] == high:
+        place = self.place(word)
+        node = self.heads[place]
+        while node >= 0:
+            if self.words[node] == word:
                 return node
-            slot = (slot + 1) & self.mask
-        if self.free[0] == 0:
+            node = self.after[node]
+        node = self.free[0]
+        if node < 0:
             raise ValueError("there are more nodes than numbers")
-        self.free[0] -= 1
-        node = self.unused[self.free[0]]
-        self.words[node, 0] = low
-        self.words[node, 1] = high
-        self.slots[slot] = node
+        self.free[0] = self.after[node]
+        self.free[1] -= 1
+        self.words[node] = word
+        self.after[node] = self.heads[place]
+        self.heads[place] = node
         return node
 
     def collect(self) -> None:
         """Takes back the numbers of forgotten nodes."""
-        for i in range(self.counts[FORGOTTEN]):
-            node = self.forgotten[i]
+        node = self.counts[FORGOTTEN]
+        while node >= 0:
+            following = -2 - self.first[node]
+            self.first[node] = -1
             self.remove(node)
-            self.unused[self.free[0]] = node
-            self.free[0] += 1
-        self.counts[FORGOTTEN] = 0
+            self.after[node] = self.free[0]
+            self.free[0] = node
+            self.free[1] += 1
+            node = following
+        self.counts[FORGOTTEN] = -1
 
     def remove(self, node: int) -> None:
-        gap = self.place(self.words[node, 0], self.words[node, 1])
-        while self.slots[gap] != node:
-            gap = (gap + 1) & self.mask
-        # What comes after the gap moves into it, unless its own place is after the gap.
-        slot = gap
-        while True:
-            slot = (slot + 1) & self.mask
-            moved = self.slots[slot]
-            if moved < 0:
-                break
-            place = self.place(self.words[moved, 0], self.words[moved, 1])
-            if (slot - place) & self.mask >= (slot - gap) & self.mask:
-                self.slots[gap] = moved
-                gap = slot
-        self.slots[gap] = -1
+        place = self.place(self.words[node])
+        before = self.heads[place]
+        if before == node:
+            self.heads[place] = self.after[node]
+            return
+        while self.after[before] != node:
+            before = self.after[before]
+        self.after[before] = self.after[node]
+
+
+@numba.njit(cache=True)
+def unused(table: Any) -> int:
+    """How many numbers a compiled table can give out."""
+    table = view(table)
+    table.collect()
+    return table.free[1]
 
 
 @numba.njit(cache=True)
@@ -111,11 +116,12 @@ def number(table: Any, names: Any, nodes: Any) -> None:
     """
     table, size = view(table), names.size // nodes.size
     table.collect()
+    words = np.empty(nodes.size, np.int64)
     for i in range(nodes.size):
-        low, high = names[i * size], np.int64(0)
+        words[i] = names[i * size]
         for j in range(1, size):
-            if j % 2:
-                high ^= names[i * size + j]
-            else:
-                low ^= names[i * size + j]
-        nodes[i] = table.find(low, high)
+            words[i] ^= names[i * size + j]
+        # Read for the processor's cache alone: these reads do not wait for each other, those of `find` do.
+        nodes[i] = table.heads[table.place(words[i])]
+    for i in range(nodes.size):
+        nodes[i] = table.find(words[i])

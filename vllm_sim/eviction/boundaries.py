@@ -25,7 +25,7 @@ _FIRST_PREFIXES = 1024
 
 
 class Boundaries:
-    """The boundaries of what is cached, and the dead blocks among those that nobody uses.
+    """The boundaries of what is cached, and the dead blocks among those that no request uses.
 
     Args:
         groups: what each group needs.
@@ -92,7 +92,7 @@ class Boundaries:
         self._unused += gone
 
     def release(self, blocks: Iterable[int]) -> None:
-        """Nobody uses these cached blocks any more; of a prefix the end comes first."""
+        """No request uses these cached blocks any more; of a prefix the end comes first."""
         _release(self._state, np.array(list(blocks), np.int64))
 
     def touch(self, block: int) -> None:

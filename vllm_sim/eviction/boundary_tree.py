@@ -33,7 +33,7 @@ class Keeps(NamedTuple):
 
 @compiled
 class BoundaryTree:
-    """Prefixes for which blocks are cached, their boundaries, and the dead blocks among those that nobody uses.
+    """Prefixes for which blocks are cached, their boundaries, and the dead blocks among those that no request uses.
 
     A block stands in a place for each prefix that it is cached for. Numbers of prefixes are the caller's; -1 is none.
 
@@ -150,7 +150,7 @@ class BoundaryTree:
             self.prune(key // self.groups)
 
     def release(self, block: int) -> None:
-        """Nobody uses a cached block any more; of a prefix the end comes first."""
+        """No request uses a cached block any more; of a prefix the end comes first."""
         self.idle[block] = True
         self.sort(block)
 

@@ -124,8 +124,8 @@ def _number(ids: Any, id_begins: Any, usable: Any, begins: Any, salt: Any) -> An
     while size < 2 * usable.sum():
         size *= 2
     # A hash table with open addressing of nodes, 0: none, and each node's parent and id.
-    found = np.zeros(size, np.int64)
-    parents, names = np.empty(nodes.size, np.int64), np.empty(nodes.size, np.int64)
+    found = np.zeros(size, np.int32)
+    parents, names = np.empty(nodes.size, np.int32), np.empty(nodes.size, np.int64)
     count = 0
     for row in range(begins.size - 1):
         parent = -1 - salt[row]

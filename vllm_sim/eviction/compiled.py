@@ -62,7 +62,10 @@ class View(types.Type):
 
 
 def compiled(cls: type[_T]) -> type[_T]:
-    """Declares that numba can compile the methods of this class."""
+    """Declares that numba can compile the methods of this class; returns it unchanged.
+
+    What numba cannot compile is an error of numba's, when the class is first used in a compiled run.
+    """
     digest = fingerprint(cls)
 
     def __init__(self: Any, fields: Any) -> None:

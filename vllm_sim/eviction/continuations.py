@@ -29,7 +29,7 @@ class Continuations:
     """
 
     def __init__(self, nodes: int):
-        self.request = np.full(nodes, -1, np.int64)
+        self.request = np.full(nodes, -1, np.int32)
         self.depth = np.zeros(nodes, np.int32)
         size = min(nodes, _MOST_REQUESTS) + 1
         self.number = np.full(size, -1, np.int64)

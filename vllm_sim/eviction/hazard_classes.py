@@ -21,6 +21,8 @@ from vllm_sim.eviction.compiled import compiled
 AGES = 96
 """Bins of age, two to an octave: 0, 1, 2, 3, 4 to 5, 6 to 7, 8 to 11, 12 to 15 ..."""
 MOST_ROWS = 1024
+_BIN_BITS = 51
+"""Bits of a number's fraction below those that say its bin: where it lies between that bin and the next one."""
 
 
 @compiled
@@ -29,7 +31,7 @@ class HazardClasses:
 
     Attributes:
         rows: rows there are; row 0 is that of all blocks.
-        worth: by row and bin of age, of those rows that blocks are in; [MOST_ROWS, AGES].
+        worth: by row, at the begin of each bin of age, of those rows that blocks are in; [MOST_ROWS, AGES].
         reused, lost: waits that ended in a bin, with a use or without; [MOST_ROWS, AGES].
         waiting: waits that go on, by the place of their begin; [MOST_ROWS, places].
         is_used: rows that blocks are in, and not only rows below them; [MOST_ROWS].
@@ -64,7 +66,16 @@ class HazardClasses:
         if age < 2:
             return max(age, 0)
         # The exponent of the number and the first bit of its fraction.
-        return min(int(np.float64(age).view(np.int64) >> 51) - 2 * 1023, AGES - 1)
+        return min(int(np.float64(age).view(np.int64) >> _BIN_BITS) - 2 * 1023, AGES - 1)
+
+    def worth_at(self, row: int, age: int) -> float:
+        """Worth at an age, on a line from that at the begin of its bin to that at the begin of the next one."""
+        place = self.bin(age)
+        worth = self.worth[row, place]
+        if age < 2:
+            return worth
+        part = (np.float64(age).view(np.int64) & (2**_BIN_BITS - 1)) / 2.0**_BIN_BITS
+        return worth + part * (self.worth[row, min(place + 1, AGES - 1)] - worth)
 
     def row(self, values: np.ndarray) -> int:
         """The row of a class, which is made if there is room; values: its numbers, below `sizes`."""

@@ -32,11 +32,11 @@ class Slots(NamedTuple):
 
 
 def empty_slots(capacity: int) -> Slots:
-    """Those of a cache that has served nobody."""
+    """Those of a cache that has served no request."""
     return Slots(np.zeros(capacity, np.bool_), np.arange(capacity), np.array([capacity]))
 
 
-@numba.njit(cache=True)
+@numba.njit(cache=True, nogil=True)
 def serve(index: Any, policy: Any, chains: Any, slots: Any, rows: Any, out: Any) -> None:
     """Serves requests.
 

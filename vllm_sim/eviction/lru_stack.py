@@ -1,4 +1,7 @@
-"""All blocks in the order of their release, as caches of every capacity under LRU see them at once; see curve.py."""
+"""All blocks in the order of their release, as caches of every capacity under LRU see them at once.
+
+miss_ratio_curve.py has the rules and their source.
+"""
 
 import numpy as np
 
@@ -11,13 +14,16 @@ class Stack:
 
     Attributes:
         oldest: the copy of a node that was cached first, -1 for none; [nodes].
+        newest: the one that was cached last, of those that a request may find; [nodes].
         blank: blocks without a hash that the last request has left.
     """
 
     def __init__(self, blocks: int, nodes: int):
         self.oldest = np.full(nodes, -1, np.int64)
-        # The copy of the same node that was cached next.
+        self.newest = np.full(nodes, -1, np.int64)
+        # The copy of the same node that was cached next, and its level when the present request began.
         self.newer = np.full(blocks, -1, np.int64)
+        self.found = np.zeros(blocks, np.int64)
         self.stamp = np.zeros(blocks, np.int64)
         # How many blocks that are not pinned have a stamp up to some value: a Fenwick tree.
         self.tree = np.zeros(blocks + 1, np.int64)
@@ -25,13 +31,10 @@ class Stack:
         self.clock = 0
         self.made = 0
         self.blank = 0
-        # Pinned blocks by level; a level of 0 stands for a block that is not pinned.
-        self.pin = np.zeros(blocks, np.int64)
+        # Blocks by the level that they are pinned to, the least first.
         self.pinned = np.zeros(blocks, np.int64)
+        self.pin = np.zeros(blocks, np.int64)
         self.pins = 0
-        # Levels of copies when the present request began.
-        self.found = np.zeros(blocks, np.int64)
-        self.copies = np.zeros(blocks, np.int64)
 
     def count(self, block: int, change: int) -> None:
         self.counted += change
@@ -49,8 +52,7 @@ class Stack:
         return found
 
     def level(self, block: int) -> int:
-        if self.pin[block]:
-            return self.pin[block]
+        """Of a block that is not pinned."""
         rank = self.later(block) + 1 + self.blank
         low, high = 0, self.pins
         while low < high:
@@ -67,7 +69,6 @@ class Stack:
         for i in range(self.pins):
             block = self.pinned[i]
             if self.later(block) + kept + 1 > self.pin[block] - self.blank:
-                self.pin[block] = 0
                 self.count(block, 1)
             else:
                 self.pinned[kept] = block
@@ -77,83 +78,52 @@ class Stack:
     def find(self, node: int) -> int:
         """The least capacity of a cache that has the node; there must be a copy."""
         block = self.oldest[node]
-        least = self.level(block)
-        if self.newer[block] >= 0:
-            self.found[block] = least
+        while self.newer[block] >= 0:
+            self.found[block] = self.level(block)
             block = self.newer[block]
-            while block >= 0:
-                self.found[block] = self.level(block)
-                least = min(least, self.found[block])
-                block = self.newer[block]
-        return least
+        return self.level(block)
 
     def take(self, node: int) -> int:
-        """A request uses a node that `find` was called with; returns the block, which is not counted until released."""
+        """A request uses a node that `find` was called with; returns the block, which is not counted until released.
+
+        The copy that was cached first is used by the caches that have it. Each copy after it stays where it is in
+        those that have the one before it, and goes to the top in smaller ones: it is pinned to the level of the one
+        before it. No request finds it again, since the first copy is above it from now on.
+        """
         first = self.oldest[node]
-        if self.newer[first] < 0:
-            self.count(first, -1)
-            return first
-        size = 0
-        block = first
+        self.count(first, -1)
+        block, more = self.newer[first], 0
         while block >= 0:
-            place = size
-            while place and self.found[self.copies[place - 1]] > self.found[block]:
-                self.copies[place] = self.copies[place - 1]
-                place -= 1
-            self.copies[place] = block
-            size += 1
-            block = self.newer[block]
-        # From the smallest cache on: of the copies that a cache has, the one cached first goes to the top.
-        top = self.copies[0]
-        self.lift(top)
-        for i in range(1, size):
-            block = self.copies[i]
-            if self.is_older(block, top):
-                self.lift(block)
-                self.put(top, self.found[block])
-                top = block
-        return top
-
-    def is_older(self, block: int, other: int) -> bool:
-        """Whether a copy was cached before another one."""
-        while block >= 0 and block != other:
-            block = self.newer[block]
-        return block == other
-
-    def lift(self, block: int) -> None:
-        """Takes a block out of its place."""
-        if self.pin[block] == 0:
             self.count(block, -1)
-            return
-        self.pin[block] = 0
-        place = 0
-        while self.pinned[place] != block:
-            place += 1
-        self.pins -= 1
-        for i in range(place, self.pins):
-            self.pinned[i] = self.pinned[i + 1]
-
-    def put(self, block: int, level: int) -> None:
-        """Pins a block that has no place."""
-        self.pin[block] = level
-        place = self.pins
-        while place and self.pin[self.pinned[place - 1]] > level:
-            self.pinned[place] = self.pinned[place - 1]
+            more += 1
+            block = self.newer[block]
+        # The levels that they are pinned to fall from copy to copy, so they are merged from the largest on.
+        old, place, before = self.pins - 1, self.pins + more - 1, first
+        self.pins += more
+        block = self.newer[first]
+        while block >= 0:
+            level = self.found[before]
+            while old >= 0 and self.pin[self.pinned[old]] > level:
+                self.pinned[place] = self.pinned[old]
+                place -= 1
+                old -= 1
+            self.pin[block] = level
+            self.pinned[place] = block
             place -= 1
-        self.pinned[place] = block
-        self.pins += 1
+            before, block = block, self.newer[block]
+        self.newer[first] = -1
+        self.newest[node] = first
+        return first
 
     def make(self, node: int) -> int:
         """A block is computed for a node, next to its copies."""
         made = self.made
         self.made += 1
-        last = self.oldest[node]
-        if last < 0:
+        if self.oldest[node] < 0:
             self.oldest[node] = made
-            return made
-        while self.newer[last] >= 0:
-            last = self.newer[last]
-        self.newer[last] = made
+        else:
+            self.newer[self.newest[node]] = made
+        self.newest[node] = made
         return made
 
     def release(self, block: int) -> None:

@@ -9,7 +9,8 @@ released first).
 Copies of a node (vLLM's rules alone make them) need more. A request finds the copy that was cached first. A cache that
 holds two keeps the second in its place; a smaller one, which has evicted the first, moves the second to the top. So
 after such a hit the copy that is left exists from some capacity on only. It is pinned to that level, which counts for
-older blocks from there on, until it would be evicted there: then it is a block as others.
+older blocks from there on, until it would be evicted there: then it is a block as others. No request finds it again, as
+the copy that was cached first is above it from then on: each copy is looked at once.
 
 Exact for capacities that reject no request. Each smaller one rejects other requests, so that it has another history.
 """

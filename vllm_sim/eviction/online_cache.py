@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from vllm_sim.eviction.block_hash_table import MOST_BYTES, BlockHashTable, number
+from vllm_sim.eviction.block_hash_table import MOST_BYTES, BlockHashTable, number, unused
 from vllm_sim.eviction.compiled import compiled, is_compiled, native, view
 from vllm_sim.eviction.policy import Policy, PolicyContext, RequestFacts
 from vllm_sim.eviction.prefix_index import EVICTED, ORPHANS, PrefixIndex
@@ -26,13 +26,13 @@ UNKNOWN = RequestFacts(math.nan, 0, 0, *NO_HINTS)
 
 
 def online_context(policy: str, blocks: int, params: dict[str, Any] | None = None, seed: int = 0) -> PolicyContext:
-    """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of either.
+    """PolicyContext for nodes whose numbers are used again: cached ones, ghosts, and parents of cached ones.
 
-    Under a policy with ghosts as many nodes as there are blocks can become some beyond its limit, until a request is
-    released; one more number is always unused.
+    As many nodes as there are blocks can become ghosts beyond the policy's limit, until a request is released. Those
+    have the numbers of parents that are not cached, which are few: where numbers run out, ghosts are forgotten sooner.
     """
     ghosts = make_policy(policy, PolicyContext(blocks, 1, seed=seed), params).ghosts
-    return PolicyContext(blocks, 2 * blocks + (blocks + ghosts if ghosts else 0) + 1, seed=seed)
+    return PolicyContext(blocks, 2 * blocks + ghosts + 1, seed=seed)
 
 
 SERVE, TOUCH, CACHE, RELEASE, DROP, TAKE = range(6)
@@ -81,7 +81,9 @@ class OnlineCache:
         self._compiled = is_compiled(type(ranker))
         state = _OnlineState(self._index, ranker, native(BlockHashTable(self._index)))
         self._state: Any = native(state) if self._compiled else state
-        self._events: list[float] = []
+        self._events: list[int] = []
+        self._facts: list[float] = []
+        """Of the requests that are served by the events."""
         self._names: list[Any] = []
         """Of the nodes that are cached by the events; with `numbers` their numbers."""
         self._name_bytes = 0
@@ -123,7 +125,8 @@ class OnlineCache:
         """
         if not 0 <= category < self._categories:
             raise ValueError(f"category {category} of a request; allowed: 0 to {self._categories - 1}")
-        self._note(SERVE, (category, request, hittable, *facts))
+        self._facts += facts
+        self._note(SERVE, (category, request, hittable))
 
     def touch(self, blocks: Sequence[int], again: bool) -> None:
         """Cached blocks are used by a request; again: by a preempted one that returns."""
@@ -137,7 +140,7 @@ class OnlineCache:
         self._note(CACHE, blocks, again, parent is not None)
 
     def release(self, blocks: Sequence[int]) -> None:
-        """Nobody uses these cached blocks of a request any more; of a chain the tail comes first."""
+        """No request uses these cached blocks of a request any more; of a chain the tail comes first."""
         self._note(RELEASE, blocks)
 
     def evict(self, count: int) -> list[int]:
@@ -159,7 +162,7 @@ class OnlineCache:
         """A block is cached no longer, and not by an eviction."""
         self._note(DROP, (block,))
 
-    def _note(self, kind: int, numbers: Sequence[float], again: bool = False, has_parent: bool = False) -> None:
+    def _note(self, kind: int, numbers: Sequence[int], again: bool = False, has_parent: bool = False) -> None:
         events = self._events
         events += (kind, len(numbers), again, has_parent)
         events += numbers
@@ -174,22 +177,22 @@ class OnlineCache:
 
     def _hear(self, evicted: np.ndarray) -> None:
         """Tells of all that was noted, and then evicts so many blocks."""
-        events, names = self._events, self._names
-        self._events, self._names = [], []
-        noted = np.frombuffer(struct.pack(f"{len(events)}d", *events))
-        words = self._words(names) if names else np.empty(0, np.int64)
-        words.flags.writeable = False  # always: numba would compile once more for arrays that may be written
-        self._call(_hear, noted, words, self._name_bytes // 8, evicted)
+        events, facts, names = self._events, self._facts, self._names
+        self._events, self._facts, self._names = [], [], []
+        noted = _packed(events, _INT) if events else _NO_EVENTS
+        said = _packed(facts, _DOUBLE) if facts else _NO_FACTS
+        words = self._words(names) if names else _NO_WORDS
+        self._call(_hear, noted, said, words, self._name_bytes // 8, evicted)
 
     def _words(self, names: list[Any]) -> np.ndarray:
         if self._numbers is not None:
-            return np.array(names, np.int64)
+            return _packed(names, _LONG)
         text = b"".join(names)
         size = self._name_bytes = self._name_bytes or len(names[0])
         if len(text) != size * len(names) or size not in range(8, MOST_BYTES + 1, 8):
             found = ", ".join(sorted({str(len(name)) for name in names}))
             raise ValueError(f"block hashes of {found} bytes; allowed: 8, 16, 24 or 32 bytes, and all of them alike")
-        return np.frombuffer(text, np.int64)
+        return np.frombuffer(text, _LONG)
 
     def _call(self, function: Any, *arguments: Any) -> None:
         if not self._compiled:
@@ -197,25 +200,34 @@ class OnlineCache:
         function(self._state, *arguments)
 
 
+def _packed(numbers: Sequence[float], kind: np.dtype[Any]) -> np.ndarray:
+    """An array of numbers; four times as fast as numpy makes one of a list."""
+    return np.frombuffer(struct.pack(f"{len(numbers)}{kind.char}", *numbers), kind)
+
+
+_INT, _DOUBLE, _LONG = np.dtype(np.int32), np.dtype(np.float64), np.dtype(np.int64)
 _NONE = np.empty(0, np.int64)
+# Not to be written, as what is packed: numba would compile once more for arrays that may be.
+_NO_EVENTS, _NO_FACTS, _NO_WORDS = (np.frombuffer(bytes(8), kind)[:0] for kind in (_INT, _DOUBLE, _LONG))
 
 
 @numba.njit(cache=True)
-def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
+def _hear(state: Any, events: Any, facts: Any, words: Any, size: int, evicted: Any) -> None:
     """Tells the index and the policy what has happened, and evicts.
 
     Args:
         state: of an OnlineCache.
         events: of each its kind, how many numbers follow, whether it is of a preempted request that returns, whether
-            the first node has a parent; then the numbers: of blocks, or what `serve` gets.
+            the first node has a parent; then the numbers: of blocks, or what `serve` gets but for the facts.
+        facts: RequestFacts of the requests that are served, one after the other.
         words: names of the nodes that are cached, after their parents'; with `size` 0 their numbers.
         size: words of a name.
         evicted: written; blocks to be used again.
     """
     index, policy, table = view(state).index, view(state).policy, view(state).table
-    at = name = 0
+    at = name = fact = 0
     while at < events.size:
-        kind, count, again, parents = events[at], int(events[at + 1]), events[at + 2] > 0, int(events[at + 3])
+        kind, count, again, parents = events[at], int(events[at + 1]), bool(events[at + 2]), int(events[at + 3])
         at += 4
         if kind == TOUCH:
             for i in range(at, at + count):
@@ -223,6 +235,8 @@ def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
         elif kind == CACHE:
             nodes = np.empty(count + parents, np.int64)
             if size:
+                while index.ghost.size and unused(table) < nodes.size:
+                    index.forget_ghost(policy)
                 number(table, words[name * size : (name + nodes.size) * size], nodes)
             else:
                 nodes[:] = words[name : name + nodes.size]
@@ -240,8 +254,9 @@ def _hear(state: Any, events: Any, words: Any, size: int, evicted: Any) -> None:
             index.settle(policy)
         elif kind == SERVE:
             policy.serving(int(events[at]))
-            said = int(events[at + 4]), int(events[at + 5]), events[at + 6], events[at + 7], events[at + 8]
-            policy.serves(RequestFacts(events[at + 3], *said, events[at + 9]))
+            hints = facts[fact + 3], facts[fact + 4], facts[fact + 5], facts[fact + 6]
+            policy.serves(RequestFacts(facts[fact], int(facts[fact + 1]), int(facts[fact + 2]), *hints))
+            fact += 7
             if events[at + 1] >= 0:
                 policy.started(int(events[at + 1]), int(events[at + 2]))
         elif kind == DROP:

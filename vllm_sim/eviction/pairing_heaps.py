@@ -2,7 +2,7 @@
 
 A pairing heap suits chains: after a chain's tail is evicted its parent enters with almost the same key and becomes the
 root at once, so that a chain is taken down at a constant cost a block. Equal keys are ordered by `tie`, which must
-differ between blocks.
+differ between blocks. Two heaps over the same blocks, one of which has the highest key first, keep the keys once.
 
 Source: Fredman, Sedgewick, Sleator, Tarjan, "The pairing heap: a new form of self-adjusting heap", Algorithmica 1986.
 """
@@ -18,12 +18,20 @@ class PairingHeaps:
 
     Attributes:
         queue: the queue a block is in, -1 for none; [blocks].
+
+    Args:
+        blocks: their numbers are below this.
+        queues: there are.
+        tie: a number of each block that somebody else keeps, and that stays while the block is here; [blocks].
+        key: that of other heaps, in which each block is pushed first; None: an own one.
+        sign: -1: the block with the highest key comes first, of equal ones that with the highest tie.
     """
 
-    def __init__(self, blocks: int, queues: int):
+    def __init__(self, blocks: int, queues: int, tie: np.ndarray, key: np.ndarray | None = None, sign: int = 1):
         self.queue = np.full(blocks, -1, np.int32)
-        self.key = np.zeros(blocks, np.int64)
-        self.tie = np.zeros(blocks, np.int64)
+        self.key = np.zeros(blocks, np.int64) if key is None else key
+        self.tie = tie
+        self.sign = sign
         self.root = np.full(queues, -1, np.int32)
         self.child = np.full(blocks, -1, np.int32)
         self.sibling = np.full(blocks, -1, np.int32)
@@ -31,13 +39,12 @@ class PairingHeaps:
         self.before = np.full(blocks, -1, np.int32)
 
     def first(self, queue: int) -> int:
-        """The block with the lowest key, -1 if the queue is empty."""
+        """The block that comes first, -1 if the queue is empty."""
         return self.root[queue]
 
-    def push(self, block: int, queue: int, key: int, tie: int) -> None:
+    def push(self, block: int, queue: int, key: int) -> None:
         self.queue[block] = queue
         self.key[block] = key
-        self.tie[block] = tie
         root = self.root[queue]
         self.root[queue] = block if root < 0 else self.meld(root, block)
 
@@ -63,7 +70,8 @@ class PairingHeaps:
 
     def meld(self, a: int, b: int) -> int:
         """One heap out of two; returns its root."""
-        if self.key[b] < self.key[a] or (self.key[b] == self.key[a] and self.tie[b] < self.tie[a]):
+        low, high = (b, a) if self.sign > 0 else (a, b)
+        if self.key[low] < self.key[high] or (self.key[low] == self.key[high] and self.tie[low] < self.tie[high]):
             a, b = b, a
         after = self.child[a]
         self.sibling[b] = after
@@ -116,7 +124,7 @@ class NoHeaps:
         """No block."""
         return -1
 
-    def push(self, block: int, queue: int, key: int, tie: int) -> None:
+    def push(self, block: int, queue: int, key: int) -> None:
         """Not called."""
 
     def remove(self, block: int) -> None:

@@ -1,7 +1,7 @@
 """What an eviction policy is: it ranks blocks that may be evicted, and may say which queue is served next.
 
 The prefix index (prefix_index.py) knows blocks, copies, parents and children, and offers only leaves: a cached block
-that nobody uses and that has no cached child, or another copy. So every policy is safe for chains, and answers only
+that no request uses and that has no cached child, or another copy. So every policy is safe for chains, and answers only
 "which block next".
 
 A policy thinks in nodes. A node is a prefix of full blocks, what vLLM calls a block hash; it is a small number that a
@@ -114,12 +114,14 @@ class Policy:
         return 0, stamp
 
     def victim(self, index: PrefixIndex) -> int:
-        """The block to evict: one that `index.leaves` holds."""
+        """The block to evict, one that `index.leaves` holds; the index raises ValueError at another one."""
         return index.leaves.first(0)
 
     def evicted(self, node: int) -> None:
         """The last block of a node was evicted, or dropped by a reset; it is a ghost now or forgotten next."""
 
     def forgotten(self, node: int) -> None:
-        """Nothing more will be said of this node; its number may come back as another one. It may be a node that was
-        never cached, only the parent of one that was."""
+        """Nothing more will be said of this node; its number may come back as another one.
+
+        It may be a node that was never cached, only the parent of one that was.
+        """

@@ -28,13 +28,13 @@ class PrefixIndex:
         node: the node cached in a block; [blocks].
         stamp: when a block was released, 0 while it is in use or not cached; [blocks].
         first: the block of a node that was cached first. Below 0 it is not cached: -1 if it never was, -2 - r if it was
-            evicted while `request` was r; [nodes].
-        counts: evicted blocks; most orphans at any time; orphans now; nodes forgotten since the caller looked.
-        forgotten: those nodes (kept where numbers are used again); [nodes] or [0].
+            evicted while `request` was r. Where numbers are used again, -2 - n if n was the last node to be forgotten
+            before it; [nodes].
+        counts: evicted blocks; most orphans at any time; orphans now; where numbers are used again, the last node that
+            was forgotten since the caller looked, -1 for none.
         leaves: the blocks that may be evicted, in the policy's queues.
-        back: the same blocks with keys and stamps negated, so that a queue's last one is first here; of a policy that
-            looks at `both_ends`.
-        line: under a policy that is `in_order`, instead, all blocks that nobody uses: the one released first is
+        back: the same blocks, a queue's last one first; of a policy that looks at `both_ends`.
+        line: under a policy that is `in_order`, instead, all blocks that no request uses: the one released first is
             a leaf, as a child is released before its parent.
 
     Args:
@@ -51,13 +51,14 @@ class PrefixIndex:
         self.children = np.zeros(nodes, np.int32)
         # The parent of the node in a block.
         self.parent = np.zeros(blocks, np.int32)
-        # Of the blocks of a node: how many there are next to the first, the last of them, and their list.
-        self.extra = np.zeros(nodes, np.int32)
-        self.last = np.zeros(nodes, np.int32)
+        # Of the blocks of a node: their list; at the first, how many come after it, and the last of them.
+        self.extra = np.zeros(blocks, np.int32)
+        self.last = np.zeros(blocks, np.int32)
         self.newer = np.full(blocks, -1, np.int32)
         self.older = np.full(blocks, -1, np.int32)
-        self.leaves = NoHeaps(policy.queues) if policy.in_order else PairingHeaps(blocks, policy.queues)
-        self.back = PairingHeaps(blocks, policy.queues) if policy.both_ends else NoHeaps(policy.queues)
+        none = NoHeaps(policy.queues)
+        self.leaves = none if policy.in_order else PairingHeaps(blocks, policy.queues, self.stamp)
+        self.back = PairingHeaps(blocks, policy.queues, self.stamp, self.leaves.key, -1) if policy.both_ends else none
         self.both_ends = policy.both_ends
         self.line = LinkedList(blocks if policy.in_order else 0)
         self.in_order = policy.in_order
@@ -65,22 +66,28 @@ class PrefixIndex:
         self.ghosts = policy.ghosts
         self.clock = 0
         self.request = 0
-        self.counts = np.zeros(4, np.int64)
-        self.forgotten = np.zeros(nodes if recycle else 0, np.int32)
+        self.counts = np.array([0, 0, 0, -1])
+        self.recycle = recycle
 
     def enter(self, policy: Any, block: int) -> None:
+        """Offers a block, in the queue and under the key that the policy gives.
+
+        Raises:
+            ValueError: there is no such queue, or the key is no whole number.
+        """
         node = self.node[block]
-        copies = 1 + self.extra[node] if self.is_copied(block) else 1
+        copies = 1 + self.extra[self.first[node]] if self.is_copied(block) else 1
         queue, key = policy.rank(node, copies, self.stamp[block])
         if not 0 <= queue < self.leaves.root.size:
             raise ValueError("rank() must return a queue below policy.queues")
         if key != int(key):
             raise ValueError("rank() must return a key that is a whole number")
-        self.leaves.push(block, queue, key, self.stamp[block])
+        self.leaves.push(block, queue, key)
         if self.both_ends:
-            self.back.push(block, queue, -key, -self.stamp[block])
+            self.back.push(block, queue, key)
 
     def offers(self, block: int) -> bool:
+        """Whether a block may be evicted."""
         return self.line.holds(block) if self.in_order else self.leaves.queue[block] >= 0
 
     def withdraw(self, block: int) -> None:
@@ -132,14 +139,15 @@ class PrefixIndex:
     def copy(self, policy: Any, block: int, again: bool) -> None:
         """A node is cached in one block more."""
         node = self.node[block]
-        last = self.last[node] if self.extra[node] else self.first[node]
-        self.last[node] = block
-        self.extra[node] += 1
+        first = self.first[node]
+        last = self.last[first] if self.extra[first] else first
+        self.last[first] = block
+        self.extra[first] += 1
         self.older[block] = last
         self.newer[last] = block
         if not again:
             policy.hit(node)
-        if self.extra[node] == 1:
+        if self.extra[first] == 1:
             self.rerank(policy, node)
 
     def touch(self, policy: Any, block: int, again: bool) -> None:
@@ -150,7 +158,7 @@ class PrefixIndex:
             policy.hit(self.node[block])
 
     def release(self, policy: Any, block: int) -> None:
-        """Nobody uses a cached block any more; of a chain the tail comes first."""
+        """No request uses a cached block any more; of a chain the tail comes first."""
         self.clock += 1
         self.stamp[block] = self.clock
         node = self.node[block]
@@ -163,19 +171,22 @@ class PrefixIndex:
     def settle(self, policy: Any) -> None:
         """Ends a release: forgets the oldest ghosts above the limit. Not sooner, or chunks would make a difference."""
         while self.ghosts and self.ghost.size > self.ghosts:
-            node = self.ghost.first()
-            self.ghost.remove(node)
-            self.forget(policy, node)
+            self.forget_ghost(policy)
+
+    def forget_ghost(self, policy: Any) -> None:
+        """Forgets the oldest ghost; there must be one."""
+        node = self.ghost.first()
+        self.ghost.remove(node)
+        self.forget(policy, node)
 
     def forget(self, policy: Any, node: int) -> None:
         """Forgets a node that is not cached, unless it is a ghost or the parent of a cached node."""
         if self.children[node] or (self.ghosts and self.ghost.holds(node)):
             return
         policy.forgotten(node)
-        if self.forgotten.size:
-            self.first[node] = -1
-            self.forgotten[self.counts[FORGOTTEN]] = node
-            self.counts[FORGOTTEN] += 1
+        if self.recycle:
+            self.first[node] = -2 - self.counts[FORGOTTEN]
+            self.counts[FORGOTTEN] = node
 
     def evict(self, policy: Any) -> int:
         """Takes the block that the policy names; there must be a leaf.
@@ -210,12 +221,15 @@ class PrefixIndex:
             self.newer[older] = newer
         else:
             self.first[node] = newer
+            self.extra[newer], self.last[newer] = self.extra[block], self.last[block]
+            self.extra[block] = 0
+        first = self.first[node]
         if newer >= 0:
             self.older[newer] = older
         else:
-            self.last[node] = older
-        self.extra[node] -= 1
-        if self.extra[node] == 0:
+            self.last[first] = older
+        self.extra[first] -= 1
+        if self.extra[first] == 0:
             self.rerank(policy, node)
 
     def uncache(self, policy: Any, node: int, parent: int) -> None:
@@ -238,5 +252,6 @@ class PrefixIndex:
             self.forget(policy, node)
 
     def count_orphans(self, change: int) -> None:
+        """There are so many orphans more."""
         self.counts[ORPHANS_NOW] += change
         self.counts[ORPHANS] = max(self.counts[ORPHANS], self.counts[ORPHANS_NOW])

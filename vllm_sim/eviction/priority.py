@@ -43,7 +43,14 @@ class PriorityPolicy(Policy):
         self.category = np.zeros(context.nodes, np.int64)
 
     def priority(self, block: BlockUse) -> float:
-        """Of a block that can be evicted; a whole number or a fraction, but no NaN."""
+        """The priority of a block that can be evicted: the lowest goes first.
+
+        Args:
+            block: its uses, depth and more; see BlockUse.
+
+        Returns:
+            A whole number or a fraction. NaN is an error of the run.
+        """
         return 0.0
 
     def serving(self, category: int) -> None:

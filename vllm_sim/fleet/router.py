@@ -77,7 +77,15 @@ class Router:
         self.replicas = context.replicas
 
     def choose(self, request: RoutedRequest, replicas: Sequence[Replica]) -> int:
-        """The number of the replica that serves a request; called once for each, as they arrive."""
+        """Chooses for a request; called once for each, as they arrive.
+
+        Args:
+            request: its blocks and its tokens.
+            replicas: all of them, in the order of their numbers.
+
+        Returns:
+            The number of the replica that serves it, from 0; another one is an error of the run.
+        """
         raise NotImplementedError
 
     def stored(self, replica: int, blocks: Sequence[int]) -> None:

@@ -8,6 +8,7 @@ of a request are known to the router `delay_ms` after its arrival.
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -72,7 +73,9 @@ class _News(NamedTuple):
     events: BlockEvents
 
 
-def run_fleet(make_cache: MakeCache, chains: Chains, calls: Calls, router: Router, capacity: int | None) -> FleetRun:
+def run_fleet(
+    make_cache: MakeCache, chains: Chains, calls: Calls, router: Router, capacity: int | None, threads: int = 1
+) -> FleetRun:
     """Runs the requests through a fleet.
 
     Args:
@@ -81,6 +84,7 @@ def run_fleet(make_cache: MakeCache, chains: Chains, calls: Calls, router: Route
         calls: what else is known of them.
         router: chooses replicas; if it sees requests alone it chooses all of them before any is served.
         capacity: blocks of a replica, None: as many as are needed.
+        threads: that serve a replica each, where the router sees requests alone; so many caches are in memory.
 
     Raises:
         ValueError: the router chose no replica, or its delay needs times that the trace does not have.
@@ -88,14 +92,17 @@ def run_fleet(make_cache: MakeCache, chains: Chains, calls: Calls, router: Route
     if router.delay_ms and calls.arrival_ms is None:
         raise ValueError(f"delay_ms is {router.delay_ms}, and a row has no timestamp; allowed: 0, or backend engine")
     out = np.zeros((chains.need.size, 6), np.int64)
-    counts = []
     if router.sees == "requests":
         chosen = _route(chains, calls, router, [])
-        for number in range(router.replicas):  # one after the other, so that one cache is in memory
+
+        def serve(number: int) -> tuple[int, int]:
             rows = np.flatnonzero(chosen == number)
             cache = make_cache(rows, out)
             cache.serve(rows)
-            counts.append((cache.evicted_blocks, cache.orphan_blocks))
+            return cache.evicted_blocks, cache.orphan_blocks
+
+        with ThreadPoolExecutor(threads) as pool:
+            counts = list(pool.map(serve, range(router.replicas)))
     else:
         caches = [make_cache(None, out) for _ in range(router.replicas)]
         chosen = _route(chains, calls, router, caches)

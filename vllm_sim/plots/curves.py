@@ -1,8 +1,8 @@
 """Plots of a sweep's rows: they read rows and nothing else.
 
-Rows are put together by their trace, backend and whatever else of their configuration differs (sweep/results.py,
-`conditions`); each group gets its rate over capacity and over block size, a line a policy. Where LRU and the optimum
-ran too, one more plot has the share of the gap that a policy closes,
+Rows are put together by their trace, backend and whatever else of their configuration differs (grouping.py); each
+group gets its rate over capacity and over block size, a line a policy. Where LRU and the optimum ran too, one more plot
+has the share of the gap that a policy closes,
 
     sum over runs of (hits of the policy - hits of LRU) / sum over runs of (hits of the optimum - hits of LRU).
 """
@@ -15,12 +15,15 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from vllm_sim.plots.grouping import conditions, label, seeds
 from vllm_sim.plots.style import ALONE_IN, CEILING, legend_beside, line_styles, look, new_figure, save
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import RATES, conditions
+from vllm_sim.sweep.results import RATES
 
 _NOTE_LETTERS = 110
 """In a line below a plot."""
+_SAID = ("backend", "raw_blocks", "warmup")
+"""Conditions that a plot's note has in words."""
 logger = logging.getLogger(__name__)
 
 _HATCHES = ("", "//", "..", "xx", "\\\\", "oo", "--", "||", "++", "**")
@@ -31,11 +34,13 @@ class Group(NamedTuple):
 
     trace: str
     trace_sha256: str
-    backend: str
-    raw_blocks: bool
     requests: int
     warmup_requests: int
     conditions: tuple[tuple[str, Any], ...]
+
+    def get(self, name: str) -> Any:
+        """A condition; None where it is not set."""
+        return dict(self.conditions).get(name)
 
 
 def draw_all(rows: Sequence[Row], out: Path, name: str, rate: str = "token_hit_rate") -> list[Path]:
@@ -87,8 +92,8 @@ def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
     points: dict[Any, dict[str, int]] = {}
     for row in rows:
         if row["capacity_blocks"] is not None and "hit_tokens" in row:
-            key = (_group(row), row["block_size"], row["capacity_blocks"], row.get("seed"))
-            points.setdefault(key, {})[_label(row)] = row["hit_tokens"]
+            key = (_group(row), row["block_size"], row["capacity_blocks"], seeds(row))
+            points.setdefault(key, {})[label(row)] = row["hit_tokens"]
     gains: dict[str, int] = {}
     gaps: dict[str, int] = {}
     for hits in points.values():
@@ -100,9 +105,8 @@ def gap_closed(rows: Iterable[Row]) -> dict[str, float]:
 
 
 def _group(row: Row) -> Group:
-    raw, skipped = row.get("raw_blocks", False), row.get("warmup_requests", 0)
-    rest = (raw, row.get("requests", 0), skipped, tuple(conditions(row).items()))
-    return Group(row["trace"], row["trace_sha256"], row["backend"], *rest)
+    counted = (row.get("requests", 0), row.get("warmup_requests", 0))
+    return Group(row["trace"], row["trace_sha256"], *counted, tuple(conditions(row).items()))
 
 
 def _names(groups: Iterable[Group]) -> dict[Group, str]:
@@ -110,7 +114,8 @@ def _names(groups: Iterable[Group]) -> dict[Group, str]:
     names: dict[Group, str] = {}
     for group in groups:
         name = _file_name(group.trace.split(".")[0])
-        for more in ("", f"-{group.backend}", f"-{group.backend}-{group.trace_sha256[:6]}-w{group.warmup_requests}"):
+        backend, sha256 = group.get("backend"), group.trace_sha256[:6]
+        for more in ("", f"-{backend}", f"-{backend}-{sha256}-w{group.warmup_requests}"):
             if name + more not in names.values():
                 names[group] = name + more
                 break
@@ -121,12 +126,6 @@ def _names(groups: Iterable[Group]) -> dict[Group, str]:
 
 def _file_name(text: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in text) or "none"
-
-
-def _label(row: Row) -> str:
-    params = row.get("policy_params") or {}
-    shown = ", ".join(f"{key}={value}" for key, value in params.items())
-    return f"{row['policy']} ({shown})" if shown else row["policy"]
 
 
 def _workloads(rows: Sequence[Row]) -> list[str]:
@@ -143,7 +142,7 @@ def _points(rows: Iterable[Row], x: Callable[[Row], int], rate: str) -> dict[str
     found: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         if rate in row:
-            found.setdefault(_label(row), {}).setdefault(x(row), []).append(row[rate])
+            found.setdefault(label(row), {}).setdefault(x(row), []).append(row[rate])
     return {
         policy: [(at, sum(values) / len(values)) for at, values in sorted(points.items())]
         for policy, points in sorted(found.items())
@@ -255,12 +254,12 @@ def _gap(groups: dict[Group, list[Row]], names: dict[Group, str], out: Path, nam
     axes.set_xticks(range(len(bars)), [label for label, _ in bars], rotation=20 if len(bars) > 3 else 0)
     axes.set_ylabel("share of the gap (%)")
     legend_beside(axes)
-    cells = sum(
+    points = sum(
         isinstance(row["capacity_blocks"], int) and row["policy"] == "belady" for g in shares for row in groups[g]
     )
     note = [
         "Sum of gains over LRU / sum of gaps to the optimum, in hit tokens, over bounded capacities and block sizes",
-        f"({cells} cells). 0: LRU, 100: the optimum; below 0: worse than LRU.",
+        f"({points} points). 0: LRU, 100: the optimum; below 0: worse than LRU.",
     ]
     return save(figure, out, name, "Share of the gap between LRU and the optimum that a policy closes", note)
 
@@ -273,15 +272,16 @@ def _finish(axes: Any, rate: str) -> None:
 
 
 def _note(group: Group, workload: str | None = None) -> list[str]:
-    blocks = "raw blocks, outputs left out" if group.raw_blocks else "vLLM's rules"
+    blocks = "raw blocks, outputs left out" if group.get("raw_blocks") else "vLLM's rules"
     counted = f"{group.requests:,} requests" + (
         f", the first {group.warmup_requests:,} left out" * bool(group.warmup_requests)
     )
     part = f", those of workload {workload} counted" if workload else ""
-    lines = [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.backend}, {blocks}."]
-    return lines + wrap(", ".join(f"{key} {value}" for key, value in group.conditions), _NOTE_LETTERS)
+    lines = [f"{group.trace} ({group.trace_sha256[:8]}): {counted}{part}. Backend {group.get('backend')}, {blocks}."]
+    rest = [f"{name} {value}" for name, value in group.conditions if name not in _SAID]
+    return lines + wrap(", ".join(rest), _NOTE_LETTERS)
 
 
 def _seeds(rows: Iterable[Row]) -> str:
-    seeds = {row.get("seed") for row in rows}
-    return f" Mean of {len(seeds)} seeds." if len(seeds) > 1 else ""
+    found = {seeds(row) for row in rows}
+    return f" Mean of {len(found)} seeds." if len(found) > 1 else ""

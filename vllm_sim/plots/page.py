@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vllm_sim.plots.grouping import conditions, label, seeds
 from vllm_sim.plots.ladder import STEP_WORDS
 from vllm_sim.plots.style import look
 from vllm_sim.replay.rows import Row
-from vllm_sim.sweep.results import RATES, conditions
+from vllm_sim.sweep.results import RATES
 from vllm_sim.trace.files import open_output
 
 MEASURES = {
@@ -29,23 +30,8 @@ MEASURES = {
     "output_tokens_per_s": ("output tokens a second", ""),
 }
 """What can be shown, in words and its unit; the page computes the first two where LRU and the optimum ran."""
-SEEDS = ("seed", "mix_seed", "arrival_seed")
-"""Fields over which the page shows mean and range."""
-_FACETS = (
-    "router",
-    "replicas",
-    "delay_ms",
-    "load",
-    "tags",
-    "tenants",
-    "variant",
-    "kind",
-    "gpu",
-    "cpu",
-    "gbps",
-    "bound",
-)
-"""Fields of studies, besides the conditions of a run, of which the page shows one value at a time."""
+_SHOWN = ("experiment", "mix", "traffic", "raw_blocks", "warmup", "backend")
+"""Conditions that the page has in words of its own."""
 _DIGITS = 6
 CURVE_POINTS = 400
 """Of LRU's whole curve; a step between them is at most a pixel or two away."""
@@ -126,17 +112,15 @@ def _compact(row: Row) -> dict[str, Any] | None:
     matrix = row.get("share_of_prompt", {}).get("workload")
     if not (shown.keys() & {*RATES, "gap_closed"} or "curve" in row or "steps" in row or matrix):
         return None
-    params = row.get("policy_params") or {}
-    of_policy = ", ".join(f"{key}={value}" for key, value in params.items())
     values: dict[str, Any] = {
-        "policy": f"{row['policy']} ({of_policy})" if of_policy else row["policy"],
+        "policy": label(row),
         "trace": _trace(row),
         "capacity": row["capacity_blocks"],
         "tokens": row.get("capacity_tokens"),
         "at": _at(row),
         "block": row["block_size"],
         "facets": _facets(row),
-        "seed": [row.get(name) for name in SEEDS],
+        "seed": seeds(row),
         "values": shown,
         "workloads": {
             name: {key: _value(part, key) for key in MEASURES if isinstance(part.get(key), int | float)}
@@ -185,12 +169,11 @@ def _value(row: Mapping[str, Any], name: str) -> list[float]:
 
 
 def _facets(row: Row) -> dict[str, str]:
-    """What sets the row apart from others of its file, in words."""
-    found = {name: value for name, value in conditions(row).items() if name not in (*SEEDS, "quick")}
-    found |= {name: row[name] for name in _FACETS if row.get(name) is not None}
+    """What sets the row apart from others of its file, in words; what a study varies before what follows from it."""
+    found = {"backend": row["backend"], "blocks": "raw" if row.get("raw_blocks") else "vLLM's rules"}
+    found |= {name: value for name, value in conditions(row).items() if name not in _SHOWN}
     if not row.get("mix"):
         found.pop("workload", None)
-    found |= {"backend": row["backend"], "blocks": "raw" if row.get("raw_blocks") else "vLLM's rules"}
     if row.get("warmup_requests") and "load" not in row:
         found["left out"] = f"{row['warmup_requests']:,} requests"
     return {

@@ -1,9 +1,10 @@
 """The command line that the scripts which draw a study share."""
 
 import argparse
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from vllm_sim.terminal import exit_code
 
 
 def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]], root: Path, before: str) -> int:
@@ -22,10 +23,9 @@ def draw(description: str | None, plots: Callable[[Path, Path], Iterable[Path]],
     parser.add_argument("--results", type=Path, default=root / "results", help="default: results")
     parser.add_argument("--out", type=Path, default=root / "figures", help="default: figures")
     options = parser.parse_args()
-    try:
+
+    def work() -> None:
         for path in plots(options.results, options.out):
             print(path)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_code(work)

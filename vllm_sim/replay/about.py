@@ -19,6 +19,8 @@ class About(msgspec.Struct, frozen=True):
         grid: The plural under which a sweep takes a list of it.
         metavar: How a value is written in the command's help.
         compared: Whether `--expect` compares it.
+        plot: What plots do with rows that differ in it: draw them `apart`, as a `line` each, along an `axis`, or show
+            their mean, as of a `seed`.
     """
 
     text: str
@@ -29,6 +31,7 @@ class About(msgspec.Struct, frozen=True):
     grid: str = ""
     metavar: str = ""
     compared: bool = False
+    plot: Literal["apart", "line", "axis", "seed"] = "apart"
 
 
 class Field(NamedTuple):

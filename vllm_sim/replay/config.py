@@ -27,8 +27,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: Annotated[str | None, About("model folder, which texts and the engine need", metavar="FOLDER")] = None
     backend: Annotated[str, About("what runs", choices=tuple(BACKENDS))] = "engine"
-    policy: Annotated[str, About("eviction policy, by name or module:Class", grid="policies", metavar="P")] = "lru"
-    policy_params: Annotated[dict[str, Any], About("the policy's parameters, an object", metavar="JSON")] = {}
+    policy: Annotated[
+        str, About("eviction policy, by name or module:Class", grid="policies", metavar="P", plot="line")
+    ] = "lru"
+    policy_params: Annotated[
+        dict[str, Any], About("the policy's parameters, an object", metavar="JSON", plot="line")
+    ] = {}
     capacity_blocks: Annotated[
         int | Literal["all"] | None,
         About(
@@ -37,6 +41,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
             at_least=1,
             grid="capacities",
             metavar="N",
+            plot="axis",
         ),
     ] = None
     replicas: Annotated[
@@ -51,10 +56,12 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     router_params: Annotated[dict[str, Any], About("the router's parameters, an object", metavar="JSON")] = {}
-    block_size: Annotated[int, About("tokens a block", "tokens", at_least=1, grid="block-sizes", metavar="B")] = 16
+    block_size: Annotated[
+        int, About("tokens a block", "tokens", at_least=1, grid="block-sizes", metavar="B", plot="axis")
+    ] = 16
     raw_blocks: Annotated[bool, About("each hash id is one block, outputs left out (fast)")] = False
     warmup: Annotated[float, About("the first part of the requests, left out of the rates", metavar="FRACTION")] = 0.0
-    seed: Annotated[int, About("of policies that draw", grid="seeds", metavar="S")] = 0
+    seed: Annotated[int, About("of policies that draw", grid="seeds", metavar="S", plot="seed")] = 0
     attribution: Annotated[bool, About("whether hits and misses are explained", scope="engine")] = True
     concurrency: Annotated[
         int | None,

@@ -30,7 +30,7 @@ from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.engine_fleet import engine_fleet, with_fleet
 from vllm_sim.replay.evictions import eviction_rows
 from vllm_sim.replay.fleet import router_of
-from vllm_sim.replay.latency import copy_gb_per_s, make_latency
+from vllm_sim.replay.latency import LatencyModel, check_device, copy_gb_per_s, make_latency
 from vllm_sim.replay.outcome import (
     Floats,
     Groups,
@@ -59,14 +59,8 @@ def run_engine(
     """vLLM's EngineCore in virtual time; arguments as those of `run.run`."""
     path, trace, records = loaded.path, loaded.trace, loaded.records
     assert config.model is not None  # RunConfig refuses an engine without one
-    latency = make_latency(
-        config.latency_model,
-        model_config(config.model),
-        config.device,
-        config.latency_table,
-        config.tensor_parallel,
-        config.host_overhead_ms,
-    )
+    if config.latency_model == "roofline":
+        check_device(config.device, config.tensor_parallel)
     planned = list(_arrivals(path, trace, records, config))
     installed_version()
     os.environ[TRACE_VARIABLE] = str(path)  # vLLM chooses its platform when it is imported
@@ -79,7 +73,7 @@ def run_engine(
     settings = [
         engine.RequestSettings(record.cache_salt, record.priority or 0, record.max_tokens) for record in records
     ]
-    step_ms = None if latency is None else latency.step_ms
+    latency: LatencyModel | None = None
     outcomes: list[Any] = []
     with ExitStack() as stack:
         drivers = []
@@ -87,11 +81,19 @@ def run_engine(
             core = engine.make_core(path, config.model, setup, row_facts)
             stack.callback(core.shutdown)
             engine.use_stored_hashes(core, trace, [record.cache_salt for record in records])
+            latency = make_latency(
+                config.latency_model,
+                core.model_executor.work,
+                config.device,
+                config.latency_table,
+                config.tensor_parallel,
+                config.host_overhead_ms,
+            )
             drivers.append(
                 engine.Driver(
                     core,
                     trace,
-                    step_ms,
+                    None if latency is None else latency.step_ms,
                     settings,
                     config.concurrency if router is None else None,
                     progress if router is None else _silent,
@@ -99,6 +101,7 @@ def run_engine(
                     config.attribution,
                     config.plain_steps,
                     unit_tokens=config.block_size,
+                    reaches=() if latency is None else latency.reaches,
                 )
             )
         driver, groups = drivers[0], drivers[0].groups
@@ -110,7 +113,7 @@ def run_engine(
                 watcher.request(msgspec.structs.replace(result, row=one.row))
     outcomes.sort(key=lambda one: one.row)
     steps = "sparse" if driver.plain_reason is None else f"plain: {driver.plain_reason}"
-    outcome = replace(_outcome(outcomes, loaded, config, groups), steps=steps)
+    outcome = replace(_outcome(outcomes, loaded, config, groups), steps=steps, latency=latency)
     tiers = [driver.tier.facts() for driver in drivers if driver.tier is not None]
     if tiers:
         outcome = replace(outcome, traffic=_traffic(tiers))
@@ -122,7 +125,7 @@ def run_engine(
         totals = Totals(ledger.working_set_blocks, ledger.evicted_blocks, ledger.orphan_blocks)
         files = {
             "evictions.jsonl": eviction_rows(ledger.evictions, records),
-            "blocks.jsonl": [{"schema": SCHEMA} | row for row in ledger.lifetimes.rows()],
+            "blocks.jsonl": [{"schema": SCHEMA} | row for row in ledger.lifetime_rows()],
         }
         outcome = replace(outcome, totals=totals, files=files)
     ran = msgspec.structs.replace(

@@ -72,7 +72,7 @@ def with_fleet(outcome: Outcome, fleet: Any, ledgers: Sequence[Any], config: Run
     blocks = [
         {"schema": SCHEMA, "replica": number} | row
         for number, ledger in enumerate(ledgers)
-        for row in ledger.lifetimes.rows()
+        for row in ledger.lifetime_rows()
     ]
     orphans = [ledger.orphan_blocks for ledger in ledgers]
     totals = Totals(

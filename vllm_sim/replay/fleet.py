@@ -1,11 +1,14 @@
 """A fleet of the backends without a schedule: caches of a router, one request after the other."""
 
 from collections.abc import Sequence
+from multiprocessing import parent_process
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from vllm_sim.eviction.compiled import is_compiled
 from vllm_sim.eviction.names import OFFLINE
+from vllm_sim.eviction.registry import find_policy
 from vllm_sim.fleet.registry import find_router, make_router
 from vllm_sim.fleet.router import Router, RouterContext
 from vllm_sim.fleet.sequence import Calls, FleetRun, run_fleet
@@ -62,4 +65,14 @@ def run_caches(linked: "Linked", records: Sequence[Record], config: RunConfig, r
         prompt_tokens=linked.requests.prompt_tokens,
         session=[record.session_id for record in records],
     )
-    return run_fleet(make_cache, linked.chains, calls, router, config.replica_blocks)
+    return run_fleet(make_cache, linked.chains, calls, router, config.replica_blocks, _threads(config))
+
+
+def _threads(config: RunConfig) -> int:
+    """How many replicas are served at once: one a core where compiled code serves them, which does not hold Python's
+    lock; one in a process of a sweep, whose runs have the cores."""
+    if config.backend != "fast" or not is_compiled(find_policy(config.policy)) or parent_process() is not None:
+        return 1
+    from joblib import cpu_count
+
+    return int(cpu_count())

@@ -1,22 +1,30 @@
 """How long a step takes on a device: models by name.
 
 `zero` takes no time. `table` is a plane through steps that a real vLLM timed (calibrate.py). `roofline` is the larger
-of the time to compute and the time to move bytes, for one device and a decoder with grouped-query attention and a gated
-MLP, out of the model's config.json; then the time of tensor parallelism's all-reduces, and what the host takes for a
-step. Not modelled there: kernels that use only part of the device, the latency of starting kernels and all-reduces,
-quantisation of weights, and the overlap of computing with moving or communicating beyond their maximum.
+of the time to compute and the time to move bytes (Williams, Waterman and Patterson, "Roofline", CACM 2009), for one
+device and what the model's layers compute (models/work.py); then the time of tensor parallelism's all-reduces, and what
+the host takes for a step. Not modelled there: kernels that use only part of the device, the latency of starting kernels
+and all-reduces, quantisation of weights, experts that some tokens prefer, expert parallelism's exchange of tokens,
+sparse attention, which here reads every position, what a state computes, and the overlap of computing with moving or
+communicating beyond their maximum. None of it was compared with a GPU.
 """
 
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from vllm_sim.step_load import StepLoad
+from vllm_sim.models.work import VALUE_BYTES, Experts, ModelWork
+from vllm_sim.step_load import Reach, StepLoad
 
 
 class LatencyModel(Protocol):
     """The time of a step."""
+
+    @property
+    def reaches(self) -> tuple[Reach, ...]:
+        """Those of which a load must say what is near."""
+        ...
 
     def step_ms(self, load: StepLoad) -> float:
         """Milliseconds that a step with this load takes."""
@@ -88,14 +96,23 @@ def device_bytes(name: str) -> int:
     return known[name] * 2**30
 
 
+def check_device(name: str, devices: int) -> None:
+    """Checks that there is such a device, and that several of them are linked.
+
+    Raises:
+        ValueError: it is not known, or has no link.
+    """
+    if name not in DEVICES:
+        raise ValueError(f"device is {name!r}; allowed: {', '.join(DEVICES)}")
+    if devices > 1 and DEVICES[name].link_gb_per_s is None:
+        raise ValueError(f"device {name} has no link to others; allowed: tensor parallel 1, or another device")
+
+
 MODELS = ("zero", "roofline", "table")
 BOUNDS = ("compute", "bandwidth", "links", "host")
 """What a step's time is made of; bandwidth is that of the device's memory."""
 COMPUTE_EFFICIENCY = 0.6
 MEMORY_EFFICIENCY = 0.8
-_FIELDS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
-_BYTES_A_VALUE = 2
-"""BF16 weights and KV cache."""
 
 
 def copy_gb_per_s(device: str) -> float:
@@ -106,42 +123,38 @@ def copy_gb_per_s(device: str) -> float:
 class Roofline:
     """max(operations / (peak x 0.6), bytes / (bandwidth x 0.8)) of a step.
 
-    Operations: 2 for each weight outside the embedding and each token; 2 for each weight of the output layer and each
-    sampled token; 4 x heads x head size x layers for each pair of a token and a position that it attends to. Bytes:
-    every weight once; keys and values of all positions attended to read once a request, those of new tokens written.
-    The efficiencies are assumptions, the same for every device: a large matrix product reaches about 0.6 of the peak,
-    a stream through memory about 0.8.
+    Operations: 2 for each weight that a token passes; 2 for each weight of the output layer and each sampled token; in
+    each layer 2 x heads x (head size of keys + of values) for each pair of a token and a position that it sees. Bytes:
+    each weight that any token passes, once; keys and values of all positions that a layer sees, read once a request,
+    those of new tokens written; a request's states, read and written. A layer with a sliding window or chunks sees what
+    is in them. The efficiencies are assumptions, the same for every device: a large matrix product reaches about 0.6 of
+    the peak, a stream through memory about 0.8.
 
-    T devices that share each layer have 1 / T of operations and bytes each, but no less than one key-value head. Two
+    Experts: a token passes k of E. That n tokens draw k experts each, uniformly and without regard to one another, is
+    assumed; one expert is left out by all of them with probability (1 - k / E) ** n, so E x (1 - (1 - k / E) ** n) of
+    them are read in the mean.
+
+    T devices that share each layer compute and move their part of it, and no less than one key-value head. Two
     all-reduces a layer then carry hidden size x tokens x 2 bytes, of which a ring sends 2 (T - 1) / T over each link;
     links are taken to reach 0.8 of their bandwidth too. The host's time for a step is added as it is given.
     """
 
-    def __init__(self, config: dict[str, Any], device: str, tensor_parallel: int = 1, host_overhead_ms: float = 0.0):
-        if device not in DEVICES:
-            raise ValueError(f"device is {device!r}; allowed: {', '.join(DEVICES)}")
-        missing = [name for name in _FIELDS if name not in config]
-        if missing:
-            raise ValueError(f"the model has no {', '.join(missing)}, which roofline needs; allowed: zero, table")
-        hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
-        size = config.get("head_dim") or hidden // heads
-        kv_heads = config.get("num_key_value_heads") or heads
-        attention = hidden * size * (2 * heads + 2 * kv_heads)
-        shares = tensor_parallel
-        self.layer_weights = layers * (attention + 3 * hidden * config["intermediate_size"]) / shares
-        self.output_weights = hidden * config["vocab_size"] / shares
-        self.operations_a_pair = 4 * heads * size * layers / shares
-        self.kv_bytes_a_token = 2 * max(1, kv_heads / shares) * size * layers * _BYTES_A_VALUE
+    def __init__(self, work: ModelWork, device: str, tensor_parallel: int = 1, host_overhead_ms: float = 0.0):
+        """Args:
+        work: What one of the devices computes.
+        device: A name of DEVICES.
+        tensor_parallel: How many there are.
+        host_overhead_ms: The host's time for a step.
+        """
+        check_device(device, tensor_parallel)
+        self.work = work
+        self.reaches = tuple(layers.reach for layers in work.attention if layers.reach is not None)
         self.host_overhead_ms = host_overhead_ms
         self.link_ms_a_token = 0.0
-        if shares > 1:
-            link = DEVICES[device].link_gb_per_s
-            if link is None:
-                raise ValueError(
-                    f"device {device} has no link to others; allowed: tensor parallel 1, or another device"
-                )
-            sent = 2 * (shares - 1) / shares * hidden * _BYTES_A_VALUE
-            self.link_ms_a_token = 2 * layers * sent / (link * 1e6 * MEMORY_EFFICIENCY)
+        link = DEVICES[device].link_gb_per_s
+        if tensor_parallel > 1 and link is not None:
+            sent = 2 * (tensor_parallel - 1) / tensor_parallel * work.reduced_values_a_token * VALUE_BYTES
+            self.link_ms_a_token = sent / (link * 1e6 * MEMORY_EFFICIENCY)
         self.operations_per_ms = DEVICES[device].tflops * 1e9 * COMPUTE_EFFICIENCY
         self.bytes_per_ms = DEVICES[device].gb_per_s * 1e6 * MEMORY_EFFICIENCY
 
@@ -158,15 +171,29 @@ class Roofline:
 
     def _parts(self, load: StepLoad) -> tuple[float, float, float, float]:
         """Milliseconds of BOUNDS."""
-        weights = self.layer_weights * load.tokens + self.output_weights * load.sampled
-        operations = 2 * weights + self.operations_a_pair * load.pairs
-        moved = (self.layer_weights + self.output_weights) * _BYTES_A_VALUE + self.kv_bytes_a_token * load.positions
+        work = self.work
+        operations = 2 * (work.layer_weights * load.tokens + work.output_weights * load.sampled)
+        weights = work.layer_weights + work.output_weights
+        for experts in work.experts:
+            operations += 2 * experts.weights * experts.a_token * experts.on_device / experts.a_layer * load.tokens
+            weights += experts.weights * read_experts(experts, load.tokens)
+        moved = weights * VALUE_BYTES + 2 * work.state_bytes * load.requests
+        near = iter(load.near)
+        for layers in work.attention:
+            seen = load if layers.reach is None else next(near)
+            operations += layers.operations_a_pair * seen.pairs
+            moved += layers.bytes_a_position * seen.positions
         return (
             operations / self.operations_per_ms,
             moved / self.bytes_per_ms,
             self.link_ms_a_token * load.tokens,
             self.host_overhead_ms,
         )
+
+
+def read_experts(experts: Experts, tokens: int) -> float:
+    """How many experts of a layer a step of so many tokens reads on a device, in the mean."""
+    return experts.on_device * (1 - (1 - experts.a_token / experts.a_layer) ** tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +208,13 @@ class LatencyTable:
     prefill_token_ms: float
     decode_request_ms: float
 
+    @property
+    def reaches(self) -> tuple[Reach, ...]:
+        """None: contexts are not in it."""
+        return ()
+
     def step_ms(self, load: StepLoad) -> float:
+        """Milliseconds that a step with this load takes, by the fitted formula."""
         if not load.requests:
             return 0.0
         return (
@@ -212,7 +245,7 @@ def load_table(path: Path) -> LatencyTable:
 
 def make_latency(
     name: str,
-    config: dict[str, Any],
+    work: ModelWork,
     device: str,
     table: LatencyTable | None = None,
     tensor_parallel: int = 1,
@@ -222,7 +255,7 @@ def make_latency(
 
     Args:
         name: One of MODELS.
-        config: The model's config.json, for `roofline`.
+        work: What the model computes on one device, for `roofline`.
         device: A name of DEVICES, for `roofline`.
         table: For `table`.
         tensor_parallel: Devices that share each layer, for `roofline`.
@@ -234,7 +267,7 @@ def make_latency(
     if name == "zero":
         return None
     if name == "roofline":
-        return Roofline(config, device, tensor_parallel, host_overhead_ms)
+        return Roofline(work, device, tensor_parallel, host_overhead_ms)
     if name == "table" and table is not None:
         return table
     raise ValueError(f"latency model is {name!r}; allowed: {', '.join(MODELS)}, table with a table")

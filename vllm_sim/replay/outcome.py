@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vllm_sim.replay.breakdown import Array, Breakdown
+from vllm_sim.replay.latency import LatencyModel
 from vllm_sim.replay.rows import TIER_MISSES, TIMES, CacheGroup, RequestResult, Row, request_fields
+from vllm_sim.trace.columns import LABELS, column, label_values
 from vllm_sim.trace.record import Record
 
 Floats = npt.NDArray[np.float64]
@@ -127,22 +129,13 @@ class Outcome:
     """More files of the run, by name."""
     steps: str | None = None
     """Engine: whether vLLM's scheduler was shown every step, and why."""
+    latency: LatencyModel | None = None
+    """Engine: how long its steps took; None: no time."""
 
 
 def labels_of(records: Sequence[Record]) -> Labels:
     """The labels of a trace's requests."""
-    return Labels(
-        *(
-            _label([getattr(record, name) for record in records])
-            for name in ("workload", "turn", "tenant", "session_id")
-        )
-    )
-
-
-def _label(names: Sequence[Any]) -> Label:
-    numbers: dict[Any, int] = {}
-    codes = [-1 if name is None else numbers.setdefault(name, len(numbers)) for name in names]
-    return Label(list(numbers), np.array(codes, np.int64))
+    return Labels(*(Label(label_values(records, name), column(records, name)) for name in LABELS))
 
 
 def request_results(outcome: Outcome) -> Iterator[RequestResult]:

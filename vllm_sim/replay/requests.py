@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vllm_sim.block_rules import full_blocks
 from vllm_sim.eviction.chains import Array, Floats, Requests
-from vllm_sim.trace.hints import NO_HINTS, hints_of
+from vllm_sim.trace.columns import column
 from vllm_sim.trace.record import Record, TraceError
 from vllm_sim.trace.tokens import TokenisedTrace
 
@@ -52,7 +51,7 @@ def cache_requests(trace: TokenisedTrace, records: Sequence[Record], block_size:
         prompt_tokens=np.array(trace.prompt_lengths),
         output_tokens=np.array(trace.response_lengths),
         category=categories(records),
-        salt=_salts(records),
+        salt=column(records, "salt"),
         arrival_ms=arrivals_ms(records),
         hints=hints(records),
     )
@@ -91,7 +90,7 @@ def raw_requests(path: Path, trace: TokenisedTrace, records: Sequence[Record], b
         prompt_tokens=np.array(trace.prompt_lengths),
         output_tokens=np.zeros(len(trace), dtype=np.int64),
         category=categories(records),
-        salt=_salts(records),
+        salt=column(records, "salt"),
         arrival_ms=arrivals_ms(records),
         hints=hints(records),
     )
@@ -108,13 +107,15 @@ def retokenised_tokens(trace: TokenisedTrace, records: Sequence[Record]) -> list
     Returns:
         None where the generated tokens are not known (`output_length`, hash ids); 0 for a session's first row.
     """
+    has_ids, has_length = column(records, "has_ids"), column(records, "has_length")
+    if has_ids.all():
+        return [None] * len(records)
     counts: list[int | None] = []
-    last_row: dict[str | int, int] = {}
-    for row, record in enumerate(records):
-        before = last_row.get(record.session_id) if record.session_id is not None else None
-        if record.session_id is not None:
-            last_row[record.session_id] = row
-        if record.hash_ids is not None or (before is not None and records[before].output_length is not None):
+    last_row: dict[int, int] = {}
+    for row, session in enumerate(column(records, "session_id").tolist()):
+        before = last_row.get(session) if session >= 0 else None
+        last_row[session] = row
+        if has_ids[row] or (before is not None and has_length[before]):
             counts.append(None)
             continue
         count = 0
@@ -130,12 +131,12 @@ def retokenised_tokens(trace: TokenisedTrace, records: Sequence[Record]) -> list
 
 def categories(records: Sequence[Record]) -> Array:
     """Workload and turn of each row as one small number, in the order of first appearance."""
-    return _numbers([(record.workload, record.turn) for record in records])
+    return column(records, "category")
 
 
 def arrivals_ms(records: Sequence[Record]) -> Floats:
     """When each row arrives; NaN where it does not say so."""
-    return np.array([np.nan if record.timestamp is None else record.timestamp for record in records], np.float64)
+    return column(records, "arrival_ms")
 
 
 def hints(records: Sequence[Record]) -> Floats:
@@ -144,20 +145,4 @@ def hints(records: Sequence[Record]) -> Floats:
     Raises:
         ValueError: a row's hint is out of range; names its place among the rows.
     """
-    found = []
-    for row, record in enumerate(records):
-        try:
-            found.append(hints_of(record))
-        except ValueError as error:
-            raise ValueError(f"row {row}: {error}") from None
-    return np.array(found, np.float64).reshape(len(records), len(NO_HINTS))
-
-
-def _salts(records: Sequence[Record]) -> Any:
-    return _numbers([record.cache_salt for record in records], first=None)
-
-
-def _numbers(values: Sequence[Any], first: Any = ...) -> Any:
-    """Values as numbers in the order of first appearance; `first` has 0 whether it appears or not."""
-    numbers: dict[Any, int] = {} if first is ... else {first: 0}
-    return np.array([numbers.setdefault(value, len(numbers)) for value in values], dtype=np.int64)
+    return column(records, "hints")

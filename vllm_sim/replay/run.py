@@ -23,7 +23,7 @@ from vllm_sim.replay.outcome import Fleet, Labels, Outcome, TierHits, TierTraffi
 from vllm_sim.replay.requests import cache_requests, raw_requests, retokenised_tokens
 from vllm_sim.replay.rows import RequestResult, RunSummary
 from vllm_sim.replay.summary import summarise
-from vllm_sim.trace.files import iter_records
+from vllm_sim.trace.columns import load_records
 from vllm_sim.trace.record import Record
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 from vllm_sim.vllm_version import found_version, installed_version
@@ -76,8 +76,8 @@ def load(path: Path, model: str | None = None) -> Loaded:
         TraceError: a row lacks what the tokeniser needs, or has a text, and there is no tokenizer.
         ValueError: there is no such model.
     """
-    records = [record.drop_contents() for _, record in iter_records(path)]
     trace = load_tokenised(path, model)
+    records = load_records(path, trace.sha256)
     return Loaded(path, trace, records, labels_of(records), retokenised_tokens(trace, records))
 
 

@@ -19,6 +19,7 @@ from vllm_sim.replay.breakdown import Array
 from vllm_sim.replay.config import RunConfig
 from vllm_sim.replay.outcome import Fleet, Label, Mask, Outcome
 from vllm_sim.replay.rows import TIER_MISSES, Latencies, Rates, ReplicaResult, RunSummary, SessionResult
+from vllm_sim.trace.columns import column
 
 SHARES = (50, 90, 99)
 """Percentiles of latencies."""
@@ -134,7 +135,7 @@ def summarise(config: RunConfig, trace: str, trace_sha256: str, outcome: Outcome
         "sessions": len(outcome.labels.session.values),
         "retokenised_tokens": _sum_known(outcome.retokenised, skipped),
     }
-    if any(record.hash_ids is not None for record in outcome.records) and not config.raw_blocks:
+    if column(outcome.records, "has_ids").any() and not config.raw_blocks:
         values["generated_blocks"] = "never hit"
     if outcome.totals is not None:
         values |= {name: value for name, value in outcome.totals._asdict().items() if value is not None}

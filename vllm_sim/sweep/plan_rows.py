@@ -4,6 +4,7 @@ Goodput counts requests whose own TTFT, TPOT and end-to-end time are within the 
 each is for. What binds a step is by the roofline, weighted by the step's time; a step under `table` has no parts.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -13,11 +14,11 @@ import numpy as np
 
 from vllm_sim.replay.about import About
 from vllm_sim.replay.config import RunConfig
-from vllm_sim.replay.engine_backend import model_config
 from vllm_sim.replay.latency import BOUNDS, Roofline
 from vllm_sim.replay.outcome import Outcome
 from vllm_sim.replay.rows import Row
 from vllm_sim.replay.run import run
+from vllm_sim.step_load import StepLoad
 from vllm_sim.sweep.planning import Planned, Wanted
 from vllm_sim.sweep.runs import load
 from vllm_sim.sweep.service_level import Bound
@@ -80,16 +81,14 @@ class Explained(NamedTuple):
 
 
 class _Loads:
-    """Follows a run: how long each of BOUNDS bound its steps, in milliseconds."""
+    """Follows a run: what its steps computed, and how long that took in milliseconds."""
 
-    def __init__(self, roofline: Roofline | None):
-        self.ms = dict.fromkeys(BOUNDS, 0.0)
-        self._roofline = roofline
+    def __init__(self) -> None:
+        self.ms: Counter[StepLoad] = Counter()
 
     def step(self, step: Any) -> None:
         """A step that has ended."""
-        if self._roofline is not None and step.load.requests:
-            self.ms[self._roofline.bound_by(step.load)] += step.end_ms - step.start_ms
+        self.ms[step.load] += step.end_ms - step.start_ms
 
     def request(self, result: Any) -> None:
         """A request that has ended: nothing to note."""
@@ -153,15 +152,15 @@ def _tier(config: RunConfig, row: Row) -> PlanTier | None:
 
 
 def _explain(wanted: Wanted, config: RunConfig) -> Explained:
-    roofline = None
-    if config.latency_model == "roofline":
-        assert config.model is not None
-        settings = config.tensor_parallel, config.host_overhead_ms
-        roofline = Roofline(model_config(config.model), config.device, *settings)
-    loads = _Loads(roofline)
+    loads = _Loads()
     outcome = run(load(wanted.trace, config.model), config, watcher=loads).outcome
     total = sum(loads.ms.values())
-    return Explained(outcome, {name: round(ms / total, 4) for name, ms in loads.ms.items()} if total else {})
+    if not isinstance(outcome.latency, Roofline) or not total:
+        return Explained(outcome, {})
+    bound = dict.fromkeys(BOUNDS, 0.0)
+    for step, ms in loads.ms.items():
+        bound[outcome.latency.bound_by(step)] += ms
+    return Explained(outcome, {name: round(ms / total, 4) for name, ms in bound.items()})
 
 
 def _percentiles(row: dict[str, Any], metric: str) -> dict[str, float | None]:

@@ -4,7 +4,7 @@ For each load (speedup of the trace), block size, policy and router:
 
 1. How many blocks a device holds: vLLM's own start of an engine (engine/model_cache.py).
 2. Replicas: with all of that memory, 1, 2, 4 ... until the level is met, then bisection. They are a fleet on one clock
-   behind the router (engine/backends/fleet.py); the level is for all requests, wherever they were served.
+   after the router (engine/backends/fleet.py); the level is for all requests, wherever they were served.
 3. Cache: bisection of the capacity until the smallest that meets the level is known to PRECISION. Where LRU's curve of
    the `fast` backend has all its hits in one cache well below the device's capacity, the search begins there. CPU
    memory, where it is given, is the same for each replica of every deployment.

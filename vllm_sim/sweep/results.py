@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from vllm_sim.replay.config import config_fields
 from vllm_sim.replay.old_rows import upgraded
 from vllm_sim.replay.rows import Row
 from vllm_sim.trace.files import iter_objects
@@ -16,33 +15,9 @@ RATES = {
     "request_hit_rate": "request hit rate",
 }
 NEEDED = ("trace", "trace_sha256", "backend", "policy", "capacity_blocks", "block_size")
-_STUDIES = ("workload", "system_prompt", "sessions_per_s", "think_s", "arrival_seed", "point", "part", "quick")
-"""Fields of studies that tell apart what must not be compared in one plot."""
-_COMPARED = (
-    "model",
-    "backend",
-    "policy",
-    "policy_params",
-    "capacity_blocks",
-    "block_size",
-    "raw_blocks",
-    "warmup",
-    "seed",
-)
-"""Fields of a configuration that a plot shows, or groups by itself."""
-
 
 _BEGINNINGS = (b'{"key":', b'{"trace":', b'{"schema":')
 """Of a grid's row; the others are of rows from before they began with the key."""
-
-
-def conditions(row: Row) -> dict[str, Any]:
-    """What sets a row apart from others that must not be compared with it in one plot, as far as it is set."""
-    fields = [field.name for field in config_fields() if field.name not in _COMPARED]
-    values = {name: row[name] for name in (*_STUDIES, *fields) if row.get(name) not in (None, False)}
-    if values.get("latency_model") != "roofline":
-        values.pop("device", None)
-    return {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
 
 
 def run_file(rows: Path) -> Path:
@@ -164,6 +139,18 @@ def pick(rows: Sequence[Row], experiment: str, **wanted: Any) -> list[Row]:
         for row in rows
         if row["experiment"] == experiment and all(row.get(name) == value for name, value in wanted.items())
     ]
+
+
+def pick_one(rows: Sequence[Row], experiment: str, *, maker: str, **wanted: Any) -> Row:
+    """The first row that `pick` finds among those that a script makes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = pick(rows, experiment, **wanted)
+    if not found:
+        raise ValueError(f"no row of {experiment}, {wanted}; first run {maker} to its end")
+    return found[0]
 
 
 def find_rows(folder: Path) -> dict[Path, list[Row]]:

@@ -4,11 +4,14 @@ Seconds of traffic: capacity in tokens / (prompt and generated tokens of the tra
 arrival): how long the traffic takes to send as many tokens as the cache holds, were none of them hit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from vllm_sim.models.layers import keeps_less
 from vllm_sim.sweep.capacity import kv_bytes_a_token
+from vllm_sim.trace.columns import column
 from vllm_sim.trace.record import Record
 
 
@@ -42,10 +45,11 @@ class Units(NamedTuple):
 HEADS = ("tokens", "GiB", "of working set", "s of traffic")
 
 
-def traffic_of(records: Iterable[Record], tokens: int) -> Traffic:
+def traffic_of(records: Sequence[Record], tokens: int) -> Traffic:
     """What records bring that have so many tokens in all."""
-    times = [record.timestamp for record in records if record.timestamp is not None]
-    span = (max(times) - min(times)) / 1000 if times else 0.0
+    times = column(records, "arrival_ms")
+    times = times[~np.isnan(times)]
+    span = float(times.max() - times.min()) / 1000 if times.size else 0.0
     return Traffic(tokens, span or None)
 
 

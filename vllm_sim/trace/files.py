@@ -248,9 +248,14 @@ def iter_objects(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
 
 
 def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[int, Record]]:
-    """Yields (line number, record).
+    """Yields (line number from 1, record).
+
+    Args:
+        path: a trace; .gz and .zst are unpacked.
+        on_bytes: called with the number of bytes of the file that were read.
 
     Raises:
+        OSError: the file cannot be read.
         TraceError: at the first line that is not a record; or the file holds none.
     """
     is_empty = True
@@ -262,7 +267,14 @@ def iter_records(path: Path, on_bytes: OnBytes | None = None) -> Iterator[tuple[
 
 
 def write_records(path: Path, records: Iterable[Record]) -> int:
-    """Writes a trace; returns the number of records."""
+    """Writes a trace, packed where its name ends in .gz or .zst.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        OSError: the file cannot be written; nothing is left of it.
+    """
     count = 0
     with open_output(path) as file:
         for record in records:

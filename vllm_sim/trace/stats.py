@@ -3,58 +3,69 @@
 Shares and gaps are those of the trace alone, a cache without bounds that serves one request after the other: what no
 policy can exceed. Capacity, schedules and the rule about a prompt's last token are the replay's.
 
-Held in memory, of a trace of hash ids: about 250 bytes an id, whatever the block size. Of one with texts or tokens:
-8 bytes a block of the greatest common divisor of the block sizes, and about 60 bytes a block of the smallest.
+Held in memory: what reuse.py needs of the distinct prefixes, which end in hash ids, or in blocks of the greatest common
+divisor of the block sizes where there are texts or tokens; and of each row about 100 bytes and its session's name.
 """
 
-import hashlib
 import math
 from array import array
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vllm_sim.trace.blocks import PromptBlocks, hash_blocks, names_at, token_blocks
+from vllm_sim.block_rules import computed_tokens, full_blocks
+from vllm_sim.trace.blocks import names_at
 from vllm_sim.trace.files import OnBytes, iter_records
 from vllm_sim.trace.record import Record
+from vllm_sim.trace.reuse import LastUses, Rows
 from vllm_sim.trace.tokens import TokenisedTrace, load_tokenised
 
 BLOCK_SIZES = (16, 32, 64, 128, 256, 512)
 QUANTILES = (50, 90, 99)
 UNTAGGED = "(none)"
+_CHUNK_UNITS = 1 << 18
 _MOST_ID = 0x7FFFFFFFFFFFFFFF
 """An id is any whole number; one that needs more than 63 bits keeps its lower ones."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
+class _Facts(NamedTuple):
     """What is known of the rows besides their blocks; n is their number."""
 
-    sessions: list[str | int | None]
-    workloads: list[str]
-    salts: NDArray[np.uint64]
-    """[n], 0 for no cache salt; blocks under different salts are different blocks."""
+    sessions: NDArray[np.int64]
+    """[n], -1 for none."""
+    workloads: NDArray[np.int64]
+    """[n], places in `tags`."""
+    tags: list[str]
     timestamps: NDArray[np.float64]
     """[n], milliseconds; NaN where there is none."""
+    roots: NDArray[np.int32]
+    """[n]: blocks under different salts are different blocks, and so are hash ids of other sizes."""
     prompts: NDArray[np.int64]
     """[n], tokens."""
     outputs: NDArray[np.int64]
     """[n], tokens."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashes:
-    """The hash ids of a trace that has nothing else."""
+class _Uses(NamedTuple):
+    """Tokens of a row that an earlier one used last; [runs] each."""
 
-    ids: NDArray[np.int64]
-    offsets: NDArray[np.int64]
-    unit_sizes: NDArray[np.int64]
+    earlier: NDArray[np.int64]
+    later: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    """The first token, of the row's."""
+    end: NDArray[np.int64]
+    """After the last one."""
+
+    def blocks(self, size: int, most: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        """How many blocks end within each run, at `most` [runs] or before."""
+        begin, end = self.begin, self.end
+        if most is not None:
+            begin, end = np.minimum(begin, most), np.minimum(end, most)
+        counts: NDArray[np.int64] = end // size - begin // size
+        return counts
 
 
 def trace_stats(
@@ -73,168 +84,221 @@ def trace_stats(
         TraceError: a line that is not a record or has no tokens.
         ValueError: a block size that does not fit the trace's hash ids.
     """
-    rows, hashes = _read(path, on_bytes)
-    sizes = _fitting_sizes(hashes, block_sizes)
+    reader = _Reader()
+    for _, record in iter_records(path, on_bytes):
+        reader.read(record)
+    facts, hashes = reader.facts(), reader.hashes()
+    units = None if hashes is None else sorted(reader.units)
+    sizes = _fitting_sizes(units, block_sizes)
     if hashes is None:
         trace = load_tokenised(path, model)
-        rows = replace(rows, prompts=trace.prompt_lengths, outputs=trace.response_lengths)
-        make = _token_block_maker(rows, trace, sizes)
+        facts = facts._replace(prompts=trace.prompt_lengths, outputs=trace.response_lengths)
+        uses = _token_uses(facts, trace, math.gcd(*sizes))
     else:
-        make = _hash_block_maker(rows, hashes)
-    blocks = []
-    shares: dict[int, dict[str, Any]] = {}
+        uses = hashes.uses()
+    blocks, shares = [], {}
     for size in sizes:
-        found = make(size)
-        found = replace(found, names=found.names ^ rows.salts[found.rows])
-        seen, gaps = _reuse(found)
-        blocks.append({"block_size": size, **_share(found, seen), **_gaps(gaps, rows.timestamps)})
-        shares[size] = _shares_by_workload(found, seen, rows.workloads)
-    timed = rows.timestamps[~np.isnan(rows.timestamps)]
+        found, shares[size] = _blocks_of(facts, uses, size)
+        blocks.append({"block_size": size, **found})
+    timed = facts.timestamps[~np.isnan(facts.timestamps)]
     return {
         "trace": path.name,
-        **_sizes(rows, np.ones(len(rows.prompts), dtype=np.bool_)),
+        **_sizes(facts, np.ones(len(facts.prompts), dtype=np.bool_)),
         "duration_ms": float(timed.max() - timed.min()) if len(timed) else None,
-        "hash_block_sizes": None if hashes is None else sorted({int(size) for size in hashes.unit_sizes}),
-        "distinct_hash_ids": None if hashes is None else len(np.unique(hashes.ids)),
+        "hash_block_sizes": units,
+        "distinct_hash_ids": None if hashes is None else hashes.last.distinct_names(),
         "blocks": blocks,
         "workloads": {
-            tag: _sizes(rows, np.array([workload == tag for workload in rows.workloads]))
-            | {"seen_before_by_block_size": {str(size): shares[size].get(tag) for size in sizes}}
-            for tag in sorted(set(rows.workloads))
+            tag: _sizes(facts, facts.workloads == place)
+            | {"seen_before_by_block_size": {str(size): shares[size].get(place) for size in sizes}}
+            for tag, place in sorted((tag, place) for place, tag in enumerate(facts.tags))
         },
     }
 
 
-def _read(path: Path, on_bytes: OnBytes | None) -> tuple[_Rows, _Hashes | None]:
-    sessions: list[str | int | None] = []
-    workloads: list[str] = []
-    salts, timestamps, prompts, outputs, units, counts = [], [], [], [], [], []
-    ids = array("q")
-    only_hashes = True
-    for _, record in iter_records(path, on_bytes):
-        sessions.append(record.session_id)
-        workloads.append(UNTAGGED if record.workload is None else record.workload)
-        salts.append(_salt_number(record.cache_salt))
-        timestamps.append(np.nan if record.timestamp is None else record.timestamp)
-        only_hashes = only_hashes and _has_only_hashes(record)
-        if only_hashes:
-            assert record.hash_ids is not None
-            prompts.append(record.input_length or 0)
-            outputs.append(record.output_length or 0)
-            units.append(record.hash_block_size or 0)
-            counts.append(len(record.hash_ids))
-            ids.extend(number & _MOST_ID for number in record.hash_ids)
-    numbers = np.array(prompts, dtype=np.int64), np.array(outputs, dtype=np.int64)
-    salt_array, time_array = np.array(salts, dtype=np.uint64), np.array(timestamps, dtype=np.float64)
-    rows = _Rows(sessions, workloads, salt_array, time_array, *numbers)
-    if not only_hashes:
-        return rows, None
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return rows, _Hashes(np.frombuffer(ids, np.int64), offsets, np.array(units, dtype=np.int64))
+class _Reader:
+    """Takes the records of a trace one by one, and the hash ids of one that has nothing else chunk by chunk."""
+
+    def __init__(self) -> None:
+        self.units: set[int] = set()
+        self._names: dict[str, dict[Any, int]] = {"session": {None: -1}, "workload": {}, "root": {}}
+        self._columns = {name: array("q") for name in ("session", "workload", "root", "prompt", "output")}
+        self._timestamps = array("d")
+        self._hashes: _Hashes | None = _Hashes()
+
+    def read(self, record: Record) -> None:
+        """Takes the next record."""
+        self._add("session", self._number("session", record.session_id, 1))
+        self._add("workload", self._number("workload", UNTAGGED if record.workload is None else record.workload))
+        self._add("root", self._number("root", (record.cache_salt, record.hash_block_size)))
+        self._timestamps.append(math.nan if record.timestamp is None else record.timestamp)
+        self._add("prompt", record.input_length or 0)
+        self._add("output", record.output_length or 0)
+        if self._hashes is not None and (record.hash_ids is None or record.output_length is None):
+            self._hashes = None
+        if self._hashes is not None:
+            assert record.hash_block_size is not None
+            self.units.add(record.hash_block_size)
+            self._hashes.read(record, -1 - self._columns["root"][-1])
+
+    def _add(self, column: str, value: int) -> None:
+        self._columns[column].append(value)
+
+    def _number(self, kind: str, value: Any, before: int = 0) -> int:
+        numbers = self._names[kind]
+        return numbers.setdefault(value, len(numbers) - before)
+
+    def facts(self) -> _Facts:
+        """What was read; lengths are those of rows of hash ids."""
+        columns = {name: np.frombuffer(values, np.int64) for name, values in self._columns.items()}
+        return _Facts(
+            sessions=columns["session"],
+            workloads=columns["workload"],
+            tags=list(self._names["workload"]),
+            timestamps=np.frombuffer(self._timestamps, np.float64),
+            roots=(-1 - columns["root"]).astype(np.int32),
+            prompts=columns["prompt"],
+            outputs=columns["output"],
+        )
+
+    def hashes(self) -> "_Hashes | None":
+        """The hash ids; None where a row has none, or more than them."""
+        return self._hashes
 
 
-def _has_only_hashes(record: Record) -> bool:
-    return record.hash_ids is not None and record.output_length is not None
+class _Hashes:
+    """The hash ids of a trace that has nothing else."""
+
+    def __init__(self) -> None:
+        self.last = LastUses()
+        self._runs: list[NDArray[np.int32]] = []
+        self._rows = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self._ids: list[int] = []
+        self._offsets, self._roots, self._sizes, self._ends = [0], array("i"), array("q"), array("q")
+
+    def read(self, record: Record, root: int) -> None:
+        """Takes the next record."""
+        assert record.hash_ids is not None
+        assert record.hash_block_size is not None
+        assert record.input_length is not None
+        self._ids += record.hash_ids
+        self._offsets.append(len(self._ids))
+        self._roots.append(root)
+        self._sizes.append(record.hash_block_size)
+        self._ends.append(min(record.input_length, len(record.hash_ids) * record.hash_block_size))
+        if len(self._ids) > _CHUNK_UNITS:
+            self._close()
+
+    def _close(self) -> None:
+        rows = Rows(
+            self._rows,
+            _as_names(self._ids),
+            np.array(self._offsets),
+            np.array(self._roots, np.int32),
+            np.array(self._sizes, np.int64),
+            np.array(self._ends, np.int64),
+        )
+        self._runs.append(self.last.add(rows, is_chained=True))
+        self._rows += len(self._sizes)
+        self._begin()
+
+    def uses(self) -> _Uses:
+        """Who used what last."""
+        self._close()
+        return _as_uses(self._runs)
 
 
-def _salt_number(salt: str | None) -> int:
-    return 0 if salt is None else int.from_bytes(hashlib.blake2b(salt.encode(), digest_size=8).digest(), "big")
+def _as_names(ids: list[int]) -> NDArray[np.int64]:
+    try:
+        return np.array(ids, np.int64)
+    except OverflowError:
+        return np.array([number & _MOST_ID for number in ids], np.int64)
 
 
-def _fitting_sizes(hashes: _Hashes | None, wanted: tuple[int, ...] | None) -> list[int]:
+def _as_uses(runs: list[NDArray[np.int32]]) -> _Uses:
+    return _Uses(*np.concatenate(runs).astype(np.int64).T)
+
+
+def _token_uses(facts: _Facts, trace: TokenisedTrace, step: int) -> _Uses:
+    """Who used which blocks of `step` tokens last; the last generated token is never computed."""
+    last, runs = LastUses(), []
+    ends = computed_tokens(facts.prompts, np.maximum(facts.outputs, 1)) // step * step
+    for first, stop in _chunks(ends):
+        whole = (np.concatenate([trace.prompt(row), trace.response(row)]) for row in range(first, stop))
+        names, offsets = names_at(whole, step)
+        sizes = np.full(stop - first, step)
+        rows = Rows(first, names.view(np.int64), offsets, facts.roots[first:stop], sizes, ends[first:stop])
+        runs.append(last.add(rows, is_chained=False))
+    return _as_uses(runs)
+
+
+def _chunks(tokens: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
+    """Rows from one to another that have about as many tokens."""
+    first, held = 0, 0
+    for row, count in enumerate(tokens.tolist()):
+        held += count
+        if held > 16 * _CHUNK_UNITS or row + 1 == len(tokens):
+            yield first, row + 1
+            first, held = row + 1, 0
+
+
+def _fitting_sizes(units: list[int] | None, wanted: tuple[int, ...] | None) -> list[int]:
+    """Block sizes, those of hash ids given."""
     for size in wanted or ():
         if size < 1:
             raise ValueError(f"block size {size}; allowed: 1 token or more")
-    if hashes is None:
+    if units is None:
         return sorted(set(wanted or BLOCK_SIZES))
-    units = {int(unit) for unit in hashes.unit_sizes}
 
     def fits(size: int) -> bool:
         return all(unit % size == 0 or size % unit == 0 for unit in units)
 
     for size in wanted or ():
         if not fits(size):
-            shown = ", ".join(map(str, sorted(units)))
+            shown = ", ".join(map(str, units))
             raise ValueError(f"block size {size}; allowed: divisors and multiples of the hash ids' {shown} tokens")
     return sorted(set(wanted) if wanted else {size for size in (*BLOCK_SIZES, *units) if fits(size)})
 
 
-def _hash_block_maker(rows: _Rows, hashes: _Hashes) -> Callable[[int], PromptBlocks]:
-    """A function from a block size to the blocks of that size."""
-    rows_of_ids = (hashes.ids[begin:end] for begin, end in pairwise(hashes.offsets.tolist()))
-    names, _ = names_at(rows_of_ids, 1)
-    return lambda size: hash_blocks(names, hashes.offsets, hashes.unit_sizes, rows.prompts, rows.outputs, size)
+def _blocks_of(facts: _Facts, uses: _Uses, size: int) -> tuple[dict[str, Any], dict[int, float]]:
+    """(numbers of blocks of a size, and of each workload the share of its prompt blocks that were there before).
 
-
-def _token_block_maker(rows: _Rows, trace: TokenisedTrace, sizes: list[int]) -> Callable[[int], PromptBlocks]:
-    """A function from a block size to the blocks of that size."""
-    step = math.gcd(*sizes)
-    whole = (np.concatenate([trace.prompt(row), trace.response(row)]) for row in range(len(trace)))
-    names, offsets = names_at(whole, step)
-    return lambda size: token_blocks(names, offsets, step, rows.prompts, rows.outputs, size)
-
-
-class _Pairs(NamedTuple):
-    """Uses of a block that follow each other, [k] each."""
-
-    earlier: NDArray[np.int64]
-    """The request."""
-    later: NDArray[np.int64]
-    counts: NDArray[np.int64]
-    """Blocks that they have so."""
-
-
-def _reuse(blocks: PromptBlocks) -> tuple[NDArray[np.bool_], _Pairs]:
-    """(which blocks were there before, the requests that use a block one after the other)."""
-    order = np.argsort(blocks.names, kind="stable")
-    again = blocks.names[order][1:] == blocks.names[order][:-1]
-    later = order[1:][again]
-    seen = np.zeros(len(order), dtype=np.bool_)
-    seen[later] = True
-    return seen, _Pairs(blocks.rows[order[:-1][again]], blocks.rows[later], blocks.counts[later])
-
-
-def _share(blocks: PromptBlocks, seen: NDArray[np.bool_]) -> dict[str, Any]:
-    prompt_blocks = int(blocks.counts[blocks.in_prompt].sum())
-    again = int(blocks.counts[seen & blocks.in_prompt].sum())
-    return {
+    Generated tokens of a row of hash ids are fresh, and so is a prompt's tail that has no id.
+    """
+    counts = uses.blocks(size)
+    of_prompt = uses.blocks(size, facts.prompts[uses.later])
+    in_prompt = full_blocks(facts.prompts, size)
+    everything = full_blocks(computed_tokens(facts.prompts, np.maximum(facts.outputs, 1)), size)
+    prompt_blocks, again = int(in_prompt.sum()), int(of_prompt.sum())
+    times = facts.timestamps[uses.later] - facts.timestamps[uses.earlier]
+    found = {
         "prompt_blocks": prompt_blocks,
         "seen_before_blocks": again,
         "seen_before_share": again / prompt_blocks if prompt_blocks else None,
-        "working_set_blocks": int(blocks.counts[~seen].sum()),
+        "working_set_blocks": int(everything.sum() - counts.sum()),
+        # Distance between two uses of a block, in requests and, where both have a time, in milliseconds.
+        "reuse_gap_requests": _quantiles(uses.later - uses.earlier, counts),
+        "reuse_gap_ms": _quantiles(times, counts * ~np.isnan(times)),
     }
+    total = np.bincount(facts.workloads, weights=in_prompt, minlength=len(facts.tags))
+    seen = np.bincount(facts.workloads[uses.later], weights=of_prompt, minlength=len(facts.tags))
+    return found, {place: float(seen[place] / total[place]) for place in np.flatnonzero(total).tolist()}
 
 
-def _gaps(pairs: _Pairs, timestamps: NDArray[np.float64]) -> dict[str, Any]:
-    """Distance between two uses of a block, in requests and, where both have a time, in milliseconds."""
-    times = timestamps[pairs.later] - timestamps[pairs.earlier]
-    known = ~np.isnan(times)
-    return {
-        "reuse_gap_requests": _quantiles(pairs.later - pairs.earlier, pairs.counts),
-        "reuse_gap_ms": _quantiles(times[known], pairs.counts[known]),
-    }
-
-
-def _shares_by_workload(blocks: PromptBlocks, seen: NDArray[np.bool_], workloads: list[str]) -> dict[str, float]:
-    tags = sorted(set(workloads))
-    number = {tag: i for i, tag in enumerate(tags)}
-    of_row = np.array([number[tag] for tag in workloads])[blocks.rows[blocks.in_prompt]]
-    counts = blocks.counts[blocks.in_prompt]
-    total = np.bincount(of_row, weights=counts, minlength=len(tags))
-    again = np.bincount(of_row, weights=counts * seen[blocks.in_prompt], minlength=len(tags))
-    return {tag: float(again[i] / total[i]) for tag, i in number.items() if total[i]}
-
-
-def _sizes(rows: _Rows, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    in_sessions = Counter(rows.sessions[row] for row in np.flatnonzero(chosen) if rows.sessions[row] is not None)
+def _sizes(facts: _Facts, chosen: NDArray[np.bool_]) -> dict[str, Any]:
+    sessions = facts.sessions[chosen]
+    requests = np.unique(sessions[sessions >= 0], return_counts=True)[1]
     return {
         "requests": int(chosen.sum()),
-        "sessions": len(in_sessions),
-        "requests_per_session": _quantiles(np.array(list(in_sessions.values()))),
-        "prompt_tokens": int(rows.prompts[chosen].sum()),
-        "output_tokens": int(rows.outputs[chosen].sum()),
-        "prompt_length": _quantiles(rows.prompts[chosen]),
-        "output_length": _quantiles(rows.outputs[chosen]),
+        "sessions": len(requests),
+        "requests_per_session": _quantiles(requests),
+        "prompt_tokens": int(facts.prompts[chosen].sum()),
+        "output_tokens": int(facts.outputs[chosen].sum()),
+        "prompt_length": _quantiles(facts.prompts[chosen]),
+        "output_length": _quantiles(facts.outputs[chosen]),
     }
 
 
@@ -245,10 +309,12 @@ def _quantiles(values: NDArray[Any], counts: NDArray[np.int64] | None = None) ->
         values: The data.
         counts: How often each is there; None: once.
     """
+    counts = np.ones(len(values), np.int64) if counts is None else counts
+    values, counts = values[counts > 0], counts[counts > 0]
     if not len(values):
         return None
     order = np.argsort(values)
-    ends = np.cumsum(np.ones_like(order) if counts is None else counts[order])
+    ends = np.cumsum(counts[order])
     places = np.ceil(ends[-1] * np.array([*QUANTILES, 100]) / 100) - 1
     found = values[order][np.searchsorted(ends, places, side="right")]
     return {name: value.item() for name, value in zip([*(f"p{q}" for q in QUANTILES), "max"], found, strict=True)}

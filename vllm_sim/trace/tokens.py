@@ -94,18 +94,18 @@ class TokenisedTrace:
         return len(self.lines)
 
     def prompt(self, row: int) -> NDArray[np.int32]:
-        """Prompt tokens of a row."""
+        """Prompt tokens of a row, [tokens]; those of hash ids are made, the same for the same ids."""
         size = int(self.hash_block_sizes[row])
         if not size:
             return self.prompt_tokens[self.prompt_offsets[row] : self.prompt_offsets[row + 1]]
         return self.vocabulary.filler.hash_prompt(self.ids(row), size, int(self.prompt_lengths[row]), row)
 
     def ids(self, row: int) -> NDArray[np.int64]:
-        """Hash ids of a row, as numbers in the order of first appearance."""
+        """Hash ids of a row, [blocks], as numbers in the order of first appearance; empty where it has none."""
         return self.hash_ids[self.hash_offsets[row] : self.hash_offsets[row + 1]]
 
     def digest(self, row: int) -> bytes:
-        """prompt_digest of a row's prompt."""
+        """`prompt_digest` of a row's prompt."""
         return prompt_digest(self.prompt(row)) if self.hash_block_sizes[row] else self.digests[row].tobytes()
 
     def is_made(self, row: int) -> bool:
@@ -113,7 +113,7 @@ class TokenisedTrace:
         return bool(self.response_offsets[row] == self.response_offsets[row + 1])
 
     def response(self, row: int) -> NDArray[np.int32]:
-        """Generated tokens of a row."""
+        """Generated tokens of a row, [tokens]; where the trace has their number only, fresh ones."""
         if not self.is_made(row):
             return self.response_tokens[self.response_offsets[row] : self.response_offsets[row + 1]]
         has_end = bool(self.has_end[row])

@@ -122,12 +122,12 @@ def test_openai_conversations_give_every_assistant_turn_its_history(tmp_path_fac
 
 
 def test_openai_logged_requests_have_their_answer_beside_them(tmp_path):
-    asked = {"messages": [{"role": "user", "content": "hi"}]}
+    question = {"messages": [{"role": "user", "content": "hi"}]}
     message = {"role": "assistant", "content": None, "tool_calls": [CALL]}
     completion = {"choices": [{"message": message, "finish_reason": "tool_calls"}], "usage": {}}
-    batch = {"custom_id": "b", "body": asked | {"max_tokens": 7}, "response": {"body": completion}}
+    batch = {"custom_id": "b", "body": question | {"max_tokens": 7}, "response": {"body": completion}}
     plain, logged, batched = convert_rows(
-        tmp_path, "openai", asked | {"response": "yes"}, asked | {"response": completion}, batch
+        tmp_path, "openai", question | {"response": "yes"}, question | {"response": completion}, batch
     )
     assert plain.response == "yes"
     assert logged.response == batched.response == answer_text(message)
@@ -142,9 +142,9 @@ def test_tool_calls_are_written_as_the_exported_template_writes_them():
         {"role": "assistant", "content": "let me see", "tool_calls": [CALL, CALL]},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
     ):
-        asked = [{"role": "user", "content": "1 + 2"}]
-        before = vocabulary.render_chat(asked, [TOOL], None)
-        after = vocabulary.render_chat([*asked, message], [TOOL], {"add_generation_prompt": False})
+        question = [{"role": "user", "content": "1 + 2"}]
+        before = vocabulary.render_chat(question, [TOOL], None)
+        after = vocabulary.render_chat([*question, message], [TOOL], {"add_generation_prompt": False})
         assert after == before + answer_text(message) + "<|eot_id|>"
 
 

@@ -75,7 +75,7 @@ def hit_alignment(manager: KVCacheManager) -> int:
 
 
 def pool_without_end(manager: KVCacheManager) -> KVCacheCoordinator:
-    """A coordinator as the manager's, whose pool gets keys and never loses one; it serves nobody."""
+    """A coordinator as the manager's, whose pool gets keys and never loses one; it serves no request."""
     coordinator = manager.coordinator
     return get_kv_cache_coordinator(
         kv_cache_config=replace(manager.kv_cache_config, num_blocks=1),

@@ -31,7 +31,7 @@ from vllm_sim.engine.backends.stepping import plain_reason
 from vllm_sim.engine.backends.stored_hashes import use_stored_hashes
 from vllm_sim.engine.backends.tier_ledger import TierReport
 from vllm_sim.engine.backends.tier_steps import TierSteps
-from vllm_sim.step_load import EMPTY, StepLoad, load_of
+from vllm_sim.step_load import EMPTY, Reach, StepLoad, load_of
 from vllm_sim.trace.tokens import TokenisedTrace
 
 __all__ = [
@@ -54,6 +54,7 @@ class Driver:
         attribution: Whether a ledger is kept of why blocks were not hit.
         plain_steps: Whether upstream's scheduler sees every step, also where it need not (sparse.py).
         unit_tokens: Tokens in which hits and misses of several cache groups are counted.
+        reaches: Those of which `step_ms` must know what layers see of a step.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class Driver:
         attribution: bool = True,
         plain_steps: bool = False,
         unit_tokens: int = 16,
+        reaches: Sequence[Reach] = (),
     ):
         assert isinstance(core.model_executor, RowExecutor)
-        self.core, self.trace, self.step_ms, self.settings = core, trace, step_ms, settings
+        self.core, self.trace, self.step_ms, self.settings, self.reaches = core, trace, step_ms, settings, reaches
         self.executor = core.model_executor
         self.concurrency, self.progress, self.on_step = concurrency, progress, on_step
         config = core.vllm_config
@@ -92,7 +94,7 @@ class Driver:
         if plain_steps:
             self.plain_reason: str | None = "--plain-steps"
         else:
-            self.plain_reason = plain_reason(core)
+            self.plain_reason = plain_reason(core) or ("layers that do not see everything" if reaches else None)
         """Why every step is shown to upstream's scheduler; None where it is shown only those that it must see."""
         self._sparse: SparseSteps | None = None
         if self.plain_reason is None:
@@ -283,4 +285,4 @@ class Driver:
         for name, context in (*new, *known):
             tokens = scheduled.num_scheduled_tokens[name]
             parts.append((tokens, context, context + tokens >= self._requests[name].num_prompt_tokens))
-        return load_of(parts)
+        return load_of(parts, self.reaches)

@@ -74,7 +74,7 @@ class Setup:
     is_unlimited: bool = False
     """Nothing is ever evicted: several cache groups take as many blocks as they need, whatever capacity_blocks is."""
     publishes: bool = False
-    """KV events are collected and published, to whoever takes them (fleet.py)."""
+    """KV events are collected and published, to what takes them (fleet.py)."""
     tier: dict[str, Any] | None = None
     """Blocks in CPU memory: the extra configuration of vLLM's OffloadingConnector; None: there are none."""
     tier_gb_per_s: float | None = None
@@ -228,7 +228,7 @@ def _make_online(setup: Setup, facts: RowFacts | None, numbers: dict[BlockHash, 
 
 
 def _adopt(core: EngineCore, online: OnlineCache, facts: RowFacts) -> None:
-    """Puts the pool of an engine that has served nobody under a policy; `belady` knows the order of rows in advance."""
+    """Puts the pool of an engine that has served nothing under a policy; `belady` knows the order of rows before."""
     category = facts.category.tolist()
     arrival_ms = [math.nan] * len(category) if facts.arrival_ms is None else facts.arrival_ms.tolist()
     hints = [NO_HINTS] * len(category) if facts.hints is None else [Hints(*said) for said in facts.hints.tolist()]

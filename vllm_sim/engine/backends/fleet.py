@@ -38,7 +38,7 @@ class FleetDriver:
     """Feeds rows to engines as a router chooses, and steps them in the order of their clocks.
 
     Args:
-        drivers: Of the engines, which have served nobody; each without a bound of its own.
+        drivers: Of the engines, which have served no request; each without a bound of its own.
         router: Chooses.
         describe: A row as the router sees it, from its number and the time of its arrival.
         names: The trace's blocks; None where the router sees requests alone.

@@ -26,6 +26,7 @@ from vllm.v1.core.kv_cache_utils import KVCacheBlock
 from vllm_sim.block_rules import hittable_blocks
 from vllm_sim.engine import compat
 from vllm_sim.engine.backends.admissions import Admission, Admissions
+from vllm_sim.engine.backends.block_log import CACHED, TAKEN
 from vllm_sim.engine.backends.cache_groups import hit_alignment, keeps_everything, pool_without_end, unit_of
 from vllm_sim.engine.backends.computed import Computed
 from vllm_sim.engine.backends.ledger import Ledger
@@ -35,13 +36,13 @@ class GroupLedger(Admissions):
     """Keys of cached blocks: had, cached and evicted by which request; and the admissions by request.
 
     Args:
-        manager: one that has served nobody yet; its methods and its pool's are watched.
+        manager: one that has served no request yet; its methods and its pool's are watched.
         block_size: the run's.
     """
 
     def __init__(self, manager: KVCacheManager, block_size: int):
-        super().__init__()
         pool = manager.block_pool
+        super().__init__(pool.num_gpu_blocks)
         self.unit_tokens = unit_of(manager, block_size)
         self.orphan_blocks = None
         """Not counted: a window's blocks are kept without those before them."""
@@ -111,7 +112,7 @@ class GroupLedger(Admissions):
                 return None
             if not computed:
                 self._admit(request, num_new_computed_tokens, new_computed_blocks)
-            self.count_computed(num_new_tokens)
+            self.computed_tokens += num_new_tokens
             self._note_computed(request, computed + num_new_computed_tokens + num_new_tokens)
             return blocks
 
@@ -130,7 +131,7 @@ class GroupLedger(Admissions):
         def free_blocks(ordered_blocks: Iterable[Any]) -> None:
             blocks = list(ordered_blocks)
             free(blocks)
-            self.lifetimes.released([block.block_id for block in blocks if not block.ref_cnt and not block.is_null])
+            self.release([block.block_id for block in blocks if not block.ref_cnt and not block.is_null])
 
         def insert_key(key: Any, block: KVCacheBlock) -> None:
             insert(key, block)
@@ -139,7 +140,7 @@ class GroupLedger(Admissions):
                 noted = KVCacheBlock(len(self._had) + 1)
                 noted.set_block_hash(key)
                 self._had.insert(key, noted)
-            self.lifetimes.cached([block.block_id])
+            self.note(CACHED, [block.block_id])
 
         def pop_key(key: Any, block_id: int) -> KVCacheBlock | None:
             found = pop(key, block_id)
@@ -218,10 +219,10 @@ class GroupLedger(Admissions):
         numbers = self._computed.known(request.cache_salt, request.all_token_ids[:hit_tokens])
         self._last_unit[name] = len(numbers), numbers[-1] if numbers else request.cache_salt
         assert len(numbers) == hit_tokens // unit
-        self.count_admission(name, hit_tokens, request.num_preemptions > 0)
+        blocks = []
         if hit_tokens:
             blocks = [block.block_id for group in hit_blocks.blocks for block in group if not block.is_null]
-            self.lifetimes.hit(blocks, is_return=request.num_preemptions > 0)
+        self.count_admission(name, hit_tokens, blocks, request.num_preemptions > 0)
 
     def _note_computed(self, request: Any, tokens: int) -> None:
         """Notes the units of a request that are computed now; tokens that are not known yet are none."""
@@ -237,16 +238,17 @@ class GroupLedger(Admissions):
     def _note_taken(self, blocks: list[int], lost: list[tuple[int, Any]]) -> None:
         """Blocks were allocated to the request that is served, and what was cached in them is evicted."""
         self.count_allocated(self._serving, len(blocks))
-        self.lifetimes.taken(blocks)
+        self.note(TAKEN, blocks)
         owners = {}
         for block, key in lost:
             owners[block] = self._owner[key]
             self._evictor[key] = self._serving
-        self.count_evictions(owners.values(), self._serving)
+        for owner in owners.values():
+            self.count_evictions(owner, self._serving, 1)
 
 
 def make_ledger(manager: KVCacheManager, unit_tokens: int) -> Ledger | GroupLedger:
-    """Puts a ledger before a manager, which has served nobody yet.
+    """Puts a ledger before a manager, which has served no request yet.
 
     Args:
         manager: watched from now on.

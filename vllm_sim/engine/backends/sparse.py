@@ -131,8 +131,8 @@ class SparseSteps:
         Returns:
             None where upstream must see the step, and nothing but the lanes' blocks is served.
         """
-        ending = self._ends.get(self.step, ())
-        resting = [lane for lane in ending if lane.rests]
+        ending = self._ends.get(self.step)
+        resting = [lane for lane in ending if lane.rests] if ending else []
         lanes = len(self._lanes) - len(resting)
         if not lanes or not self._fits(resting):
             return None
@@ -178,7 +178,7 @@ class SparseSteps:
             self._set_running(scheduler, hidden + scheduler.running)
             self._lower(-len(hidden))
         if self.ledger is not None:
-            self._computed_tokens = self.ledger.lifetimes.computed_tokens
+            self._computed_tokens = self.ledger.computed_tokens
         self.step += 1
         self._is_served = False
         self._refused = None
@@ -238,7 +238,8 @@ class SparseSteps:
     def _load(self, resting: Sequence[Lane] = ()) -> StepLoad:
         """What the next step computes for the lanes but those that rest."""
         lanes = len(self._lanes) - len(resting)
-        return decode_load(lanes, self._origins - sum(lane.origin for lane in resting) + lanes * self.step)
+        origins = self._origins - sum([lane.origin for lane in resting])
+        return decode_load(lanes, origins + lanes * self.step)
 
     def _end(self, ending: Iterable[Lane], now_ms: float) -> list[str]:
         """Ends lanes with the token that comes next; returns their names."""
@@ -270,7 +271,7 @@ class SparseSteps:
     def _fits(self, resting: Sequence[Lane]) -> bool:
         """Whether the lanes, but those that rest, get their blocks of the next step without a preemption."""
         takes = self._phases[self.step % self._block_size]
-        resting_takes = sum(lane.number in takes for lane in resting)
+        resting_takes = sum([lane.number in takes for lane in resting])
         return len(takes) - resting_takes <= self._pool.get_num_free_blocks()
 
     def _serve(self, now_ms: float, resting: Sequence[Lane]) -> None:
@@ -278,6 +279,8 @@ class SparseSteps:
         self._is_served = True
         step, size, ledger, single = self.step, self._block_size, self.ledger, self._single
         takes, fills = self._phases[step % size], self._phases[(step + 1 - self._ahead) % size]
+        if not takes and not fills:
+            return
         rests = [lane.number for lane in resting]
         numbers = sorted((takes | fills).keys() - rests)
         if numbers and ledger is not None:

@@ -39,7 +39,7 @@ def use_stored_hashes(core: EngineCore, trace: TokenisedTrace, salts: Sequence[s
     """Lets an engine take the hashes of a trace's rows from the file, which is written where it is not there.
 
     Args:
-        core: Over this trace, whose requests are named by their rows; changed. It has served nobody yet.
+        core: Over this trace, whose requests are named by their rows; changed. It has served no request yet.
         trace: The rows' tokens.
         salts: cache_salt by row.
 

@@ -36,7 +36,7 @@ class TierWatch:
     """The chunks of a tier: offered, held, evicted, and stored for nothing.
 
     Args:
-        scheduler: Of an engine that has served nobody yet; its connector's manager is watched.
+        scheduler: Of an engine that has served no request yet; its connector's manager is watched.
         block_bytes: Bytes of a block on all devices, by the place of its group among the offloaded ones.
     """
 
@@ -116,10 +116,6 @@ class TieredLedger(Ledger):
         self._tier = tier
         self._external_tokens = 0
         """What the allocation under way gets from the tier."""
-        self._was_generated: dict[int, bool] = {}
-        """Whether a block held a generated token when it lost its hash, by the number of the hash."""
-        self._loaded: dict[str, range] = {}
-        """The places of blocks that came from the tier last, by request."""
         super().__init__(manager)
 
     def _watch(self, manager: KVCacheManager) -> None:
@@ -131,13 +127,10 @@ class TieredLedger(Ledger):
         self._external_tokens = external_tokens
 
     def _look(self, request: Any, hit_blocks: Sequence[int], loaded_blocks: int = 0) -> Admission:
-        local, loaded = len(hit_blocks), self._external_tokens // self.block_size
+        loaded = self._external_tokens // self.block_size
         found: Admission = super()._look(request, hit_blocks, loaded)
         hit = found.hit_blocks
         found.external_blocks = loaded
-        found.hit_generated_blocks += sum(map(self._held_generated, request.block_hashes[local:hit]))
-        # The tier gives the last block of a prompt of whole blocks too, which the GPU's cache never does.
-        found.evicted_blocks = max(0, found.evicted_blocks)
         _split(found, self._tier.lost(request.block_hashes, range(hit, hit + found.evicted_blocks)))
         return found
 
@@ -147,38 +140,12 @@ class TieredLedger(Ledger):
             admission: Admission = self.admissions[request.request_id]
             admission.readmission_hit_tokens += self._external_tokens
 
-    def take(self, name: str, new: Sequence[Any]) -> None:
-        """See Ledger."""
-        for block in new:
-            number = self._held[block.block_id]
-            if number is not None:
-                self._was_generated[number] = bool(self._is_generated[block.block_id])
-        super().take(name, new)
-
-    def cache(self, request: Any) -> None:
-        """See Ledger; a block that comes from the tier holds what it held before."""
-        name = request.request_id
-        start = self._cached[name]
-        super().cache(request)
-        loaded = self._loaded.get(name, range(0))
-        for place in range(max(start, loaded.start), min(self._cached[name], loaded.stop)):
-            is_generated = self._held_generated(request.block_hashes[place])
-            self._is_generated[self._blocks[name][place].block_id] = is_generated
-
-    def forget(self, name: str) -> Admission:
-        """See Ledger."""
-        self._loaded.pop(name, None)
-        return super().forget(name)
-
     def note_loaded(self, request: Any, manager: KVCacheManager) -> None:
         """Blocks were allocated for what comes from the tier; upstream does not give them back as new ones."""
         table = manager.get_blocks(request.request_id).blocks[0]
         start = len(table) - self._external_tokens // self.block_size
         self._loaded[request.request_id] = range(start, len(table))
         self.take(request.request_id, table[start:])
-
-    def _held_generated(self, block_hash: Any) -> bool:
-        return self._was_generated.get(self._number.get(block_hash, -1), False)
 
 
 class TieredGroupLedger(GroupLedger):
@@ -271,7 +238,7 @@ class TierReport:
     """What is said of an engine's tier.
 
     Args:
-        executor: Whose tier; it has served nobody yet.
+        executor: Whose tier; it has served no request yet.
         scheduler: The engine's.
         longest_tokens: Of the longest prompt.
         attribution: Whether chunks are watched, for the ledger.

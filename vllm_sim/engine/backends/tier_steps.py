@@ -50,12 +50,12 @@ class TierSteps:
         metadata = scheduled.kv_connector_metadata
         assert isinstance(metadata, OffloadingConnectorMetadata)
         start_ms = max(self._clock.computed_ms, self._clock.now_ms)
-        told = self._told_jobs
+        before = self._told_jobs
         if self._copies is not None:
             self._copies.start_loads(start_ms + self._time([batches[-1]]))
             self._told_jobs = self._copies.told_jobs
         self._in_flight.append(
-            scheduled.total_num_scheduled_tokens > 0 or bool(metadata.store_jobs) or self._told_jobs > told
+            scheduled.total_num_scheduled_tokens > 0 or bool(metadata.store_jobs) or self._told_jobs > before
         )
         return start_ms if len(batches) == 1 else now_ms
 

@@ -45,7 +45,7 @@ class Priority(Policy):
         self.level = np.full(context.nodes, UNSAID, np.int64)
         self.is_raised = np.zeros(context.nodes, np.bool_)
         # Nodes whose priority ends, by the time at which it does.
-        self.ends = PairingHeaps(context.nodes, 1)
+        self.ends = PairingHeaps(context.nodes, 1, np.arange(context.nodes))
 
     def serves(self, facts: RequestFacts) -> None:
         if facts.arrival_ms > self.now_ms:  # and no NaN
@@ -78,7 +78,7 @@ class Priority(Policy):
             self.count += 1
         self.level[node] = self.said_of[node]
         if self.until_of[node] >= 0:
-            self.ends.push(node, 0, self.until_of[node], node)
+            self.ends.push(node, 0, self.until_of[node])
 
     def lower(self, node: int) -> None:
         self.level[node] = UNSAID

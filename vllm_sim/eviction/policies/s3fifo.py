@@ -42,9 +42,9 @@ class S3Fifo(Policy):
         self.limit = int(small * context.blocks)
         self.clock = 0
         self.small_nodes = 0
-        self.in_queue = np.zeros(context.nodes, np.int64)
+        self.in_queue = np.zeros(context.nodes, np.int8)
         self.arrival = np.zeros(context.nodes, np.int64)
-        self.uses = np.zeros(context.nodes, np.int64)
+        self.uses = np.zeros(context.nodes, np.int8)
         self.is_ghost = np.zeros(context.nodes, np.bool_)
 
     def arrive(self, node: int, queue: int) -> None:

@@ -57,7 +57,7 @@ class TimeToLive(Policy):
         self.is_shared = np.zeros(context.nodes, np.bool_)
         self.blocks = context.blocks
         # Nodes that are kept, by the time until which they are, and how many.
-        self.kept = PairingHeaps(context.nodes, 1)
+        self.kept = PairingHeaps(context.nodes, 1, np.arange(context.nodes))
         self.count = 0
         # Nodes that were kept: those that came back in time, and all; half as much after as many as there are blocks.
         self.came = TRUST * context.blocks
@@ -109,7 +109,7 @@ class TimeToLive(Policy):
             self.end(late, False)
             late = self.kept.first(0)
         if self.count * self.ended < self.came * self.blocks:
-            self.kept.push(node, 0, int(self.until_ms[node]), node)
+            self.kept.push(node, 0, int(self.until_ms[node]))
             self.count += 1
         else:
             self.until_ms[node] = self.now_ms

@@ -27,7 +27,7 @@ class WorkloadAware(Policy):
         self.ghosts = context.blocks
         self.present = 0
         self.now = 0
-        self.category = np.full(context.nodes, 0, np.int64)
+        self.category = np.full(context.nodes, 0, np.int32)
         self.left = np.full(context.nodes, -1, np.int64)
         self.released_nodes = np.full(context.categories, 2.0)
         self.reused_nodes = np.ones(context.categories)
