@@ -26,6 +26,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     """`times` for a ratio against a baseline of the same run."""
     at_least: float | None = None
     at_most: float | None = None
+    aim: float | None = None
+    """A better bar that is not reached; docs/limits.md says why."""
     parts: dict[str, float]
     """What the value was made of, and what else the run saw; each name says its unit."""
     commit: str | None = None
@@ -42,7 +44,8 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     def bar(self) -> str:
         """The bar in words."""
         bars = (("at least", self.at_least), ("at most", self.at_most))
-        return ", ".join(f"{words} {value:g}" for words, value in bars if value is not None)
+        words = ", ".join(f"{words} {value:g}" for words, value in bars if value is not None)
+        return words if self.aim is None else f"{words}, aim {self.aim:g}"
 
 
 Measured = Callable[[Measurement], None]

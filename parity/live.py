@@ -2,14 +2,16 @@
 
 Every policy that needs not know the future serves the same sessions on CPU kernels, in a process of its own, from a
 cache too small for what runs; a tenth of the requests is aborted after some steps. In the end nothing may run, every
-block must be free again, and memory may not grow from half of the requests on; it is given beside that of `lru`, which
-is vLLM's own queue. Counts go to results/live.json.
+block must be free again, and memory may not have grown by more in the second half of the requests than under `lru`,
+which is vLLM's own queue: the kernels' own memory grows under every policy for a while. Counts go to results/live.json.
 
 usage: python -m parity.live [--requests N] [--policies P,P]
 In the project's environment, after parity/install.sh.
 """
 
 import argparse
+import gc
+import importlib
 import json
 import os
 import random
@@ -17,13 +19,14 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from parity.engine import make_core, make_request
+from parity.engine import IMPORTS, engine_arguments, make_core, make_request
 from parity.model import make_models
-from parity.results import RESULTS, update
+from parity.results import update
 from parity.sides import REAL_PYTHON, ROOT, real_environment
 from parity.workload import TURNS, Ask, Case, make_asks
 
@@ -31,8 +34,10 @@ ABORTED = 0.1
 """The share of requests whose client leaves."""
 MOST_STEPS = 60
 """Within which it leaves."""
-GROWTH_MIB = 30
-"""From half of the requests to all of them; the allocator's own noise is about 5."""
+GROWTH_MIB = 50
+"""More than under lru, from half of the requests to all of them."""
+SOON = 8
+"""A session's next turn comes before so many requests that wait, at most."""
 
 
 def memory_mib() -> float:
@@ -45,7 +50,9 @@ class Counted:
 
     def __init__(self, core: Any):
         self.preemptions = self.evictions = 0
+        self.prompt_tokens = self.hit_tokens = 0
         scheduler, pool = core.scheduler, core.scheduler.kv_cache_manager.block_pool
+        schedule = scheduler.schedule
         preempt, remove = scheduler._preempt_request, pool._remove_cached_block_hashes
 
         def counted_preempt(*args: Any, **named: Any) -> Any:
@@ -56,6 +63,14 @@ class Counted:
             self.evictions += block.block_hash is not None
             return remove(block)
 
+        def counted_schedule(*args: Any, **named: Any) -> Any:
+            output = schedule(*args, **named)
+            for new in output.scheduled_new_reqs:
+                self.hit_tokens += new.num_computed_tokens
+                self.prompt_tokens += len(new.prompt_token_ids)
+            return output
+
+        scheduler.schedule = counted_schedule
         scheduler._preempt_request, pool._remove_cached_block_hashes = counted_preempt, counted_remove
 
 
@@ -94,7 +109,7 @@ def serve(case: Case, models: str) -> dict[str, Any]:
             if served == len(asks) // 2:
                 half_mib = memory_mib()
             if (row + 1) % TURNS:
-                due.append(asks[row + 1])
+                due.insert(rng.randrange(1 + min(SOON, len(due))), asks[row + 1])
             else:
                 del texts[row]
     while core.scheduler.has_requests():  # those that ended last are reported in one step more
@@ -105,6 +120,8 @@ def serve(case: Case, models: str) -> dict[str, Any]:
         "requests": served,
         "steps": steps,
         "aborts": aborts,
+        "prompt_tokens": counted.prompt_tokens,
+        "hit_tokens": counted.hit_tokens,
         "preemptions": counted.preemptions,
         "evictions": counted.evictions,
         "blocks": pool.num_gpu_blocks - 1,
@@ -115,56 +132,82 @@ def serve(case: Case, models: str) -> dict[str, Any]:
     }
 
 
-def faults(row: dict[str, Any], requests: int) -> list[str]:
-    """What is wrong with what a policy served."""
+def faults(row: dict[str, Any], requests: int, lru: dict[str, Any]) -> list[str]:
+    """What is wrong with what a policy served, beside what `lru` did."""
     found = []
     if row["requests"] != requests:
         found.append(f"{row['requests']} of {requests} requests have ended")
     if row["free_blocks"] != row["blocks"]:
         found.append(f"{row['free_blocks']} of {row['blocks']} blocks are free in the end")
-    found += [f"no {name}" for name in ("aborts", "preemptions", "evictions") if not row[name]]
-    if row["mib"] - row["half_mib"] > GROWTH_MIB:
-        found.append(f"memory grew from {row['half_mib']} to {row['mib']} MiB in the second half")
+    found += [f"no {name}" for name in ("aborts", "hit_tokens", "preemptions", "evictions") if not row[name]]
+    grown, usual = (one["mib"] - one["half_mib"] for one in (row, lru))
+    if grown > usual + GROWTH_MIB:
+        found.append(f"memory grew by {grown} MiB in the second half, under lru by {usual}")
     return found
 
 
+def serve_all(policies: Sequence[str], requests: int, models: str) -> bool:
+    """Prints a line of JSON for each policy, served in a child of this process; returns whether none has failed."""
+    for module in IMPORTS["real"]:
+        importlib.import_module(module)
+    sessions = requests // TURNS
+    cases = [Case(seed=1, policy=name, sessions=sessions, capacity_blocks=50, max_model_len=1024) for name in policies]
+    engine_arguments(cases[0], models).create_engine_config()  # looks at the model's class, once
+    gc.freeze()  # else each engine collects at its start what was imported
+    are_good = True
+    for case in cases:
+        child = os.fork()
+        if child:
+            are_good &= os.waitpid(child, 0)[1] == 0
+            continue
+        status = 1
+        try:
+            print(json.dumps(serve(case, models)), flush=True)
+            status = 0
+        except Exception:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(status)
+    return are_good
+
+
 def run(policies: Sequence[str], requests: int) -> list[dict[str, Any]]:
-    """Serves under each policy, in a process of its own; raises where one fails."""
-    rows = []
+    """Serves under each policy where the model is executed; returns the rows of those that did not fail."""
     with tempfile.TemporaryDirectory() as folder:
-        models = make_models(Path(folder))
-        for policy in policies:
-            command = [str(REAL_PYTHON), "-m", "parity.live", "--serve", policy, models, "--requests", str(requests)]
-            done = subprocess.run(
-                command, cwd=ROOT, env=real_environment(), capture_output=True, text=True, check=False
-            )
-            if done.returncode:
-                raise SystemExit(f"{policy} failed:\n{done.stderr[-3000:]}")
-            rows.append(json.loads(done.stdout.splitlines()[-1]))
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+        models = make_models(Path(folder), ["llama"])
+        command = [str(REAL_PYTHON), "-m", "parity.live", "--serve", models, "--policies", ",".join(policies)]
+        command += ["--requests", str(requests)]
+        done = subprocess.run(command, cwd=ROOT, env=real_environment(), capture_output=True, text=True, check=False)
+    if done.returncode:
+        print("\n".join(done.stderr.splitlines()[-30:]), file=sys.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"policy"')]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.live", description="Real execution under each policy.")
     parser.add_argument("--requests", type=int, default=999, metavar="N", help=f"a multiple of {TURNS} (default: 999)")
-    parser.add_argument("--policies", metavar="P,P", help="default: all that need not know the future")
-    parser.add_argument("--serve", nargs=2, metavar=("POLICY", "MODELS"), help=argparse.SUPPRESS)
+    parser.add_argument("--policies", metavar="P,P", help="beside lru; default: all that need not know the future")
+    parser.add_argument("--serve", metavar="MODELS", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.requests < TURNS or options.requests % TURNS:
         parser.error(f"--requests is {options.requests}; allowed: a multiple of {TURNS}")
     if options.serve:
-        policy, models = options.serve
-        case = Case(seed=1, policy=policy, sessions=options.requests // TURNS, capacity_blocks=50, max_model_len=1024)
-        print(json.dumps(serve(case, models)))
-        return 0
+        return 0 if serve_all(options.policies.split(","), options.requests, options.serve) else 1
     from parity.drawing import LIVE  # imports numba, beside which the CPU's worker does not start
 
-    rows = run(LIVE if options.policies is None else options.policies.split(","), options.requests)
-    path = RESULTS / "live.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["policies"] if path.exists() else {}
-    update("live", {"policies": known | {row["policy"]: row for row in rows}})
-    wrong = [f"{row['policy']}: {fault}" for row in rows for fault in faults(row, options.requests)]
+    policies = LIVE if options.policies is None else tuple(dict.fromkeys(("lru", *options.policies.split(","))))
+    rows = run(policies, options.requests)
+    found = {row["policy"]: row for row in rows}
+    wrong = [f"{policy}: it failed" for policy in policies if policy not in found]
+    if "lru" in found:
+        wrong += [
+            f"{name}: {fault}" for name, row in found.items() for fault in faults(row, options.requests, found["lru"])
+        ]
+    for row in rows:
+        print(json.dumps(row))
+    if options.policies is None and not wrong:
+        update("live", {"policies": rows})
     print("\n".join(wrong) or "live: every request has ended, every block is free, memory is flat")
     return 1 if wrong else 0
 

@@ -28,6 +28,7 @@ class Server:
     url: str
     log: Path
     rows: list[dict]
+    pid: int
 
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
@@ -85,7 +86,7 @@ def serve(folder: Path, rows: Sequence[dict], *more: str) -> Iterator[Server]:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"the server did not start:\n{log.read_text()[-6000:]}")
             time.sleep(0.3)
-        yield Server(url, log, list(rows))
+        yield Server(url, log, list(rows), process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         try:

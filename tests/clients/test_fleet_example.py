@@ -1,7 +1,9 @@
 """examples/fleet: two real servers, and PyPI's vllm-router before them that follows their KV events."""
 
+import argparse
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ ROWS = [
     {"prompt": f"Session {place}: " + f"word {place} " * 60, "response": f"the answer of {place}"} for place in range(6)
 ]
 START_SECONDS = 420
+EXAMPLE = ROOT / "examples" / "fleet" / "serve.py"
 
 
 class Fleet:
@@ -40,14 +43,20 @@ class Fleet:
         return found
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
-    trace, log, port = write_trace(tmp_path / "trace.jsonl", ROWS), tmp_path / "log", free_port()
-    command = [sys.executable, str(ROOT / "examples" / "fleet" / "serve.py"), str(trace), "--model", str(MODEL)]
+@pytest.fixture(scope="module")
+def variables() -> dict[str, str]:
+    """With vllm-router among the programs."""
+    return os.environ | {"PATH": os.pathsep.join([str(python_of("router").parent), os.environ["PATH"]])}
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory, variables: dict[str, str]) -> Iterator[Fleet]:
+    folder, port = tmp_path_factory.mktemp("fleet"), free_port()
+    trace, log = write_trace(folder / "trace.jsonl", ROWS), folder / "log"
+    command = [sys.executable, str(EXAMPLE), str(trace), "--model", str(MODEL)]
     command += ["--policy", "kv_aware", "--port", str(port), "--", "--max-model-len", "2048", "--max-num-seqs", "8"]
-    path = os.pathsep.join([str(python_of("router").parent), os.environ["PATH"]])
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=os.environ | {"PATH": path}, stdout=out, stderr=out, cwd=ROOT)
+        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out, cwd=ROOT)
     try:
         end, line = time.monotonic() + START_SECONDS, None
         while line is None:
@@ -61,21 +70,54 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         process.wait(60)
 
 
-def test_a_prompt_that_comes_again_goes_where_its_blocks_are_and_ctrl_c_ends_all(fleet: Fleet) -> None:
-    def ask(row: dict[str, str]) -> None:
-        body = {"model": NAME, "prompt": row["prompt"]}
-        reply = httpx.post(f"{fleet.url}/v1/completions", json=body, timeout=120)
-        assert reply.status_code == 200, reply.text
-        assert reply.json()["choices"][0]["text"] == row["response"]
+def ask(url: str, row: dict[str, str]) -> None:
+    reply = httpx.post(f"{url}/v1/completions", json={"model": NAME, "prompt": row["prompt"]}, timeout=120)
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["choices"][0]["text"] == row["response"]
 
+
+def test_a_prompt_that_comes_again_goes_where_its_blocks_are(fleet: Fleet) -> None:
     for row in ROWS:
-        ask(row)
+        ask(fleet.url, row)
     first = fleet.served()
     assert sum(first) == len(ROWS)
     time.sleep(2)  # events reach the router
     for _ in range(4):
-        ask(ROWS[0])
+        ask(fleet.url, ROWS[0])
     assert sorted(after - before for after, before in zip(fleet.served(), first, strict=True)) == [0, 4]
+
+
+@pytest.mark.parametrize("policy", ["cache_aware", "consistent_hash", "round_robin"])
+def test_a_router_of_another_policy_gives_the_recorded_answers(
+    fleet: Fleet, variables: dict[str, str], tmp_path: Path, policy: str
+) -> None:
+    port, before = free_port(), sum(fleet.served())
+    options = argparse.Namespace(port=port, policy=policy, block_size=16)
+    command = runpy.run_path(str(EXAMPLE))["router"](options, fleet.ports, [], [])
+    with (tmp_path / "log").open("wb") as out:
+        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out)
+    try:
+        end = time.monotonic() + 60
+        while not answers(f"http://localhost:{port}"):
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < end, (tmp_path / "log").read_text()
+            time.sleep(0.3)
+        for row in ROWS:
+            ask(f"http://localhost:{port}", row)
+        assert sum(fleet.served()) == before + len(ROWS)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_ctrl_c_ends_all(fleet: Fleet) -> None:
     children = psutil.Process(fleet.process.pid).children(recursive=True)
     assert len(children) >= 3
     fleet.process.send_signal(signal.SIGTERM)

@@ -40,6 +40,12 @@ def test_a_changed_measurement_changes_the_table_and_a_bar_that_is_not_kept_is_n
     assert "| 0.9 times | at least 0.95 (not kept, at load " in measured(tmp_path)
 
 
+def test_an_aim_that_is_not_reached_stands_beside_the_bar() -> None:
+    found = Measurement(name="a", what="what a", value=1.4, unit="times", at_most=1.5, aim=1.3, parts={})
+    assert found.holds()
+    assert found.bar() == "at most 1.5, aim 1.3"
+
+
 @pytest.mark.parametrize(("text", "reason"), [("{}", "`machine`"), ("[", "allowed: what `make bench` writes")])
 def test_a_file_that_is_no_bench_is_refused_by_name(tmp_path: Path, text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=r"bench\.json: no such file; run `make bench`"):

@@ -1,6 +1,7 @@
 """Servers of other shapes, each started for itself: part of `make test-all`."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import openai
+import psutil
 import pytest
 
 from tests.conftest import ROWS
@@ -26,7 +28,6 @@ LOADS = [row for row in ROWS if str(row.get("prompt", "")).startswith("load ")]
     "options",
     [
         ("--api-server-count", "2"),
-        ("--data-parallel-size", "2"),
         ("--no-async-scheduling", "--num-gpu-blocks-override", "70", "--max-num-batched-tokens", "64"),
         ("--kv-cache-memory-bytes", "64M", "--no-enable-prefix-caching"),
     ],
@@ -37,6 +38,25 @@ def test_server_of_another_shape_gives_the_same_answers(tmp_path: Path, options:
         prompts = [row["prompt"] for row in LOADS]
         reply = server.client().completions.create(model=NAME, prompt=prompts, max_tokens=50)
         assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
+
+
+@pytest.mark.parametrize(("size", "method"), [(2, "spawn"), (4, "fork")])
+def test_engines_in_parallel_all_serve_and_forked_ones_share_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int, method: str
+) -> None:
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", method)
+    with serve(tmp_path, ROWS, *SIZES, "--data-parallel-size", str(size)) as server:
+        reply = server.client().completions.create(model=NAME, prompt=[row["prompt"] for row in LOADS], max_tokens=50)
+        assert [choice.text for choice in reply.choices] == [row["response"] for row in LOADS]
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        counters = [line for line in lines if line.startswith("vllm:request_success_total{")]
+        ended = [line for line in counters if not line.endswith(" 0.0")]
+        assert {re.search(r'engine="(\d+)"', line)[1] for line in ended} == {str(rank) for rank in range(size)}
+        children = psutil.Process(server.pid).children(recursive=True)
+        engines = [one for one in children if "EngineCore" in " ".join(one.cmdline())]
+        memory = [one.memory_full_info() for one in engines]
+        assert len(engines) == size
+        assert (sum(one.pss for one in memory) < sum(one.rss for one in memory) / 2) == (method == "fork")
 
 
 def test_the_option_alone_puts_the_engines_process_under_a_policy(tmp_path: Path) -> None:
