@@ -273,6 +273,7 @@ def pool_seconds(policy: str | None, chain: int = 32) -> float:
 
 def bytes_per_block(policy: str) -> float:
     """What a further block takes: arrays of the index and the policy, and the names of nodes, ghosts among them."""
+    _cache_bytes(policy, 1000)  # what the first use of a policy compiles is no block's
     return (_cache_bytes(policy, 2 * CAPACITY) - _cache_bytes(policy, CAPACITY)) / CAPACITY
 
 
