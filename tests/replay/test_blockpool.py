@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vllm.sampling_params import SamplingParams
 from vllm.utils.hashing import sha256
@@ -79,27 +79,11 @@ def assert_equal_runs(fast: Any, real: Any) -> None:
         assert np.array_equal(left, right), f"{field.name}: fast {left}, vLLM {right}"
 
 
-def _calls(*texts: tuple[tuple[int, ...], tuple[int, ...]]) -> list[Call]:
-    return [Call(prompt, output, int(len(prompt) == 10), 0) for prompt, output in texts]
-
-
-SHORT_REQUEST = (
-    3,
-    _calls(
-        *(((0, 0, 0), ()), ((0, 1), ()), ((0, 0, 0), ()), ((0, 1, 1), ()), ((0, 0, 1), ()), ((0,) * 10, ())),
-        *(((0, 1), (1, 0, 0, 0, 0, 0)), ((0, 0, 0), ()), ((0,), ()), ((0, 0, 1), ()), ((0, 0, 0), (0,) * 5)),
-        ((0, 0, 1, 0), ()),
-    ),
-)
-"""A request that has no full block, after which ghosts are above their limit."""
-
-
 @pytest.mark.parametrize(
     "policy", [*POLICIES, ATTENTIVE, *(pytest.param(name, marks=pytest.mark.slow) for name in LITERATURE)]
 )
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(workload=workloads(), spare=st.integers(-2, 8))
-@example(workload=SHORT_REQUEST, spare=0)
 def test_the_fast_cache_equals_vllm(policy: str, workload: tuple[int, list[Call]], spare: int) -> None:
     """Also with room for the largest request and no more, and with too little for it."""
     chains = link(to_requests(*workload), workload[0])

@@ -93,9 +93,9 @@ class PolicyQueue(FreeKVCacheBlockQueue):
 
     def append_n(self, blocks: list[KVCacheBlock]) -> None:
         # Blocks without a hash come by `prepend_n`; only KV connectors that pin blocks, which are refused, append such.
-        # A request without a full block appends none, and ends a release too: ghosts above the limit go.
-        self.num_free_blocks += len(blocks)
-        self.online.release([block.block_id for block in blocks])
+        if blocks:
+            self.num_free_blocks += len(blocks)
+            self.online.release([block.block_id for block in blocks])
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """The list, and then the held blocks in the order of their release: the order of eviction for LRU alone."""
