@@ -40,7 +40,7 @@ def config_of(study: Study, point: Point) -> RunConfig:
         replicas=point.replicas,
         router=point.router,
         router_params={} if point.delay_ms is None else {"delay_ms": point.delay_ms},
-        **more,
+        **more,  # type: ignore[arg-type]  # values of two types
     )
 
 
