@@ -153,11 +153,11 @@ def test_lru_at_all_capacities_costs_as_much_as_few_runs(measured: Measured) -> 
         measured(
             Measurement(
                 name=f"curve_{name}",
-                what=f"time of `lru` at all capacities in one pass over that of one run, {what}",
+                what=f"time of the miss ratio curve of `lru` over that of one run, {what}",
                 value=every[name] / one[name],
                 unit="times",
                 at_most=10,
-                parts={"all capacities, ms": every[name] * 1e3, "one, ms": one[name] * 1e3},
+                parts={"curve, ms": every[name] * 1e3, "one run, ms": one[name] * 1e3},
             )
         )
 
